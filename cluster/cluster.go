@@ -1,0 +1,89 @@
+// Package cluster answers one question: what do the replicas agree on?
+//
+// A request asks for everything it needs at once, an in-flight lock and one
+// request from each of its budgets, and gets one [Verdict]: either all of it
+// is granted, or nothing is taken. [Memory] decides for a single process and
+// [Redis] for a fleet. Both are safe for concurrent use.
+package cluster
+
+import (
+	"crypto/sha256"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"throttle-proxy/limiter"
+)
+
+// ErrUndecided is wrapped by the error of an ask to which the store gave no
+// answer in time. What it asked for may or may not have been taken; what was
+// is given back as soon as the store answers again.
+var ErrUndecided = errors.New("undecided")
+
+// Fingerprint identifies the requests that are equal to each other.
+type Fingerprint [sha256.Size]byte
+
+// Ask is what one request needs before it may go on.
+type Ask struct {
+	Tag         string       // the route's name, or its pool's: what all keys of an ask have in common
+	Fingerprint *Fingerprint // of the lock to take; nil for none
+	Charges     []Charge     // budgets to spend one request from, each from another
+	RequestID   string       // told to duplicates as their holder's; without spaces
+}
+
+// Charge is one request to be spent from a budget.
+type Charge struct {
+	Name   string // of the limit, unique within the tag
+	Caller string // whose budget it is, as a digest; empty where all callers share it
+	Limit  limiter.Limit
+}
+
+// Outcome says what a verdict is.
+type Outcome int
+
+// The outcomes of an ask. All but Admitted are refusals.
+const (
+	Admitted  Outcome = iota + 1
+	Duplicate         // an equal request is in flight
+	Held              // an equal request has just succeeded, or may have
+	Limited           // at least one budget refuses
+)
+
+// Verdict is the one answer to an [Ask].
+type Verdict struct {
+	Outcome   Outcome
+	Lock      *Lock              // of an admitted ask with a fingerprint, else nil; to be released
+	Holder    Holder             // whose lock stands in the way, for Duplicate and Held
+	Decisions []limiter.Decision // one for each charge if Admitted or Limited, else nil
+}
+
+// Holder is the request that has a lock, as far as it is known.
+type Holder struct {
+	RequestID string
+	Replica   string
+	Age       time.Duration // since it was admitted
+}
+
+// Lock is the in-flight lock of an admitted request. A nil *Lock is valid and
+// locks nothing.
+type Lock struct {
+	fingerprint Fingerprint
+	tag         string
+	token       string // random, at least 128 bits
+	requestID   string
+	replica     string
+	admitted    time.Duration // on the clock of the Memory that knows it
+	held        bool          // the exchange is over; guarded by that Memory's mutex
+	released    atomic.Bool
+	owner       interface{ release(*Lock, time.Duration) }
+}
+
+// Release ends the exchange. Equal requests stay refused for hold; with hold 0
+// the lock is gone when Release returns, or the store has been given its
+// timeout to answer. Calls after the first do nothing. It does not depend on
+// the request's context: a client that has left is a reason to release.
+func (l *Lock) Release(hold time.Duration) {
+	if l != nil && l.released.CompareAndSwap(false, true) {
+		l.owner.release(l, hold)
+	}
+}

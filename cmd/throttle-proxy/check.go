@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"throttle-proxy/proxy"
+)
+
+// checkTimeout is how long check waits for each server.
+const checkTimeout = 5 * time.Second
+
+type checkCommand struct{ flags }
+
+// Run says what serve would do, and whether it could reach whom it needs.
+func (c *checkCommand) Run(p *process) error {
+	conf, err := c.parse(p.environment)
+	if err != nil {
+		return err
+	}
+	redis.SetLogger(quiet{})
+	for _, line := range conf.describe() {
+		_, _ = fmt.Fprintln(p.stdout, line)
+	}
+	failed := false
+	report := func(what string, err error) {
+		result := "ok"
+		if err != nil {
+			result, failed = err.Error(), true
+		}
+		_, _ = fmt.Fprintf(p.stdout, "%s: %s\n", what, result)
+	}
+	for _, r := range conf.routes {
+		report("upstream of "+r.Name, reachUpstream(r.Upstream))
+	}
+	if conf.redis != nil {
+		defer conf.redis.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+		defer cancel()
+		report("redis "+conf.redisAddress, conf.redis.Ping(ctx).Err())
+	}
+	if failed {
+		return errors.New("not everything can be reached")
+	}
+	return nil
+}
+
+// reachUpstream connects to an upstream, by TLS if it has it. It says nothing
+// of the address in its error.
+func reachUpstream(u *proxy.Upstream) error {
+	scheme, host, port := u.Address()
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	addr := net.JoinHostPort(host, port)
+	var conn net.Conn
+	var err error
+	if scheme == "https" {
+		conn, err = (&tls.Dialer{}).DialContext(ctx, "tcp", addr)
+	} else {
+		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	}
+	if err != nil {
+		_, fault := proxy.ConnectFault(err)
+		return errors.New(fault)
+	}
+	return conn.Close()
+}

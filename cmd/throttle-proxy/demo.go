@@ -1,0 +1,6 @@
+package main
+
+type demoCommand struct{}
+
+// Run is the demo.
+func (demoCommand) Run(p *process) error { return nil }

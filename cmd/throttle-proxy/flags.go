@@ -1,0 +1,49 @@
+package main
+
+import "github.com/alecthomas/kong"
+
+const description = `A reverse proxy in front of webhooks and APIs that must not be hammered: a request equal to one in flight gets 409, one beyond the budget gets 429, everything else is forwarded. Replicas that share a Redis decide together.`
+
+var groups = []kong.Group{
+	{Key: "routes", Title: "Routes:"},
+	{Key: "limits", Title: "Budgets (429):"},
+	{Key: "duplicates", Title: "Duplicates (409):"},
+	{Key: "exchange", Title: "Upstreams and clients:"},
+	{Key: "store", Title: "Fleet:"},
+	{Key: "operation", Title: "Operation:", Description: "A flag marked [R=] takes ROUTE=VALUE for one route, or VALUE as the default of all. Every flag has a variable: --lock-ttl is THROTTLE_PROXY_LOCK_TTL; where a flag can be repeated, the variable's values stand apart by white space."},
+}
+
+// flags are those of serve, which check takes too. All are text: what they
+// mean, and what is wrong with them, is config's to say.
+type flags struct {
+	Register []string `sep:"none" group:"routes" placeholder:"NAME=URL" help:"Register a route: /NAME is forwarded to URL (http, https or h2c). env:VARIABLE or file:PATH in place of URL keeps a secret off the command line. Repeatable, required."`
+	Port     string   `group:"routes" default:"44444" help:"Port to listen on, on all interfaces (${default})."`
+	Listen   string   `group:"routes" placeholder:"ADDRESS" help:"host:port or unix:/path to listen on, in place of --port."`
+
+	Rate []string `sep:"none" group:"limits" placeholder:"[R=]RATE" help:"N/PERIOD[,burst=B][,by=client|header:NAME][,name=X], or off; PERIOD is s, m, h, d or a duration. Repeat for several windows: all must admit. (10/s,burst=20; for hooks.slack.com 1/s,burst=5)"`
+	Pool []string `sep:"none" group:"limits" placeholder:"NAME=R,R" help:"Routes that share the budgets of --rate NAME=…, besides their own."`
+
+	Dedupe          []string `sep:"none" group:"duplicates" placeholder:"[R=]MODE" help:"Which requests are refused as duplicates. on: every method but GET, HEAD, OPTIONS, TRACE; all: those too; key: those with an Idempotency-Key; off. (on)"`
+	DedupeHeader    []string `sep:"none" group:"duplicates" placeholder:"[R=]NAMES" help:"Header fields, separated by commas, in which equal requests agree, or none. (Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key)"`
+	Hold            []string `sep:"none" group:"duplicates" placeholder:"[R=]TIME" help:"How long equal requests stay refused after a success, or an outcome that is not known. (1s)"`
+	DuplicateStatus []string `sep:"none" group:"duplicates" placeholder:"[R=]CODE" help:"Status of the answer to a duplicate. (409)"`
+	LockTTL         string   `name:"lock-ttl" group:"duplicates" default:"5s" placeholder:"TIME" help:"Longest that a lock outlives a replica that died (${default})."`
+	MaxBody         string   `group:"duplicates" default:"10MiB" placeholder:"SIZE" help:"Largest body that is read to compare requests (${default})."`
+
+	Timeout              []string `sep:"none" group:"exchange" placeholder:"[R=]TIME" help:"From the request's last byte sent until the answer begins. (60s)"`
+	ClientGone           []string `sep:"none" group:"exchange" placeholder:"[R=]POLICY" help:"When the client of a locked exchange leaves: finish it until the answer's header is there, or cancel it. (finish)"`
+	UpstreamClosedStatus []string `sep:"none" group:"exchange" placeholder:"[R=]CODE" help:"Status where the upstream cut the connection before answering. (499)"`
+	TrustedProxy         []string `sep:"none" group:"exchange" placeholder:"CIDR|unix" help:"From whom X-Forwarded-* is believed. Repeatable."`
+	Shadow               []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Decide and report, but refuse nothing. (off)"`
+
+	Redis        string `group:"store" placeholder:"URL" default:"none" help:"redis://, rediss://, unix://, redis+sentinel://h1,h2/0?master_name=m or redis+cluster://h1,h2; env:VARIABLE and file:PATH too (${default})."`
+	RedisCA      string `name:"redis-ca" group:"store" placeholder:"FILE" help:"Certificates to trust for rediss, in place of the system's."`
+	RedisCert    string `group:"store" placeholder:"FILE" help:"Client certificate for rediss."`
+	RedisKey     string `group:"store" placeholder:"FILE" help:"Key of the client certificate."`
+	RedisPrefix  string `group:"store" default:"throttle" placeholder:"PREFIX" help:"First part of every key: fleets with different prefixes share nothing (${default})."`
+	StoreTimeout string `group:"store" default:"100ms" placeholder:"TIME" help:"Longest that a request waits for a verdict (${default})."`
+
+	ReplicaName string `group:"operation" placeholder:"NAME" help:"Name of this replica, for operators (host name)."`
+	LogFormat   string `group:"operation" default:"text" placeholder:"text|json" help:"Format of the log on standard error (${default})."`
+	LogLevel    string `group:"operation" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// health is what a replica tells of itself on /-/healthy and /-/ready, which
+// need neither a verdict nor the store.
+type health struct {
+	draining atomic.Bool
+	awaySecs atomic.Pointer[time.Time] // since when the store is away; nil while it is not
+}
+
+func (h *health) storeAway(since time.Time) { h.awaySecs.CompareAndSwap(nil, &since) }
+func (h *health) storeBack()                { h.awaySecs.Store(nil) }
+
+// wrap answers the health paths, and leaves all others to next. No route can
+// be called "-".
+func (h *health) wrap(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/-/") {
+			next.ServeHTTP(w, r)
+			return
+		}
+		status, text := http.StatusNotFound, "not found"
+		switch r.URL.Path {
+		case "/-/healthy":
+			status, text = http.StatusOK, "ok"
+		case "/-/ready":
+			status, text = h.ready()
+		}
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, text+"\n")
+	})
+}
+
+func (h *health) ready() (status int, text string) {
+	if h.draining.Load() {
+		return http.StatusServiceUnavailable, "draining"
+	}
+	if since := h.awaySecs.Load(); since != nil {
+		return http.StatusOK, fmt.Sprintf("degraded: store away %ds, policy closed", int(time.Since(*since).Seconds()))
+	}
+	return http.StatusOK, "ok"
+}
+
+// healthCommand takes the flags of serve that say where the replica listens,
+// so that it works with the same variables in the same container.
+type healthCommand struct {
+	Port   string `default:"44444" help:"Port of the replica (${default})."`
+	Listen string `placeholder:"ADDRESS" help:"host:port or unix:/path of the replica, in place of --port."`
+}
+
+// Run fails unless the replica is ready.
+func (h *healthCommand) Run(p *process) error {
+	problems := &parsing{}
+	var c config
+	(&flags{Port: h.Port, Listen: h.Listen}).parseListen(problems, &c)
+	if len(problems.problems) > 0 {
+		return usageError{problems.problems[0]}
+	}
+	host, port, _ := net.SplitHostPort(c.address)
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		c.address = net.JoinHostPort("localhost", port)
+	}
+	client := &http.Client{
+		Timeout: 5 * time.Second,
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, c.network, c.address)
+			},
+		},
+	}
+	res, err := client.Get("http://replica/-/ready")
+	if err != nil {
+		return fmt.Errorf("the replica does not answer on %s", c.address)
+	}
+	defer res.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
+	_, _ = p.stdout.Write(text)
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("the replica is not ready")
+	}
+	return nil
+}

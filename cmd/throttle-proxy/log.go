@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"strings"
+	"time"
+
+	"throttle-proxy/cluster"
+	"throttle-proxy/proxy"
+)
+
+// opaqueID returns what clients are told of a replica: that it is another one.
+func opaqueID() string { return strings.ToLower(rand.Text()[:8]) }
+
+// requestLog returns an observer that writes one line for each request. What
+// went as it should is info; what an operator may have to do something about
+// is a warning.
+func requestLog(logger *slog.Logger) func(*proxy.Event) {
+	return func(e *proxy.Event) {
+		level := slog.LevelInfo
+		switch e.Reason {
+		case proxy.ReasonUndecided, proxy.ReasonUpstreamRefused, proxy.ReasonUpstreamTimeout, proxy.ReasonUpstreamClosed:
+			level = slog.LevelWarn
+		}
+		if !logger.Enabled(context.Background(), level) {
+			return
+		}
+		attrs := make([]slog.Attr, 0, 16)
+		attrs = append(attrs,
+			slog.String("route", e.Route),
+			slog.String("method", e.Method),
+			slog.Int("status", e.Status),
+			slog.String("outcome", outcome(e)),
+			slog.Duration("duration", e.Duration.Round(time.Microsecond)),
+		)
+		if e.Verdict > 0 {
+			attrs = append(attrs, slog.Duration("verdict", e.Verdict.Round(time.Microsecond)))
+		}
+		if e.Upstream > 0 {
+			attrs = append(attrs, slog.Duration("upstream", e.Upstream.Round(time.Microsecond)))
+		}
+		attrs = append(attrs, slog.String("id", e.ID))
+		if e.RequestID != e.ID {
+			attrs = append(attrs, slog.String("request_id", e.RequestID))
+		}
+		if e.Shadowed != "" {
+			attrs = append(attrs, slog.String("shadowed", string(e.Shadowed)))
+		}
+		if e.Holder != (cluster.Holder{}) {
+			attrs = append(attrs, slog.String("holder", e.Holder.RequestID), slog.String("holder_replica", e.Holder.Replica))
+		}
+		if len(e.Limits) > 0 {
+			attrs = append(attrs, slog.String("limits", strings.Join(e.Limits, ",")))
+		}
+		if e.Fault != "" {
+			attrs = append(attrs, slog.String("fault", e.Fault))
+		}
+		if e.Nearest != "" {
+			attrs = append(attrs, slog.String("nearest_route", e.Nearest))
+		}
+		if e.ClientGone {
+			attrs = append(attrs, slog.Bool("upstream_went_on", e.UpstreamWentOn))
+		}
+		logger.LogAttrs(context.Background(), level, "request", attrs...)
+	}
+}
+
+// outcome is what became of a request, in one word of a closed list.
+func outcome(e *proxy.Event) string {
+	switch {
+	case e.Reason != "":
+		return string(e.Reason)
+	case e.ClientGone:
+		return string(proxy.ReasonClientGone)
+	}
+	return "forwarded"
+}
+
+// storeObserver returns an observer that logs changes of the store and tells
+// the replica's health of them.
+func storeObserver(logger *slog.Logger, h *health) func(cluster.Change, error) {
+	return func(change cluster.Change, err error) {
+		switch change {
+		case cluster.StoreAway:
+			h.storeAway(time.Now())
+			logger.Warn("store away", slog.Any("error", err))
+		case cluster.StoreBack:
+			h.storeBack()
+			logger.Info("store back")
+		case cluster.LockLost:
+			logger.Warn("lock lost: another request has taken it while its holder was in flight")
+		}
+	}
+}

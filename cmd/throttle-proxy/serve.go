@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"throttle-proxy/cluster"
+	"throttle-proxy/proxy"
+)
+
+const (
+	headerTimeout = 10 * time.Second // for a client to send a request's header
+	idleTimeout   = 2 * time.Minute  // longer than load balancers keep theirs, which then close first
+	drainTimeout  = 25 * time.Second
+)
+
+type serveCommand struct{ flags }
+
+// Run serves until a signal.
+func (s *serveCommand) Run(p *process) error {
+	c, err := s.parse(p.environment)
+	if err != nil {
+		return err
+	}
+	logger := c.logger(p.stderr)
+	r, err := newReplica(c, logger)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	listener, err := c.listen()
+	if err != nil {
+		return err
+	}
+	for _, line := range c.describe() {
+		c.announce(p.stderr, logger, line)
+	}
+	c.announce(p.stderr, logger, "listening on "+listener.Addr().String())
+	return r.serve(untilSignal(), listener)
+}
+
+// logger returns the log of the whole process.
+func (c *config) logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.logLevel}
+	var handler slog.Handler = slog.NewTextHandler(w, options)
+	if c.logFormat == "json" {
+		handler = slog.NewJSONHandler(w, options)
+	}
+	redis.SetLogger(quiet{}) // the cluster tells what matters of it
+	return slog.New(handler)
+}
+
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+// announce tells a person at the terminal, or whoever reads the log, what this
+// replica is about to do.
+func (c *config) announce(w io.Writer, logger *slog.Logger, line string) {
+	if c.logFormat == "json" {
+		logger.Info(line)
+		return
+	}
+	_, _ = fmt.Fprintln(w, line)
+}
+
+func (c *config) listen() (net.Listener, error) {
+	if c.network == "unix" {
+		// What a killed process left behind is in the way; a living one's is not
+		// ours to take.
+		if conn, err := net.Dial("unix", c.address); err == nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("--listen: something else listens on %s", c.address)
+		}
+		if info, err := os.Lstat(c.address); err == nil && info.Mode()&os.ModeSocket != 0 {
+			_ = os.Remove(c.address)
+		}
+	}
+	listener, err := net.Listen(c.network, c.address)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	return listener, nil
+}
+
+// replica is a running throttle-proxy.
+type replica struct {
+	server *http.Server
+	health *health
+	close  func()
+}
+
+// newReplica builds all of a replica but its listener. This is where the store
+// is chosen.
+func newReplica(c *config, logger *slog.Logger) (*replica, error) {
+	h := &health{}
+	id := opaqueID()
+	var agreed proxy.Cluster = cluster.NewMemory(id)
+	closeStore := func() {}
+	if c.redis != nil {
+		store, err := cluster.NewRedis(cluster.Options{
+			Client:  c.redis,
+			Prefix:  c.redisPrefix,
+			Replica: id,
+			LockTTL: c.lockTTL,
+			Timeout: c.storeTimeout,
+			Observe: storeObserver(logger, h),
+		})
+		if err != nil {
+			return nil, err
+		}
+		agreed, closeStore = store, func() { _ = store.Close() }
+	}
+	p, err := proxy.New(c.routes, proxy.Options{
+		Cluster: agreed,
+		MaxBody: c.maxBody,
+		Trust:   c.trust,
+		Observe: requestLog(logger),
+	})
+	if err != nil {
+		return nil, err
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &replica{
+		health: h,
+		close:  closeStore,
+		server: &http.Server{
+			Handler:           h.wrap(p),
+			ReadHeaderTimeout: headerTimeout,
+			IdleTimeout:       idleTimeout,
+			Protocols:         protocols,
+			ErrorLog:          log.New(io.Discard, "", 0), // what clients send is not for the log
+		},
+	}, nil
+}
+
+// serve answers requests until ctx ends, then lets those in flight finish.
+func (r *replica) serve(ctx context.Context, listener net.Listener) error {
+	served := make(chan error, 1)
+	go func() { served <- r.server.Serve(listener) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	r.health.draining.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if err := r.server.Shutdown(ctx); err != nil {
+		_ = r.server.Close()
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// describe says in plain words what the replica will do.
+func (c *config) describe() []string {
+	width := 0
+	for _, r := range c.routes {
+		width = max(width, len(r.Name))
+	}
+	var lines []string
+	for _, r := range c.routes {
+		lines = append(lines, fmt.Sprintf("%-*s  %s; %s", width, r.Name, c.describeLimits(r), describeDedupe(r)))
+	}
+	if c.redis == nil {
+		return append(lines, "store: this process alone; with --redis replicas would decide together")
+	}
+	source := "--redis"
+	if c.redisSource != "" {
+		source = c.redisSource
+	}
+	return append(lines, fmt.Sprintf("store: %s (from %s), keys under %s:", c.redisAddress, source, c.redisPrefix))
+}
+
+func (c *config) describeLimits(r proxy.Route) string {
+	if len(r.Limits) == 0 {
+		return "no limit"
+	}
+	var parts []string
+	for i, l := range r.Limits {
+		rate, _, _ := strings.Cut(l.String(), ",")
+		part := fmt.Sprintf("%s, burst %d", rate, l.Burst)
+		if l.By != (proxy.By{}) {
+			part += " by " + l.By.String()
+		}
+		if i == 0 && c.defaultRate && r.Upstream.Slack() {
+			part += " (Slack's published limit)"
+		}
+		if r.Pool != "" && strings.HasPrefix(l.Name, r.Pool) {
+			part += " (shared by pool " + r.Pool + ")"
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, " and ")
+}
+
+func describeDedupe(r proxy.Route) string {
+	what := map[proxy.Dedupe]string{
+		proxy.DedupeOn:  "repeats",
+		proxy.DedupeAll: "repeats, of any method,",
+		proxy.DedupeKey: "repeats with an Idempotency-Key",
+	}[r.Dedupe]
+	text := "repeats are forwarded"
+	if r.Dedupe != proxy.DedupeOff {
+		text = what + " refused while in flight"
+		if r.Hold > 0 {
+			text += fmt.Sprintf(" and %s after success", r.Hold)
+		}
+	}
+	if r.Shadow {
+		text += "; shadow: nothing is refused, only reported"
+	}
+	return text
+}

@@ -1,0 +1,88 @@
+package limiter
+
+import "time"
+
+// Charge is one request to be spent from the budget that Key names.
+type Charge struct {
+	Key   string
+	Limit Limit
+}
+
+// Budgets holds budgets in memory. Instants are durations since an epoch of
+// the owner's choosing, on a clock that never steps back. It is not safe for
+// concurrent use: its owner decides several budgets, and more, under one mutex.
+//
+// Memory is bounded as a trade-off: beyond its capacity the budget that is
+// nearest to full is forgotten, which grants its key at most what that key
+// had spent of it.
+type Budgets struct {
+	tats *Deadlines[string]
+}
+
+// NewBudgets returns Budgets that remember at most capacity keys.
+func NewBudgets(capacity int) *Budgets {
+	return &Budgets{tats: NewDeadlines[string](capacity)}
+}
+
+// Take spends one request from every charge's budget, or from none where one
+// of them refuses, and reports which it was. decisions has one element for
+// each charge; where not all admit, they are the budgets as they stay.
+func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decision, admitted bool) {
+	b.tats.Expire(now)
+	decisions, admitted = make([]Decision, len(charges)), true
+	for i, c := range charges {
+		tat := b.tat(c.Key, now)
+		next, ok := c.Limit.take(tat, now)
+		admitted = admitted && ok
+		if ok {
+			decisions[i] = c.Limit.decision(true, next-now)
+		} else {
+			decisions[i] = c.Limit.decision(false, tat-now)
+		}
+	}
+	for i, c := range charges {
+		tat := b.tat(c.Key, now)
+		switch {
+		case admitted:
+			next, _ := c.Limit.take(tat, now)
+			b.tats.Set(c.Key, next)
+		case decisions[i].Allowed:
+			decisions[i] = c.Limit.decision(true, tat-now)
+		}
+	}
+	return decisions, admitted
+}
+
+// Refusals is [Budgets.Take] for a request that only wants to know whether it
+// would be refused: it spends nothing, and returns nil if all would admit.
+func (b *Budgets) Refusals(now time.Duration, charges []Charge) []Decision {
+	for _, c := range charges {
+		if _, ok := c.Limit.take(b.tat(c.Key, now), now); !ok {
+			decisions, _ := b.Take(now, charges)
+			return decisions
+		}
+	}
+	return nil
+}
+
+// Learn takes over what another holder of the same budgets decided at some
+// moment not before asked. An instant of GCRA only ever moves on, so what is
+// learnt is a lower bound for as long as the other holder keeps its data: a
+// refusal that follows from it is certain, an admission is not.
+func (b *Budgets) Learn(asked time.Duration, charges []Charge, decisions []Decision) {
+	b.tats.Expire(asked)
+	for i, c := range charges {
+		// The microsecond is what a Decision may have been rounded up by.
+		tat := asked + decisions[i].ResetAfter - time.Microsecond
+		if tat > b.tat(c.Key, asked) {
+			b.tats.Set(c.Key, tat)
+		}
+	}
+}
+
+func (b *Budgets) tat(key string, now time.Duration) time.Duration {
+	if tat, ok := b.tats.Get(key); ok {
+		return max(tat, now)
+	}
+	return now
+}

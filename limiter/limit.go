@@ -1,0 +1,140 @@
+// Package limiter answers one question: may this key spend one more now?
+//
+// A [Limit] is a budget under GCRA, the generic cell rate algorithm of ITU-T
+// I.371 in its virtual-scheduling form. The state of one key is a single
+// instant, the theoretical arrival time (TAT): the moment at which the budget
+// is full again. A request moves it on by one emission interval, and is
+// refused where that would put it more than the burst offset ahead of now.
+//
+// The same decision is made in two places: here, for budgets held in memory
+// ([Budgets]), and in Redis, by the script of redis_rate ([Script]). Both end
+// in one [Decision], computed by one function.
+package limiter
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// MaxPerSecond is the highest rate of a Limit: one request a microsecond,
+	// the resolution of the store's clock.
+	MaxPerSecond = 1_000_000
+
+	// maxOffset bounds burst × emission interval, so that no sum of instants
+	// overflows.
+	maxOffset = 100 * 365 * 24 * time.Hour
+)
+
+// Limit is a budget of Rate requests a Period, of which Burst may come at
+// once. The zero Limit is not valid: use [Parse], or call [Limit.Validate].
+type Limit struct {
+	Rate   int           // requests a Period, at least 1
+	Period time.Duration // longer than 0
+	Burst  int           // at least 1
+}
+
+// Parse reads a limit of the form N/PERIOD[,burst=B], where PERIOD is s, m, h
+// or d, or a Go duration ("100/10m"). Without burst it is N. The error says
+// what to write instead.
+func Parse(s string) (Limit, error) {
+	head, option, hasOption := strings.Cut(s, ",")
+	count, period, ok := strings.Cut(head, "/")
+	if !ok {
+		return Limit{}, fmt.Errorf("%q is not a rate: write requests/period, as in 10/s or 100/10m,burst=20", s)
+	}
+	var l Limit
+	var err error
+	if l.Rate, err = parseCount(count); err != nil {
+		return Limit{}, fmt.Errorf("%q is not a number of requests: write a whole number of at least 1, as in 10/s", count)
+	}
+	if l.Period, err = parsePeriod(period); err != nil {
+		return Limit{}, err
+	}
+	l.Burst = l.Rate
+	if hasOption {
+		value, ok := strings.CutPrefix(option, "burst=")
+		if !ok {
+			return Limit{}, fmt.Errorf("unknown option %q: write burst=B after the rate, as in %s,burst=20", option, head)
+		}
+		if l.Burst, err = parseCount(value); err != nil {
+			return Limit{}, fmt.Errorf("burst=%s: write a whole number of at least 1, as in %s,burst=20", value, head)
+		}
+	}
+	return l, l.Validate()
+}
+
+// parseCount reads a whole number of at least 1 in plain digits.
+func parseCount(s string) (int, error) {
+	n, err := strconv.ParseUint(s, 10, 62)
+	if err == nil && n == 0 {
+		err = errors.New("zero")
+	}
+	return int(n), err
+}
+
+func parsePeriod(s string) (time.Duration, error) {
+	switch s {
+	case "s":
+		return time.Second, nil
+	case "m":
+		return time.Minute, nil
+	case "h":
+		return time.Hour, nil
+	case "d":
+		return 24 * time.Hour, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("%q is not a period: write s, m, h or d, or a duration longer than 0 such as 10m", s)
+	}
+	return d, nil
+}
+
+// Validate reports why l cannot be enforced exactly, or nil.
+func (l Limit) Validate() error {
+	switch {
+	case l.Rate < 1 || l.Period <= 0 || l.Burst < 1:
+		return errors.New("rate, period and burst must be at least 1")
+	case float64(l.Rate)/l.Period.Seconds() > MaxPerSecond:
+		return fmt.Errorf("%s is above %d requests a second, the most that can be counted exactly: write a lower rate, or off", l, MaxPerSecond)
+	case float64(l.Burst)*float64(l.interval()) > float64(maxOffset):
+		return fmt.Errorf("%s takes longer than 100 years to fill: write a smaller burst or a higher rate", l)
+	}
+	return nil
+}
+
+// String returns l as [Parse] reads it, with the shortest period and the
+// burst only where it is not the rate.
+func (l Limit) String() string {
+	period := l.Period.String()
+	switch l.Period {
+	case time.Second:
+		period = "s"
+	case time.Minute:
+		period = "m"
+	case time.Hour:
+		period = "h"
+	case 24 * time.Hour:
+		period = "d"
+	}
+	s := strconv.Itoa(l.Rate) + "/" + period
+	if l.Burst != l.Rate {
+		s += ",burst=" + strconv.Itoa(l.Burst)
+	}
+	return s
+}
+
+// interval is the emission interval: the time in which one request is earned.
+// It is rounded up to whole nanoseconds, so that rounding never admits more
+// than the rate.
+func (l Limit) interval() time.Duration {
+	rate := time.Duration(l.Rate)
+	return (l.Period + rate - 1) / rate
+}
+
+// offset is the burst offset: how far ahead of now the TAT may lie.
+func (l Limit) offset() time.Duration { return l.interval() * time.Duration(l.Burst) }

@@ -1,0 +1,31 @@
+package proxy
+
+import (
+	"time"
+
+	"throttle-proxy/cluster"
+)
+
+// Event is the record of one finished request. It has no part of its path,
+// query, fields or body, nor of the upstream's URL.
+type Event struct {
+	Route     string // empty if unknown
+	Method    string
+	ID        string // made by this replica; what duplicates are told of their holder
+	RequestID string // the client's X-Request-Id if it sent a valid one, else ID
+
+	Status   int    // of the answer, or [StatusClientGone]
+	Reason   Reason // why the answer is ours; empty if it is the upstream's
+	Shadowed Reason // why the request would have been refused, but for shadow mode
+	Holder   cluster.Holder
+	Limits   []string // names of the limits that refused
+	Fault    string   // what was wrong with the upstream or the store, without any address
+	Nearest  string   // for an unknown route, the one most like it
+
+	Started        time.Time
+	Duration       time.Duration
+	Verdict        time.Duration // from the ask to its answer; 0 if none was needed
+	Upstream       time.Duration // until the upstream's header had arrived; 0 if none was asked
+	ClientGone     bool          // the client left before its answer had ended
+	UpstreamWentOn bool          // and the exchange with the upstream went on to its answer's header
+}

@@ -1,0 +1,186 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"throttle-proxy/cluster"
+	"throttle-proxy/limiter"
+)
+
+// exchange is one request on its way. It is also the http.ResponseWriter that
+// the client's answer goes through, and the http.RoundTripper that its request
+// leaves by.
+type exchange struct {
+	proxy  *Proxy
+	route  *route
+	client http.ResponseWriter
+	in     *http.Request
+	id     string
+	event  Event
+
+	target    *url.URL
+	body      []byte // of a fingerprinted request, read whole; nil of any other
+	lock      *cluster.Lock
+	decisions []limiter.Decision // of the route's limits, if admitted
+
+	cancel    context.CancelFunc // of an exchange that outlives its client; else nil
+	unwatch   func() bool        // stops the client's leaving from calling it
+	forwarded time.Time          // when it was sent on; zero if it was not
+	sent      bool               // bytes may have reached the upstream
+	answered  bool               // the upstream's header has arrived
+	success   bool               // with a 2xx
+	left      int64              // bytes of the upstream's body still to come; -1 if unknown
+	gone      bool               // the client had left by the time the upstream answered
+}
+
+// serve is the order of decisions.
+func (x *exchange) serve() {
+	rt, name, rest := x.proxy.route(x.in)
+	if rt == nil {
+		x.event.Nearest = x.proxy.nearest(name)
+		x.refuseUnknownRoute(name)
+		return
+	}
+	x.route, x.event.Route = rt, rt.Name
+	if climbs(rest) {
+		x.refuse(ReasonBadPath)
+		return
+	}
+	x.target = rt.Upstream.target(rest, x.in.URL.RawQuery)
+	ask := x.ask()
+	if v, known := x.proxy.options.Cluster.Refusal(ask); known && !rt.Shadow {
+		x.refuseVerdict(v) // before the body is read
+		return
+	}
+	if rt.dedupes(x.in) {
+		body, err := readBody(x.in, x.proxy.options.MaxBody)
+		switch {
+		case errors.Is(err, errBodyTooLarge):
+			x.refuse(ReasonBodyTooLarge)
+			return
+		case err != nil:
+			x.clientGone()
+			return
+		}
+		x.body = body
+		ask.Fingerprint = rt.fingerprint(x.in, x.target, body)
+	}
+	if !x.admit(ask) {
+		return
+	}
+	x.forward()
+}
+
+// ask returns what the request needs, but for the lock.
+func (x *exchange) ask() cluster.Ask {
+	ask := cluster.Ask{Tag: x.route.tag, Charges: x.route.charges, RequestID: x.id}
+	copied := false
+	for i, l := range x.route.Limits {
+		if l.By == (By{}) {
+			continue
+		}
+		if !copied {
+			ask.Charges, copied = append([]cluster.Charge(nil), ask.Charges...), true
+		}
+		if l.By.Client {
+			ask.Charges[i].Caller = digest(x.proxy.options.Trust.client(x.in))
+		} else {
+			ask.Charges[i].Caller = digest(x.in.Header[http.CanonicalHeaderKey(l.By.Header)]...)
+		}
+	}
+	return ask
+}
+
+// admit gets the verdict on ask, and answers the request unless it may go on.
+func (x *exchange) admit(ask cluster.Ask) bool {
+	if ask.Fingerprint == nil && len(ask.Charges) == 0 {
+		return true
+	}
+	asked := time.Now()
+	v, err := x.proxy.options.Cluster.Admit(x.in.Context(), ask)
+	x.event.Verdict = time.Since(asked)
+	switch {
+	case err != nil && x.route.Shadow:
+		x.event.Shadowed = ReasonUndecided
+	case err != nil:
+		x.refuse(ReasonUndecided)
+		return false
+	case v.Outcome == cluster.Admitted:
+		x.lock, x.decisions = v.Lock, v.Decisions
+	case x.route.Shadow:
+		x.event.Shadowed = x.recordRefusal(v)
+	default:
+		x.refuseVerdict(v)
+		return false
+	}
+	return true
+}
+
+// settle ends the lock by what has become of the exchange so far: a success,
+// and an outcome that nobody knows, are held; a request that was never sent,
+// and one that the upstream refused, may be repeated. Calls after the first do
+// nothing.
+func (x *exchange) settle() {
+	hold := time.Duration(0)
+	if x.sent && (x.success || !x.answered) {
+		hold = x.route.Hold
+	}
+	x.lock.Release(hold)
+}
+
+// finish ends whatever has not ended yet, and tells of the request.
+func (x *exchange) finish() {
+	x.settle()
+	if !x.forwarded.IsZero() {
+		ended := x.answered && x.left == 0
+		if x.gone || !ended && x.in.Context().Err() != nil {
+			x.event.ClientGone, x.event.Status = true, StatusClientGone
+			x.event.UpstreamWentOn = x.answered
+		}
+	}
+	x.event.Duration = time.Since(x.event.Started)
+	if x.proxy.options.Observe != nil {
+		x.proxy.options.Observe(&x.event)
+	}
+}
+
+// clientGone ends a request whose client left before it could be answered, or
+// whose body could not be read.
+func (x *exchange) clientGone() {
+	x.event.Reason, x.event.Status, x.event.ClientGone = ReasonClientGone, StatusClientGone, true
+	// Nothing that follows on this connection can be the client's next request.
+	x.client.Header().Set("Connection", "close")
+	x.client.WriteHeader(http.StatusBadRequest)
+}
+
+var errBodyTooLarge = errors.New("body too large")
+
+// readBody reads the whole body of r, or fails before it has read more than
+// limit. It allocates as bytes arrive, whatever the client has announced.
+func readBody(r *http.Request, limit int64) ([]byte, error) {
+	if r.ContentLength > limit {
+		return nil, errBodyTooLarge
+	}
+	const trusted = 64 << 10
+	if n := r.ContentLength; n >= 0 && n <= trusted {
+		body := make([]byte, n)
+		_, err := io.ReadFull(r.Body, body)
+		return body, err
+	}
+	var body bytes.Buffer
+	body.Grow(trusted)
+	n, err := io.Copy(&body, io.LimitReader(r.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case n > limit:
+		return nil, errBodyTooLarge
+	}
+	return body.Bytes(), nil
+}

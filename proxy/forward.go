@@ -1,0 +1,227 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/http/httputil"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// dialTimeout is the longest that a connection to an upstream may take.
+const dialTimeout = 10 * time.Second
+
+// newTransport returns the connections of one route. Each route has its own,
+// since its timeout is a property of them.
+func newTransport(r Route) *http.Transport {
+	dialer := &net.Dialer{Timeout: min(dialTimeout, r.Timeout)}
+	protocols := new(http.Protocols)
+	if r.Upstream.h2c {
+		protocols.SetUnencryptedHTTP2(true)
+	} else {
+		protocols.SetHTTP1(true)
+		protocols.SetHTTP2(true)
+	}
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           dialer.DialContext,
+		TLSHandshakeTimeout:   dialTimeout,
+		ResponseHeaderTimeout: r.Timeout,
+		// A burst of any size leaves its connections for the next one.
+		MaxIdleConns:        0,
+		MaxIdleConnsPerHost: 4096,
+		IdleConnTimeout:     90 * time.Second,
+		DisableCompression:  true, // or the Transport asks for gzip and decodes it
+		Protocols:           protocols,
+	}
+}
+
+// forward sends the request on and copies the answer back.
+func (x *exchange) forward() {
+	in := x.in
+	if x.lock != nil && x.route.ClientGone == Finish {
+		// The client's leaving must not cancel the exchange. WithoutCancel alone
+		// has no Done channel, for which ReverseProxy would ask the connection.
+		ctx, cancel := context.WithCancel(context.WithoutCancel(in.Context()))
+		defer cancel()
+		x.cancel = cancel
+		defer func() {
+			if x.unwatch != nil {
+				x.unwatch()
+			}
+		}()
+		in = in.WithContext(ctx)
+	}
+	x.forwarded = time.Now()
+	(&httputil.ReverseProxy{
+		Rewrite:        x.rewrite,
+		Transport:      x,
+		ModifyResponse: x.begin,
+		ErrorHandler:   x.fail,
+		BufferPool:     copyBuffers,
+		ErrorLog:       discard, // its messages can hold the upstream's URL; fail has what matters
+	}).ServeHTTP(x, in)
+	x.settle()
+}
+
+var discard = log.New(io.Discard, "", 0)
+
+// copyBuffers lends the buffers that answers are copied with.
+var copyBuffers = bufferPool{&sync.Pool{New: func() any { return new([32 << 10]byte) }}}
+
+type bufferPool struct{ *sync.Pool }
+
+func (p bufferPool) Get() []byte  { return p.Pool.Get().(*[32 << 10]byte)[:] }
+func (p bufferPool) Put(b []byte) { p.Pool.Put((*[32 << 10]byte)(b)) }
+
+// rewrite makes the upstream's request out of the client's.
+func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
+	out := pr.Out
+	// ReverseProxy drops query parameters that it cannot parse, and joins paths
+	// with slashes of its own. What was fingerprinted is what is sent.
+	out.URL, out.Host = x.target, ""
+	if x.body != nil {
+		x.rewriteBody(out)
+	}
+	// The Transport resends a request that carries an idempotency key even
+	// after it was written. It looks for the canonical names only, and HTTP
+	// field names have no case.
+	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if values, ok := out.Header[name]; ok {
+			delete(out.Header, name)
+			out.Header[strings.ToLower(name)] = values
+		}
+	}
+	if user := x.route.Upstream.url.User; user != nil {
+		password, _ := user.Password()
+		out.Header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
+	}
+	x.setForwarded(out.Header)
+	out.Header.Set("X-Request-Id", x.event.RequestID)
+}
+
+// setForwarded tells the upstream whom the request comes from. ReverseProxy
+// has taken out what the client said of that; where the client is a trusted
+// proxy, it is believed and extended.
+func (x *exchange) setForwarded(out http.Header) {
+	in, trust := x.in, x.proxy.options.Trust
+	hops := []string{}
+	out.Set("X-Forwarded-Host", in.Host)
+	out.Set("X-Forwarded-Proto", "http")
+	if in.TLS != nil {
+		out.Set("X-Forwarded-Proto", "https")
+	}
+	if trust.believes(in) {
+		hops = append(hops, in.Header["X-Forwarded-For"]...)
+		for _, name := range [...]string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
+			if values, ok := in.Header[name]; ok {
+				out[name] = values
+			}
+		}
+	}
+	if addr, ok := peer(in); ok {
+		hops = append(hops, addr.String())
+	}
+	if len(hops) > 0 {
+		out.Set("X-Forwarded-For", strings.Join(hops, ", "))
+	}
+	out.Add("Via", strconv.Itoa(in.ProtoMajor)+"."+strconv.Itoa(in.ProtoMinor)+" throttle-proxy")
+}
+
+// rewriteBody gives the Transport the body in memory as a plain reader, whose
+// length and type it knows: it then writes header and body at once, and can
+// begin again on another connection where nothing was written on the first.
+func (x *exchange) rewriteBody(out *http.Request) {
+	out.ContentLength = int64(len(x.body))
+	out.TransferEncoding = nil
+	if len(x.body) == 0 {
+		out.Body = nil
+		return
+	}
+	out.GetBody = func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(x.body)), nil
+	}
+	out.Body, _ = out.GetBody()
+}
+
+// RoundTrip sends the request by the route's transport.
+func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
+	// The trace is ReverseProxy's own, made for this request, and says nothing
+	// of connections. A trace beside it would have to be merged by reflection.
+	if trace := httptrace.ContextClientTrace(out.Context()); trace != nil && trace.GotConn == nil {
+		trace.GotConn = func(httptrace.GotConnInfo) { x.sent = true }
+	}
+	return x.route.transport.RoundTrip(out)
+}
+
+// begin takes note of the upstream's header.
+func (x *exchange) begin(res *http.Response) error {
+	x.event.Upstream = time.Since(x.forwarded)
+	x.answered, x.success = true, res.StatusCode >= 200 && res.StatusCode < 300
+	x.left = res.ContentLength
+	if x.in.Method == http.MethodHead || res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified {
+		x.left = 0
+	}
+	if _, ok := res.Header["Content-Type"]; !ok {
+		x.client.Header()["Content-Type"] = nil // or net/http guesses one
+	}
+	if x.cancel != nil {
+		// From here on the client's leaving ends the exchange. One that has left
+		// already may have closed only its own half of the connection: it is
+		// answered, and if it is gone the write fails.
+		if x.gone = x.in.Context().Err() != nil; !x.gone {
+			x.unwatch = context.AfterFunc(x.in.Context(), x.cancel)
+		}
+	}
+	return nil
+}
+
+// fail answers a request to which the upstream gave no answer.
+func (x *exchange) fail(_ http.ResponseWriter, _ *http.Request, err error) {
+	x.event.Upstream = time.Since(x.forwarded)
+	x.settle()
+	if errors.Is(err, context.Canceled) && x.in.Context().Err() != nil {
+		x.clientGone()
+		return
+	}
+	reason, fault := x.classify(err)
+	x.event.Fault = fault
+	x.refuse(reason)
+}
+
+// Header returns the client's header map.
+func (x *exchange) Header() http.Header { return x.client.Header() }
+
+// WriteHeader sends a header to the client; if it is final, with our fields.
+func (x *exchange) WriteHeader(status int) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		x.event.Status = status
+		x.addRateLimit(x.decisions)
+	}
+	x.client.WriteHeader(status)
+}
+
+// Write sends a part of the body to the client. Before the last part of an
+// answer whose length is known the lock is released: a client that repeats
+// its request as soon as it has its answer is not a duplicate. The end of any
+// other answer is sent by the server after [exchange.forward].
+func (x *exchange) Write(p []byte) (int, error) {
+	if x.left > 0 {
+		if x.left -= int64(len(p)); x.left <= 0 {
+			x.settle()
+		}
+	}
+	return x.client.Write(p)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (x *exchange) Unwrap() http.ResponseWriter { return x.client }

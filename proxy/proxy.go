@@ -1,0 +1,125 @@
+// Package proxy answers one question: how is an HTTP request turned into an
+// ask, forwarded, and answered?
+//
+// The order of decisions is that of [exchange.serve]. The verdict itself is
+// the cluster's.
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+
+	"throttle-proxy/cluster"
+)
+
+// Cluster is what a Proxy needs of the replicas' agreement.
+type Cluster interface {
+	// Admit decides ask. An error means that the store gave no answer.
+	Admit(ctx context.Context, ask cluster.Ask) (cluster.Verdict, error)
+	// Refusal returns the verdict on ask where this replica knows by itself
+	// that it is a refusal.
+	Refusal(ask cluster.Ask) (v cluster.Verdict, known bool)
+}
+
+// Options configure a [Proxy].
+type Options struct {
+	Cluster Cluster
+	MaxBody int64 // bytes of one fingerprinted request
+	Trust   Trust
+
+	// Observe is called once for each finished request, with an Event that is
+	// valid until it returns. It is called concurrently.
+	Observe func(*Event)
+}
+
+// Proxy is the handler of all routes. It is safe for concurrent use.
+type Proxy struct {
+	options Options
+	routes  map[string]*route
+}
+
+// New returns a Proxy of routes, whose names must differ.
+func New(routes []Route, o Options) (*Proxy, error) {
+	p := &Proxy{options: o, routes: make(map[string]*route)}
+	for _, r := range routes {
+		rt, err := newRoute(r)
+		if err != nil {
+			return nil, err
+		}
+		if _, taken := p.routes[r.Name]; taken {
+			return nil, fmt.Errorf("route %s: registered twice", r.Name)
+		}
+		p.routes[r.Name] = rt
+	}
+	return p, nil
+}
+
+// ServeHTTP decides and forwards one request.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{
+		proxy:  p,
+		client: w,
+		in:     r,
+		id:     rand.Text()[:16],
+		event:  Event{Method: r.Method, Started: time.Now()},
+	}
+	x.event.ID, x.event.RequestID = x.id, x.id
+	if id := r.Header.Get("X-Request-Id"); validRequestID.MatchString(id) {
+		x.event.RequestID = id
+	}
+	defer x.finish() // also while ReverseProxy's panic passes
+	x.serve()
+}
+
+var validRequestID = regexp.MustCompile(`^[A-Za-z0-9._:+/=@-]{1,128}$`)
+
+// route returns the route that r's path names, and what follows the name. The
+// name is compared as it was sent: another spelling of it is another name.
+func (p *Proxy) route(r *http.Request) (rt *route, name, rest string) {
+	path := strings.TrimPrefix(r.URL.EscapedPath(), "/")
+	name = path
+	if i := strings.IndexByte(path, '/'); i >= 0 {
+		name, rest = path[:i], path[i:]
+	}
+	return p.routes[name], name, rest
+}
+
+// nearest returns the route whose name is most like name, or "" if none is.
+func (p *Proxy) nearest(name string) (nearest string) {
+	least := len(name)/2 + 1
+	if len(name) > 63 {
+		return ""
+	}
+	for candidate := range p.routes {
+		if d := distance(name, candidate); d < least || d == least && candidate < nearest {
+			nearest, least = candidate, d
+		}
+	}
+	return nearest
+}
+
+// distance is the Levenshtein distance of a and b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			substitution := diagonal
+			if a[i] != b[j] {
+				substitution++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(substitution, diagonal+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,67 @@
+package proxy
+
+import "net/http"
+
+// Reason says why a request got an answer of our own. It is a closed list: it
+// is the reason member of the reply, and a label of logs and metrics.
+type Reason string
+
+// The reasons.
+const (
+	ReasonDuplicate       Reason = "duplicate"        // an equal request is in flight
+	ReasonHeld            Reason = "held"             // an equal request has just succeeded, or may have
+	ReasonLimited         Reason = "limited"          // a budget is spent
+	ReasonUndecided       Reason = "undecided"        // the store gave no answer
+	ReasonUnknownRoute    Reason = "unknown-route"    // no route of that name
+	ReasonBadPath         Reason = "bad-path"         // the path leads above the registered one
+	ReasonBodyTooLarge    Reason = "body-too-large"   // more than is read to compare requests
+	ReasonUpstreamRefused Reason = "upstream-refused" // no connection, or no HTTP on it
+	ReasonUpstreamTimeout Reason = "upstream-timeout" // no answer in time
+	ReasonUpstreamClosed  Reason = "upstream-closed"  // the connection was cut before an answer
+
+	// ReasonClientGone is recorded only: there is nobody left to answer.
+	ReasonClientGone Reason = "client-gone"
+)
+
+// StatusClientGone is what a request is recorded with whose client left before
+// it was answered. nginx made the number known; nobody receives it.
+const StatusClientGone = 499
+
+const (
+	typeQuotaExceeded   = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+	typeReducedCapacity = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+	typeOurs            = "urn:throttle-proxy:problem:" // and the reason
+)
+
+// about is what a reason means on the wire.
+type about struct {
+	status      int
+	title       string
+	detail      string
+	proxyStatus string // error type of RFC 9209, where nothing more exact is known
+	grpc        int    // status code of gRPC
+}
+
+var reasons = map[Reason]about{
+	ReasonDuplicate:       {409, "Duplicate request", "An equal request is in flight. This one was not sent.", "http_request_denied", 10},
+	ReasonHeld:            {409, "Duplicate request", "An equal request has just succeeded, or may have. This one was not sent.", "http_request_denied", 10},
+	ReasonLimited:         {429, "Too many requests", "The budget is spent. This request was not sent.", "http_request_denied", 8},
+	ReasonUndecided:       {503, "Undecided", "Whether this request may go on could not be decided. It was not sent.", "proxy_internal_error", 14},
+	ReasonUnknownRoute:    {404, "Unknown route", "", "http_request_error", 12},
+	ReasonBadPath:         {400, "Bad path", "The path leads above the registered one. This request was not sent.", "http_request_error", 3},
+	ReasonBodyTooLarge:    {413, "Body too large", "The body is larger than is read to tell equal requests apart. This request was not sent.", "http_request_error", 8},
+	ReasonUpstreamRefused: {502, "Upstream refused", "The upstream could not be reached, or did not speak HTTP.", "destination_unavailable", 14},
+	ReasonUpstreamTimeout: {504, "Upstream timeout", "The upstream did not answer in time.", "http_response_timeout", 4},
+	ReasonUpstreamClosed:  {499, "Upstream closed", "The upstream cut the connection before answering. It may have acted on the request.", "connection_terminated", 14},
+}
+
+// problemType returns the type member of RFC 9457.
+func (r Reason) problemType(status int) string {
+	switch status {
+	case http.StatusTooManyRequests:
+		return typeQuotaExceeded
+	case http.StatusServiceUnavailable:
+		return typeReducedCapacity
+	}
+	return typeOurs + string(r)
+}

@@ -1,0 +1,175 @@
+package proxy
+
+import (
+	"encoding/json"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"throttle-proxy/cluster"
+	"throttle-proxy/limiter"
+)
+
+// problem is the body of every answer of our own: RFC 9457, and the members
+// that this proxy adds.
+type problem struct {
+	Type      string   `json:"type"`
+	Title     string   `json:"title"`
+	Status    int      `json:"status"`
+	Detail    string   `json:"detail"`
+	Route     string   `json:"route,omitempty"`
+	Reason    Reason   `json:"reason"`
+	RequestID string   `json:"request_id"`
+	Holder    *holder  `json:"holder,omitempty"`
+	Violated  []string `json:"violated-policies,omitempty"`
+}
+
+// holder is what a duplicate is told of the request that it repeats.
+type holder struct {
+	RequestID string  `json:"request_id"`
+	Replica   string  `json:"replica"`
+	Age       float64 `json:"age"` // seconds
+}
+
+// refuse answers the request by what the reason alone says.
+func (x *exchange) refuse(reason Reason) {
+	x.event.Reason = reason
+	about := reasons[reason]
+	status := about.status
+	if reason == ReasonUpstreamClosed {
+		status = x.route.ClosedStatus
+	}
+	x.reply(status, about, problem{Detail: about.detail}, "")
+}
+
+// refuseUnknownRoute answers a request for a route that there is none of. It
+// lists none either: a route's name may be all that protects it.
+func (x *exchange) refuseUnknownRoute(name string) {
+	x.event.Reason = ReasonUnknownRoute
+	about := reasons[ReasonUnknownRoute]
+	const longest = 63 // of a route's name
+	if len(name) > longest {
+		name = name[:longest] + "…"
+	}
+	x.reply(about.status, about, problem{Detail: "Use /NAME: no route " + strconv.QuoteToASCII(name)}, "")
+}
+
+// refuseVerdict answers a request that the cluster refused.
+func (x *exchange) refuseVerdict(v cluster.Verdict) {
+	reason := x.recordRefusal(v)
+	x.event.Reason = reason
+	about := reasons[reason]
+	p := problem{Detail: about.detail}
+	if v.Outcome == cluster.Limited {
+		p.Violated = x.event.Limits
+		x.addRateLimit(v.Decisions)
+		var wait time.Duration
+		for _, d := range v.Decisions {
+			if !d.Allowed {
+				wait = max(wait, d.NextAfter)
+			}
+		}
+		x.reply(about.status, about, p, strconv.Itoa(wholeSeconds(wait)))
+		return
+	}
+	if v.Holder != (cluster.Holder{}) {
+		p.Holder = &holder{v.Holder.RequestID, v.Holder.Replica, math.Round(v.Holder.Age.Seconds()*1000) / 1000}
+	}
+	// Some SDKs retry a 409 by themselves, unless they are told not to.
+	h := x.client.Header()
+	h["X-Should-Retry"], h["Stripe-Should-Retry"] = []string{"false"}, []string{"false"}
+	x.reply(x.route.DuplicateStatus, about, p, "")
+}
+
+// recordRefusal notes why v refuses in the event, and returns the reason.
+func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
+	x.event.Holder = v.Holder
+	switch v.Outcome {
+	case cluster.Duplicate:
+		return ReasonDuplicate
+	case cluster.Held:
+		return ReasonHeld
+	}
+	for i, d := range v.Decisions {
+		if !d.Allowed {
+			x.event.Limits = append(x.event.Limits, x.route.Limits[i].Name)
+		}
+	}
+	return ReasonLimited
+}
+
+// reply sends an answer of our own.
+func (x *exchange) reply(status int, about about, p problem, retryAfter string) {
+	x.event.Status = status
+	if status == http.StatusServiceUnavailable && retryAfter == "" {
+		retryAfter = "1"
+	}
+	h := x.client.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	cause := about.proxyStatus
+	if x.event.Fault != "" {
+		cause = x.event.Fault
+	}
+	h.Set("Proxy-Status", "throttle-proxy; error="+cause)
+	if retryAfter != "" {
+		h.Set("Retry-After", retryAfter)
+	}
+	if isGRPC(x.in.Header) {
+		// gRPC tells errors in these fields; a call without messages ends here.
+		h.Set("Content-Type", x.in.Header.Get("Content-Type"))
+		h.Set("Grpc-Status", strconv.Itoa(about.grpc))
+		h.Set("Grpc-Message", string(x.event.Reason))
+		x.client.WriteHeader(http.StatusOK)
+		return
+	}
+	p.Type, p.Title, p.Status = x.event.Reason.problemType(status), about.title, status
+	p.Route, p.Reason, p.RequestID = x.event.Route, x.event.Reason, x.event.RequestID
+	body, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // strings and numbers only
+	}
+	body = append(body, '\n')
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	x.client.WriteHeader(status)
+	_, _ = x.client.Write(body) // a client that has left needs no answer
+}
+
+// addRateLimit tells the client of the route's budgets, after what the
+// upstream tells of its own (draft-ietf-httpapi-ratelimit-headers-10).
+func (x *exchange) addRateLimit(decisions []limiter.Decision) {
+	if len(decisions) == 0 {
+		return
+	}
+	h := x.client.Header()
+	addSpelt(h, "RateLimit-Policy", x.route.policy)
+	items := make([]byte, 0, 64)
+	for i, d := range decisions {
+		if i > 0 {
+			items = append(items, ", "...)
+		}
+		items = append(items, x.route.items[i]...)
+		items = append(items, ";r="...)
+		items = strconv.AppendInt(items, int64(d.Remaining), 10)
+		if d.NextAfter > 0 {
+			items = append(items, ";t="...)
+			items = strconv.AppendInt(items, int64(wholeSeconds(d.NextAfter)), 10)
+		}
+	}
+	addSpelt(h, "RateLimit", string(items))
+}
+
+// addSpelt adds a value to a field and sends it in the spelling of its RFC,
+// which is not the one that net/http would give it.
+func addSpelt(h http.Header, name, value string) {
+	canonical := http.CanonicalHeaderKey(name)
+	h[name] = append(h[canonical], value)
+	delete(h, canonical)
+}
+
+// wholeSeconds rounds up: a client that comes back earlier is refused again.
+func wholeSeconds(d time.Duration) int {
+	return int((d + time.Second - 1) / time.Second)
+}

@@ -1,0 +1,178 @@
+package proxy
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dunglas/httpsfv"
+
+	"throttle-proxy/cluster"
+	"throttle-proxy/limiter"
+)
+
+var routeName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+
+// ValidName reports whether s can name a route, a pool or a limit.
+func ValidName(s string) bool { return routeName.MatchString(s) }
+
+// Route is a registered name, its upstream and its policy.
+type Route struct {
+	Name     string
+	Upstream *Upstream
+	Pool     string  // whose budgets it shares; empty for none
+	Limits   []Limit // its own and its pool's, each with another name
+
+	Dedupe          Dedupe
+	DedupeHeaders   []string // request headers that are part of the fingerprint, beside those that always are
+	Hold            time.Duration
+	DuplicateStatus int // of the answer to a duplicate, as a rule 409
+
+	Timeout      time.Duration // from the request's last byte sent until the answer begins
+	ClosedStatus int           // of the answer when the upstream cut the connection before answering, as a rule 499
+	ClientGone   ClientGone
+	Shadow       bool // decide and report, but refuse nothing
+}
+
+// Limit is a budget of a route or pool.
+type Limit struct {
+	limiter.Limit
+	Name string
+	By   By
+}
+
+// By says who has a budget of their own: the zero By is one budget for all.
+type By struct {
+	Client bool   // each client address
+	Header string // each value of this header
+}
+
+// String returns b as it is written on the command line, or "".
+func (b By) String() string {
+	switch {
+	case b.Client:
+		return "client"
+	case b.Header != "":
+		return "header:" + b.Header
+	}
+	return ""
+}
+
+// Dedupe says which requests of a route are refused as duplicates. Upgrades
+// and gRPC never are.
+type Dedupe string
+
+// The values of a Dedupe.
+const (
+	DedupeOn  Dedupe = "on"  // every method but GET, HEAD, OPTIONS and TRACE
+	DedupeOff Dedupe = "off" // none: bodies of any size stream through
+	DedupeAll Dedupe = "all" // every method
+	DedupeKey Dedupe = "key" // those with an Idempotency-Key
+)
+
+// ClientGone says what becomes of an exchange whose client has left.
+type ClientGone string
+
+// The values of a ClientGone.
+const (
+	Finish ClientGone = "finish" // with a lock it goes on until the answer's header has arrived, and its lock with it
+	Cancel ClientGone = "cancel" // it is cancelled at once
+)
+
+// route is a Route with all that can be prepared before a request comes.
+type route struct {
+	Route
+	tag       string
+	transport http.RoundTripper
+	charges   []cluster.Charge // with the callers still to be filled in
+	headers   []string         // of the fingerprint, canonical and sorted
+	policy    string           // RateLimit-Policy
+	items     []string         // of RateLimit, one a limit, as far as its name
+}
+
+func newRoute(r Route) (*route, error) {
+	rt := &route{Route: r, tag: r.Name, transport: newTransport(r)}
+	if r.Pool != "" {
+		rt.tag = r.Pool
+	}
+	headers := append([]string{"Content-Type", "Content-Encoding"}, r.DedupeHeaders...)
+	var policies httpsfv.List
+	for _, l := range r.Limits {
+		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit})
+		if l.By.Header != "" {
+			headers = append(headers, l.By.Header)
+		}
+		item, err := httpsfv.Marshal(httpsfv.NewItem(l.Name))
+		if err != nil {
+			return nil, fmt.Errorf("route %s: limit %q: %w", r.Name, l.Name, err)
+		}
+		rt.items = append(rt.items, item)
+		policies = append(policies, l.policy())
+	}
+	if len(policies) > 0 {
+		policy, err := httpsfv.Marshal(policies)
+		if err != nil {
+			return nil, fmt.Errorf("route %s: %w", r.Name, err)
+		}
+		rt.policy = policy
+	}
+	for i, h := range headers {
+		headers[i] = http.CanonicalHeaderKey(h)
+	}
+	slices.Sort(headers)
+	rt.headers = slices.Compact(headers)
+	return rt, nil
+}
+
+// policy is the limit as an item of RateLimit-Policy: q requests in any w
+// seconds (draft-ietf-httpapi-ratelimit-headers-10). The window is the time in
+// which the burst is earned again, in whole seconds.
+func (l Limit) policy() httpsfv.Item {
+	rate, period, burst := float64(l.Rate), l.Period.Seconds(), float64(l.Burst)
+	w := max(1, math.Ceil(burst*period/rate))
+	q := max(burst, math.Floor(rate*w/period))
+	item := httpsfv.NewItem(l.Name)
+	item.Params.Add("q", int64(q))
+	item.Params.Add("w", int64(w))
+	return item
+}
+
+// dedupes reports whether r is refused while an equal request has the lock.
+func (rt *route) dedupes(r *http.Request) bool {
+	if isUpgrade(r.Header) || isGRPC(r.Header) {
+		return false
+	}
+	switch rt.Dedupe {
+	case DedupeAll:
+		return true
+	case DedupeKey:
+		return r.Header.Get("Idempotency-Key") != ""
+	case DedupeOn:
+		return !slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, r.Method)
+	}
+	return false
+}
+
+// isUpgrade reports whether a request asks for another protocol, as WebSocket
+// does: by an Upgrade that its Connection names.
+func isUpgrade(h http.Header) bool {
+	if h.Get("Upgrade") == "" {
+		return false
+	}
+	for _, field := range h["Connection"] {
+		for option := range strings.SplitSeq(field, ",") {
+			if strings.EqualFold(strings.TrimSpace(option), "Upgrade") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func isGRPC(h http.Header) bool {
+	return strings.HasPrefix(h.Get("Content-Type"), "application/grpc")
+}

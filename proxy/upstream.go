@@ -1,0 +1,112 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"strings"
+)
+
+// Upstream is a registered URL. It is a secret, since the path of a webhook is
+// its password: whatever prints an Upstream prints the route's name.
+type Upstream struct {
+	route string
+	url   *url.URL
+	h2c   bool
+}
+
+// ParseUpstream reads the URL that route forwards to: http, https, or h2c for
+// HTTP/2 without TLS. The error says what to write instead, and nothing of
+// rawURL but its scheme.
+func ParseUpstream(route, rawURL string) (*Upstream, error) {
+	u, err := url.Parse(rawURL)
+	switch {
+	case err != nil:
+		return nil, errors.New("not a valid URL: write https://host/path, special characters escaped as in %20")
+	case u.Scheme == "" || u.Opaque != "" && u.Host == "":
+		return nil, errors.New("not a URL with a scheme: write https://host/path, env:VARIABLE or file:PATH")
+	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "h2c":
+		return nil, fmt.Errorf("unknown scheme %q: write http, https or h2c", u.Scheme)
+	case u.Hostname() == "":
+		return nil, errors.New("the URL has no host: write https://host/path")
+	case u.Fragment != "":
+		return nil, errors.New("the URL has a fragment, which is never sent: take out what follows #")
+	}
+	upstream := &Upstream{route: route, url: u}
+	if u.Scheme == "h2c" {
+		u.Scheme, upstream.h2c = "http", true
+	}
+	return upstream, nil
+}
+
+// Slack reports whether the URL is an incoming webhook of Slack, which
+// publishes a limit for them.
+func (u *Upstream) Slack() bool { return u.url.Hostname() == "hooks.slack.com" }
+
+// Address returns the scheme, host and port of the URL, without its secret
+// parts.
+func (u *Upstream) Address() (scheme, host, port string) {
+	port = u.url.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.url.Scheme]
+	}
+	return u.url.Scheme, u.url.Hostname(), port
+}
+
+// Format prints the route's name, for every verb.
+func (u *Upstream) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, u.route) }
+
+// MarshalText returns the route's name.
+func (u *Upstream) MarshalText() ([]byte, error) { return []byte(u.route), nil }
+
+// LogValue returns the route's name.
+func (u *Upstream) LogValue() slog.Value { return slog.StringValue(u.route) }
+
+// target is the registered URL with what the client asked for behind the
+// route's name: rest is empty or begins with a slash. Both are taken over to
+// the byte.
+func (u *Upstream) target(rest, query string) *url.URL {
+	t := *u.url
+	t.User = nil
+	if rest != "" {
+		raw := strings.TrimSuffix(u.url.EscapedPath(), "/") + rest
+		// The server has parsed rest and the start has parsed the rest of it.
+		t.Path, _ = url.PathUnescape(raw)
+		t.RawPath = raw
+	}
+	switch {
+	case t.RawQuery == "":
+		t.RawQuery = query
+	case query != "":
+		t.RawQuery += "&" + query
+	}
+	return &t
+}
+
+// climbs reports whether path has dot segments that lead above its start, also
+// where dots and separators are escaped, are backslashes, or carry parameters
+// as in "..;x", which some servers take off first.
+func climbs(path string) bool {
+	if !strings.Contains(path, ".") && !strings.Contains(path, "%") {
+		return false
+	}
+	path = unescapeDots.Replace(path)
+	depth := 0
+	for segment := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
+		name, _, _ := strings.Cut(segment, ";")
+		switch name {
+		case ".":
+		case "..":
+			if depth--; depth < 0 {
+				return true
+			}
+		default:
+			depth++
+		}
+	}
+	return false
+}
+
+var unescapeDots = strings.NewReplacer("%2e", ".", "%2E", ".", "%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/", `\`, "/")
