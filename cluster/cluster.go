@@ -54,7 +54,7 @@ type Verdict struct {
 	Outcome   Outcome
 	Lock      *Lock              // of an admitted ask with a fingerprint, else nil; to be released
 	Holder    Holder             // whose lock stands in the way, for Duplicate and Held
-	Decisions []limiter.Decision // one for each charge if Admitted or Limited, else nil
+	Decisions []limiter.Decision // one for each charge if Admitted or Limited, else nil; some may be unknown
 }
 
 // Holder is the request that has a lock, as far as it is known.

@@ -8,9 +8,9 @@ import (
 	"throttle-proxy/limiter"
 )
 
-// Capacity is how many budgets, and how many holds, one replica remembers.
-// Beyond it a Memory forgets the budget nearest to full and the hold nearest
-// to its end. Locks of requests in flight are not counted: whoever bounds the
+// Capacity is how many budgets, holds and refusals one replica remembers, of
+// each. Beyond it a Memory forgets the budget nearest to full, and the hold
+// and the refusal nearest to their ends. Locks of requests in flight are not counted: whoever bounds the
 // requests bounds them.
 const Capacity = 100_000
 
@@ -24,6 +24,7 @@ type Memory struct {
 	locks   map[Fingerprint]*Lock // in flight and on hold
 	holds   *limiter.Deadlines[Fingerprint]
 	budgets *limiter.Budgets
+	denials *limiter.Deadlines[string] // until when a budget that has refused goes on to refuse
 }
 
 // NewMemory returns an empty Memory. replica names this process to the
@@ -35,6 +36,7 @@ func NewMemory(replica string) *Memory {
 		locks:   make(map[Fingerprint]*Lock),
 		holds:   limiter.NewDeadlines[Fingerprint](Capacity),
 		budgets: limiter.NewBudgets(Capacity),
+		denials: limiter.NewDeadlines[string](Capacity),
 	}
 }
 
@@ -49,6 +51,7 @@ func (m *Memory) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	}
 	decisions, admitted := m.budgets.Take(now, charges)
 	if !admitted {
+		m.denyLocked(charges, decisions, now)
 		return Verdict{Outcome: Limited, Decisions: decisions}, nil
 	}
 	lock := newLock(ask, m.replica, m)
@@ -56,21 +59,33 @@ func (m *Memory) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	return Verdict{Outcome: Admitted, Lock: lock, Decisions: decisions}, nil
 }
 
-// Refusal returns the verdict on ask if it is known to be a refusal. It takes
+// Refusal returns the verdict on ask if this replica knows by itself that it
+// is a refusal: a duplicate of a request of its own, or one that a budget
+// refuses which has refused before, and whose next request is not yet due.
+// That is certain, since the instant of GCRA only ever moves on. It takes
 // nothing, and is cheap enough to call before the request's body is read,
-// with the Fingerprint still nil.
+// with the Fingerprint still nil. Of budgets that have not refused it says
+// nothing.
 func (m *Memory) Refusal(ask Ask) (v Verdict, known bool) {
-	charges := ask.charges()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
 	if v, known := m.duplicateLocked(ask, now); known {
 		return v, true
 	}
-	if decisions := m.budgets.Refusals(now, charges); decisions != nil {
-		return Verdict{Outcome: Limited, Decisions: decisions}, true
+	m.denials.Expire(now)
+	if m.denials.Len() == 0 {
+		return Verdict{}, false
 	}
-	return Verdict{}, false
+	for i, c := range ask.Charges {
+		if until, ok := m.denials.Get(c.rateKey(ask.Tag)); ok && until > now {
+			if !known {
+				v, known = Verdict{Outcome: Limited, Decisions: make([]limiter.Decision, len(ask.Charges))}, true
+			}
+			v.Decisions[i] = limiter.Decision{NextAfter: until - now}
+		}
+	}
+	return v, known
 }
 
 func (m *Memory) duplicateLocked(ask Ask, now time.Duration) (v Verdict, known bool) {
@@ -94,13 +109,20 @@ func (m *Memory) duplicateLocked(ask Ask, now time.Duration) (v Verdict, known b
 	return v, true
 }
 
-// learn takes over an answer of the store, which was asked at an instant, so
-// that the refusals which follow from it are known here.
-func (m *Memory) learn(ask Ask, decisions []limiter.Decision, asked time.Duration) {
+// deny remembers the refusals of a store that was asked at an instant.
+func (m *Memory) deny(ask Ask, decisions []limiter.Decision, asked time.Duration) {
 	charges := ask.charges()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.budgets.Learn(asked, charges, decisions)
+	m.denyLocked(charges, decisions, asked)
+}
+
+func (m *Memory) denyLocked(charges []limiter.Charge, decisions []limiter.Decision, asked time.Duration) {
+	for i, d := range decisions {
+		if !d.Allowed {
+			m.denials.Set(charges[i].Key, asked+d.NextAfter)
+		}
+	}
 }
 
 func (m *Memory) add(lock *Lock) {

@@ -53,8 +53,8 @@ type Options struct {
 }
 
 // Redis lets the replicas that share a Redis decide together, by its clock.
-// What this replica knows by itself it answers without asking: duplicates of
-// its own requests, and refusals that follow from an earlier answer.
+// What this replica knows by itself it answers without asking: see
+// [Memory.Refusal].
 type Redis struct {
 	options Options
 	local   *Memory
@@ -111,10 +111,10 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 		}
 		return Verdict{}, fmt.Errorf("%w: %w", ErrUndecided, err)
 	}
-	if v.Decisions != nil {
-		r.local.learn(ask, v.Decisions, asked)
-	}
-	if v.Outcome == Admitted && lock != nil {
+	switch {
+	case v.Outcome == Limited:
+		r.local.deny(ask, v.Decisions, asked)
+	case v.Outcome == Admitted && lock != nil:
 		r.local.add(lock)
 		v.Lock = lock
 	}
@@ -122,7 +122,7 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
-// is a refusal. See [Memory.Refusal].
+// is a refusal, as [Memory.Refusal] does.
 func (r *Redis) Refusal(ask Ask) (v Verdict, known bool) { return r.local.Refusal(ask) }
 
 // Ping reports whether the store answers.

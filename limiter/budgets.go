@@ -53,33 +53,6 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 	return decisions, admitted
 }
 
-// Refusals is [Budgets.Take] for a request that only wants to know whether it
-// would be refused: it spends nothing, and returns nil if all would admit.
-func (b *Budgets) Refusals(now time.Duration, charges []Charge) []Decision {
-	for _, c := range charges {
-		if _, ok := c.Limit.take(b.tat(c.Key, now), now); !ok {
-			decisions, _ := b.Take(now, charges)
-			return decisions
-		}
-	}
-	return nil
-}
-
-// Learn takes over what another holder of the same budgets decided at some
-// moment not before asked. An instant of GCRA only ever moves on, so what is
-// learnt is a lower bound for as long as the other holder keeps its data: a
-// refusal that follows from it is certain, an admission is not.
-func (b *Budgets) Learn(asked time.Duration, charges []Charge, decisions []Decision) {
-	b.tats.Expire(asked)
-	for i, c := range charges {
-		// The microsecond is what a Decision may have been rounded up by.
-		tat := asked + decisions[i].ResetAfter - time.Microsecond
-		if tat > b.tat(c.Key, asked) {
-			b.tats.Set(c.Key, tat)
-		}
-	}
-}
-
 func (b *Budgets) tat(key string, now time.Duration) time.Duration {
 	if tat, ok := b.tats.Get(key); ok {
 		return max(tat, now)

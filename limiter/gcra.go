@@ -14,6 +14,9 @@ type Decision struct {
 // Known reports whether d says anything at all.
 func (d Decision) Known() bool { return d != Decision{} }
 
+// Refused reports whether d is a refusal, which an unknown budget's is not.
+func (d Decision) Refused() bool { return !d.Allowed && d.Known() }
+
 // take is GCRA, as a function of a key's state and the time. Both instants
 // count from one epoch, whichever. It returns the TAT after the request, and
 // whether the request is admitted: if not, the state stays what it was.

@@ -174,6 +174,11 @@ func (x *exchange) begin(res *http.Response) error {
 	if _, ok := res.Header["Content-Type"]; !ok {
 		x.client.Header()["Content-Type"] = nil // or net/http guesses one
 	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		// ReverseProxy writes this one to the connection by itself.
+		x.event.Status = res.StatusCode
+		x.addRateLimit(x.decisions)
+	}
 	if x.cancel != nil {
 		// From here on the client's leaving ends the exchange. One that has left
 		// already may have closed only its own half of the connection: it is
@@ -203,7 +208,7 @@ func (x *exchange) Header() http.Header { return x.client.Header() }
 
 // WriteHeader sends a header to the client; if it is final, with our fields.
 func (x *exchange) WriteHeader(status int) {
-	if status >= 200 || status == http.StatusSwitchingProtocols {
+	if status >= 200 {
 		x.event.Status = status
 		x.addRateLimit(x.decisions)
 	}

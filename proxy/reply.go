@@ -66,7 +66,7 @@ func (x *exchange) refuseVerdict(v cluster.Verdict) {
 		x.addRateLimit(v.Decisions)
 		var wait time.Duration
 		for _, d := range v.Decisions {
-			if !d.Allowed {
+			if d.Refused() {
 				wait = max(wait, d.NextAfter)
 			}
 		}
@@ -92,7 +92,7 @@ func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 		return ReasonHeld
 	}
 	for i, d := range v.Decisions {
-		if !d.Allowed {
+		if d.Refused() {
 			x.event.Limits = append(x.event.Limits, x.route.Limits[i].Name)
 		}
 	}
@@ -147,7 +147,10 @@ func (x *exchange) addRateLimit(decisions []limiter.Decision) {
 	addSpelt(h, "RateLimit-Policy", x.route.policy)
 	items := make([]byte, 0, 64)
 	for i, d := range decisions {
-		if i > 0 {
+		if !d.Known() {
+			continue
+		}
+		if len(items) > 0 {
 			items = append(items, ", "...)
 		}
 		items = append(items, x.route.items[i]...)

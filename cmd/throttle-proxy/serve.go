@@ -34,11 +34,16 @@ func (s *serveCommand) Run(p *process) error {
 		return err
 	}
 	logger := c.logger(p.stderr)
-	r, err := newReplica(c, logger)
+	h := &health{}
+	store, closeStore, err := c.openStore(opaqueID(), logger, h)
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer closeStore()
+	r, err := newReplica(c, store, logger, h)
+	if err != nil {
+		return err
+	}
 	listener, err := c.listen()
 	if err != nil {
 		return err
@@ -94,36 +99,35 @@ func (c *config) listen() (net.Listener, error) {
 	return listener, nil
 }
 
-// replica is a running throttle-proxy.
+// openStore chooses what the replicas decide by. id is what clients are told of
+// this one.
+func (c *config) openStore(id string, logger *slog.Logger, h *health) (store proxy.Cluster, closeStore func(), err error) {
+	if c.redis == nil {
+		return cluster.NewMemory(id), func() {}, nil
+	}
+	r, err := cluster.NewRedis(cluster.Options{
+		Client:  c.redis,
+		Prefix:  c.redisPrefix,
+		Replica: id,
+		LockTTL: c.lockTTL,
+		Timeout: c.storeTimeout,
+		Observe: storeObserver(logger, h),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return r, func() { _ = r.Close() }, nil
+}
+
+// replica is a throttle-proxy without its listener.
 type replica struct {
 	server *http.Server
 	health *health
-	close  func()
 }
 
-// newReplica builds all of a replica but its listener. This is where the store
-// is chosen.
-func newReplica(c *config, logger *slog.Logger) (*replica, error) {
-	h := &health{}
-	id := opaqueID()
-	var agreed proxy.Cluster = cluster.NewMemory(id)
-	closeStore := func() {}
-	if c.redis != nil {
-		store, err := cluster.NewRedis(cluster.Options{
-			Client:  c.redis,
-			Prefix:  c.redisPrefix,
-			Replica: id,
-			LockTTL: c.lockTTL,
-			Timeout: c.storeTimeout,
-			Observe: storeObserver(logger, h),
-		})
-		if err != nil {
-			return nil, err
-		}
-		agreed, closeStore = store, func() { _ = store.Close() }
-	}
+func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) (*replica, error) {
 	p, err := proxy.New(c.routes, proxy.Options{
-		Cluster: agreed,
+		Cluster: store,
 		MaxBody: c.maxBody,
 		Trust:   c.trust,
 		Observe: requestLog(logger),
@@ -136,7 +140,6 @@ func newReplica(c *config, logger *slog.Logger) (*replica, error) {
 	protocols.SetUnencryptedHTTP2(true)
 	return &replica{
 		health: h,
-		close:  closeStore,
 		server: &http.Server{
 			Handler:           h.wrap(p),
 			ReadHeaderTimeout: headerTimeout,
