@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,13 @@ func (s *serveCommand) Run(p *process) error {
 		return err
 	}
 	logger := c.logger(p.stderr)
+	listener, err := c.listen()
+	if err != nil {
+		return err
+	}
+	for _, line := range c.describe() {
+		c.announce(p.stderr, logger, line)
+	}
 	h := &health{}
 	store, closeStore, err := c.openStore(opaqueID(), logger, h)
 	if err != nil {
@@ -43,13 +51,6 @@ func (s *serveCommand) Run(p *process) error {
 	r, err := newReplica(c, store, logger, h)
 	if err != nil {
 		return err
-	}
-	listener, err := c.listen()
-	if err != nil {
-		return err
-	}
-	for _, line := range c.describe() {
-		c.announce(p.stderr, logger, line)
 	}
 	c.announce(p.stderr, logger, "listening on "+listener.Addr().String())
 	return r.serve(untilSignal(), listener)
@@ -94,7 +95,7 @@ func (c *config) listen() (net.Listener, error) {
 	}
 	listener, err := net.Listen(c.network, c.address)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen: %w", err)
+		return nil, fmt.Errorf("%s: cannot listen: %w", c.listenFlag, err)
 	}
 	return listener, nil
 }
@@ -196,16 +197,16 @@ func (c *config) describeLimits(r proxy.Route) string {
 		return "no limit"
 	}
 	var parts []string
-	for i, l := range r.Limits {
+	for _, l := range r.Limits {
 		rate, _, _ := strings.Cut(l.String(), ",")
 		part := fmt.Sprintf("%s, burst %d", rate, l.Burst)
 		if l.By != (proxy.By{}) {
 			part += " by " + l.By.String()
 		}
-		if i == 0 && c.defaultRate && r.Upstream.Slack() {
+		if r.Upstream.Slack() && l.Limit == builtinRate(r.Upstream).Limit {
 			part += " (Slack's published limit)"
 		}
-		if r.Pool != "" && strings.HasPrefix(l.Name, r.Pool) {
+		if slices.Contains(c.shared[r.Pool], l) {
 			part += " (shared by pool " + r.Pool + ")"
 		}
 		parts = append(parts, part)
