@@ -20,7 +20,7 @@ func TestDefaults(t *testing.T) {
 	got := parse(t, "--register api=https://api.example.com/v1")
 	host, _ := os.Hostname()
 	want := &config{
-		network: "tcp",
+		network: "tcp", listenFlag: "--port",
 		address: ":44444",
 		routes: []proxy.Route{{
 			Name:            "api",
