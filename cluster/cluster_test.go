@@ -110,6 +110,20 @@ var behaviours = map[string]func(t *testing.T, fleet []replica){
 			next.Lock.Release(0)
 		}
 	},
+	"A lock taken again after its hold stands": func(t *testing.T, fleet []replica) {
+		const many = 30 // ends of holds are swept a few at a time, here later than the lock is taken
+		for i := range many {
+			admit(t, fleet[0], request(fmt.Sprint(i))).Lock.Release(50 * time.Millisecond)
+		}
+		for i := many - 1; i >= 0; i-- {
+			eventually(t, "free after the hold", func() bool { return ask(t, fleet[0], request(fmt.Sprint(i))).Outcome == Admitted })
+		}
+		for range many {
+			for i := range many {
+				expect(t, fleet[i%3], Duplicate, request(fmt.Sprint(i)))
+			}
+		}
+	},
 	"A lock's second release does not touch its successor": func(t *testing.T, fleet []replica) {
 		old := admit(t, fleet[0], request("a")).Lock
 		old.Release(0)
@@ -221,12 +235,13 @@ var behaviours = map[string]func(t *testing.T, fleet []replica){
 		} {
 			limit := charge(text, text)
 			var v Verdict
-			for v.Outcome != Limited {
+			eventually(t, "limited", func() bool {
 				for i := range 8 {
 					ask(t, fleet[i%2], unlocked(limit))
 				}
 				v = ask(t, fleet[2], unlocked(limit)) // knows nothing by itself, so it is told by the store
-			}
+				return v.Outcome == Limited
+			})
 			// Had refusals been charged, it would be longer than one interval.
 			next := v.Decisions[0].NextAfter
 			if next <= 0 || next > interval {
@@ -285,8 +300,7 @@ var behaviours = map[string]func(t *testing.T, fleet []replica){
 		r := fleet[0]
 		limit := charge("limit", "20/s,burst=1")
 		admit(t, r, request("a")).Lock.Release(50 * time.Millisecond)
-		for ask(t, r, unlocked(limit)).Outcome != Limited {
-		}
+		eventually(t, "limited", func() bool { return ask(t, r, unlocked(limit)).Outcome == Limited })
 		eventually(t, "nothing known", func() bool {
 			_, known := r.Refusal(request("a", limit))
 			return !known

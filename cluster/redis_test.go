@@ -73,9 +73,8 @@ func open(t *testing.T, url string, o Options) *Redis {
 	if o.Timeout == 0 {
 		o.Timeout = 10 * time.Second
 	}
-	var err error
-	if o.Client, err = NewClient(url, TLSFiles{}, o.Timeout); err != nil {
-		t.Fatal(err)
+	if o.Client == nil {
+		o.Client = connect(t, url)
 	}
 	r, err := NewRedis(o)
 	if err != nil {
@@ -311,10 +310,10 @@ func TestRedis_AnothersLockIsLostAndNotTouched(t *testing.T) {
 	a := request("a")
 	lock := admit(t, r, a).Lock
 	// As after a pause longer than the TTL.
-	for taken := false; !taken; { // unless the renewal comes first
+	eventually(t, "taken, unless the renewal comes first", func() bool {
 		must(t, client.Del(t.Context(), lockKey(a)))
-		taken = ask(t, other, a).Outcome == Admitted
-	}
+		return ask(t, other, a).Outcome == Admitted
+	})
 	value := must(t, client.Get(t.Context(), lockKey(a)))
 	select {
 	case <-lost:
@@ -401,9 +400,13 @@ func TestRedis_PausedStore(t *testing.T) {
 				return err == nil && before != nil
 			})
 
+			var clients []*redis.Client
+			for _, server := range servers {
+				clients = append(clients, server.Client())
+			}
 			sets := func() (n int) {
-				for _, server := range servers {
-					n += calls(t, server.Client(), "set")
+				for _, client := range clients {
+					n += calls(t, client, "set")
 				}
 				return n
 			}

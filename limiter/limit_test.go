@@ -1,0 +1,140 @@
+package limiter
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// parse is Parse for limits that a test knows to be right.
+func parse(t testing.TB, s string) Limit {
+	t.Helper()
+	l, err := Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+var goodLimits = []struct {
+	in   string
+	want Limit
+	text string // as String writes it; empty where that is in
+}{
+	{"10/s", Limit{10, time.Second, 10}, ""},
+	{"1/m", Limit{1, time.Minute, 1}, ""},
+	{"3/h", Limit{3, time.Hour, 3}, ""},
+	{"1/d", Limit{1, 24 * time.Hour, 1}, ""},
+	{"1/s,burst=5", Limit{1, time.Second, 5}, ""},
+	{"5/s,burst=5", Limit{5, time.Second, 5}, "5/s"},
+	{"100/10m", Limit{100, 10 * time.Minute, 100}, ""},
+	{"100/10m,burst=20", Limit{100, 10 * time.Minute, 20}, ""},
+	{"1/10h", Limit{1, 10 * time.Hour, 1}, ""},
+	{"1/1h10m", Limit{1, 70 * time.Minute, 1}, ""},
+	{"1/1h0m30s", Limit{1, time.Hour + 30*time.Second, 1}, ""},
+	{"1/90m", Limit{1, 90 * time.Minute, 1}, "1/1h30m"},
+	{"1/1s", Limit{1, time.Second, 1}, "1/s"},
+	{"60/60s", Limit{60, time.Minute, 60}, "60/m"},
+	{"1/24h", Limit{1, 24 * time.Hour, 1}, "1/d"},
+	{"2/1.5s", Limit{2, 1500 * time.Millisecond, 2}, ""},
+	{"007/s", Limit{7, time.Second, 7}, "7/s"},
+	{"1000000/s", Limit{1_000_000, time.Second, 1_000_000}, ""},
+	{"1/1us", Limit{1, time.Microsecond, 1}, "1/1µs"},
+	{"1/s,burst=3153600000", Limit{1, time.Second, 3_153_600_000}, ""},
+}
+
+func TestParse(t *testing.T) {
+	for _, test := range goodLimits {
+		got, err := Parse(test.in)
+		if err != nil || got != test.want {
+			t.Errorf("Parse(%q): got %v, %v, want %v", test.in, got, err, test.want)
+			continue
+		}
+		text := test.text
+		if text == "" {
+			text = test.in
+		}
+		if got.String() != text {
+			t.Errorf("%q as text: got %s, want %s", test.in, got, text)
+		}
+		if again, err := Parse(got.String()); err != nil || again != got {
+			t.Errorf("%q does not round trip: got %v, %v, want %v", test.in, again, err, got)
+		}
+	}
+}
+
+var badLimits = []struct{ in, advice string }{
+	{"", "write requests/period"},
+	{"10", "write requests/period"},
+	{"10,burst=5", "write requests/period"},
+	{"/s", "write a whole number"},
+	{"0/s", "write a whole number"},
+	{"-1/s", "write a whole number"},
+	{"+1/s", "write a whole number"},
+	{" 1/s", "write a whole number"},
+	{"1.5/s", "write a whole number"},
+	{"1e3/s", "write a whole number"},
+	{"1_000/s", "write a whole number"},
+	{"99999999999999999999/s", "write a whole number"},
+	{"10/", "write s, m, h or d"},
+	{"10/w", "write s, m, h or d"},
+	{"10/10", "write s, m, h or d"},
+	{"10/0s", "write s, m, h or d"},
+	{"10/-1m", "write s, m, h or d"},
+	{"10/s/s", "write s, m, h or d"},
+	{"10/300000000h", "write s, m, h or d"},
+	{"10/s,", "write burst=B"},
+	{"10/s,20", "write burst=B"},
+	{"10/s, burst=20", "write burst=B"},
+	{"10/s,burst=", "write a whole number"},
+	{"10/s,burst=0", "write a whole number"},
+	{"10/s,burst=5,burst=6", "write a whole number"},
+	{"1000001/s", "write a lower rate"},
+	{"1/1ns", "write a lower rate"},
+	{"4611686018427387903/s", "write a lower rate"},
+	{"1/d,burst=36501", "write a smaller burst"},
+	{"1/s,burst=4611686018427387903", "write a smaller burst"},
+	{"1/900000h", "write a smaller burst"},
+}
+
+func TestParse_SaysWhatToWriteInstead(t *testing.T) {
+	for _, test := range badLimits {
+		l, err := Parse(test.in)
+		if err == nil || !strings.Contains(err.Error(), test.advice) {
+			t.Errorf("Parse(%q): got %v, %v, want an error with %q", test.in, l, err, test.advice)
+		}
+	}
+}
+
+func TestValidate_RefusesWhatParseCannotMake(t *testing.T) {
+	for _, l := range []Limit{{}, {0, time.Second, 1}, {1, 0, 1}, {1, time.Second, 0}, {-1, time.Second, 1}, {1, -time.Second, 1}} {
+		if l.Validate() == nil {
+			t.Errorf("%#v is valid", l)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, test := range goodLimits {
+		f.Add(test.in)
+	}
+	for _, test := range badLimits {
+		f.Add(test.in)
+	}
+	f.Add("9000000000000000/2562047h,burst=1") // period + rate is more than 63 bits
+	f.Fuzz(func(t *testing.T, s string) {
+		l, err := Parse(s)
+		if err != nil {
+			if !strings.Contains(err.Error(), "write") {
+				t.Errorf("Parse(%q) does not say what to write instead: %v", s, err)
+			}
+			return
+		}
+		if again, err := Parse(l.String()); err != nil || again != l {
+			t.Errorf("Parse(%q): got %v, want %v", l, again, l)
+		}
+		if l.interval() < time.Microsecond || l.offset() < l.interval() || l.offset() > maxOffset {
+			t.Errorf("Parse(%q): %v has interval %v and offset %v", s, l, l.interval(), l.offset())
+		}
+	})
+}
