@@ -36,7 +36,14 @@ type Route struct {
 	ClosedStatus int           // of the answer when the upstream cut the connection before answering, as a rule 499
 	ClientGone   ClientGone
 	Shadow       bool // decide and report, but refuse nothing
+
+	AnswerIdle time.Duration // longest pause in the upstream's body
+	Forwarded  bool          // send X-Forwarded-* and Via
+	SetHeaders []Field       // sent upstream, in place of the client's
 }
+
+// Field is a header field, its name canonical. Its value may be a secret.
+type Field struct{ Name, Value string }
 
 // Limit is a budget of a route or pool.
 type Limit struct {
@@ -160,8 +167,8 @@ func (rt *route) dedupes(r *http.Request) bool {
 // isUpgrade reports whether a request asks for another protocol, as WebSocket
 // does: by an Upgrade that its Connection names.
 func isUpgrade(h http.Header) bool {
-	if h.Get("Upgrade") == "" {
-		return false
+	if upgrade := h.Get("Upgrade"); upgrade == "" || strings.EqualFold(upgrade, "h2c") {
+		return false // h2c is not passed on
 	}
 	for _, field := range h["Connection"] {
 		for option := range strings.SplitSeq(field, ",") {

@@ -50,7 +50,7 @@ func (u *Upstream) Slack() bool { return u.url.Hostname() == "hooks.slack.com" }
 func (u *Upstream) Address() (scheme, host, port string) {
 	port = u.url.Port()
 	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.url.Scheme]
+		port = defaultPorts[u.url.Scheme]
 	}
 	return u.url.Scheme, u.url.Hostname(), port
 }
