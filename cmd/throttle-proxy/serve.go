@@ -20,9 +20,10 @@ import (
 )
 
 const (
-	headerTimeout = 10 * time.Second // for a client to send a request's header
-	idleTimeout   = 2 * time.Minute  // longer than load balancers keep theirs, which then close first
-	drainTimeout  = 25 * time.Second
+	handshakeTimeout = 10 * time.Second // for a client to agree on TLS
+	maxHeader        = 64 << 10         // bytes of a request's header: 431 beyond
+	idleTimeout      = 2 * time.Minute  // longer than load balancers keep theirs, which then close first
+	drainTimeout     = 25 * time.Second
 )
 
 type serveCommand struct{ flags }
@@ -44,7 +45,7 @@ func (s *serveCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	listener, err := c.listen()
+	listener, err := c.listen(logger)
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,21 @@ func (c *config) announce(w io.Writer, logger *slog.Logger, line string) {
 	_, _ = fmt.Fprintln(w, line)
 }
 
-func (c *config) listen() (net.Listener, error) {
+// listen returns where clients connect, by TLS if there is a certificate.
+func (c *config) listen(logger *slog.Logger) (net.Listener, error) {
+	listener, err := c.bind()
+	if err != nil || c.tlsCert == "" {
+		return wireListener{listener, c.writeIdle}, err
+	}
+	certificate, err := newCertificate(c.tlsCert, c.tlsKey, logger)
+	if err != nil {
+		_ = listener.Close()
+		return nil, fmt.Errorf("--tls-cert: %w", err)
+	}
+	return newTLSListener(listener, certificate, c.writeIdle), nil
+}
+
+func (c *config) bind() (net.Listener, error) {
 	if c.network == "unix" {
 		// What a killed process left behind is in the way; a living one's is not
 		// ours to take.
@@ -128,21 +143,29 @@ type replica struct {
 func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) (*replica, error) {
 	p, err := proxy.New(c.routes, proxy.Options{
 		Cluster: store,
-		MaxBody: c.maxBody,
 		Trust:   c.trust,
 		Observe: requestLog(logger),
+
+		MaxBody:     c.maxBody,
+		BodyMemory:  c.bodyMemory,
+		BodyTimeout: c.bodyIdle,
+		MaxInFlight: c.maxInFlight,
 	})
 	if err != nil {
 		return nil, err
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &replica{
 		health: h,
 		server: &http.Server{
-			Handler:           h.wrap(p),
-			ReadHeaderTimeout: headerTimeout,
+			Handler:           withTLSState(h.wrap(p)),
+			ConnContext:       connContext,
+			ReadHeaderTimeout: c.headerTimeout,
+			MaxHeaderBytes:    maxHeader,
+			HTTP2:             &http.HTTP2Config{WriteByteTimeout: c.writeIdle},
 			IdleTimeout:       idleTimeout,
 			Protocols:         protocols,
 			ErrorLog:          log.New(io.Discard, "", 0), // what clients send is not for the log
