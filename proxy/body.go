@@ -143,24 +143,26 @@ func (b *trailedBody) Read(p []byte) (int, error) {
 // midway is cut.
 type answerBody struct {
 	io.ReadCloser
-	res   *http.Response
-	idle  *time.Timer
-	limit time.Duration
+	x    *exchange
+	res  *http.Response
+	idle *time.Timer
 }
 
 func (x *exchange) answerBody(res *http.Response) *answerBody {
-	limit := x.route.AnswerIdle
-	return &answerBody{ReadCloser: res.Body, res: res, limit: limit, idle: time.AfterFunc(limit, x.cutIdle)}
+	return &answerBody{res.Body, x, res, time.AfterFunc(x.route.AnswerIdle, x.cutIdle)}
 }
 
 func (b *answerBody) Read(p []byte) (int, error) {
-	b.idle.Reset(b.limit)
+	b.idle.Reset(b.x.route.AnswerIdle)
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
+	switch {
+	case err == nil:
+	case err == io.EOF:
 		b.idle.Stop()
-	}
-	if err == io.EOF {
 		b.res.Trailer = allowedTrailers(b.res.Trailer)
+	default:
+		b.idle.Stop()
+		b.x.broken = true
 	}
 	return n, err
 }

@@ -33,7 +33,8 @@ type exchange struct {
 	cancel    context.CancelFunc // ends the exchange with the upstream
 	outlives  bool               // the client's leaving does not, until the upstream's header has arrived
 	unwatch   func() bool        // stops the client's leaving from ending it
-	cut       atomic.Bool        // the upstream's body stopped midway
+	broken    bool               // the upstream's body ended midway
+	idle      atomic.Bool        // because it stopped
 	forwarded time.Time          // when it was sent on; zero if it was not
 	sent      bool               // bytes may have reached the upstream
 	answered  bool               // the upstream's header has arrived
@@ -164,8 +165,11 @@ func (x *exchange) finish() {
 		x.proxy.inFlight.Add(-1)
 	}
 	x.proxy.bodies.give(x.held)
-	if x.cut.Load() {
+	switch {
+	case x.idle.Load():
 		x.event.Fault = "connection_read_timeout"
+	case x.broken && !x.event.ClientGone:
+		x.event.Fault = "http_response_incomplete"
 	}
 	x.event.Duration = time.Since(x.event.Started)
 	if x.proxy.options.Observe != nil {

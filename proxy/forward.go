@@ -182,7 +182,7 @@ func (x *exchange) begin(res *http.Response) error {
 
 // cutIdle ends an exchange whose answer has stopped midway.
 func (x *exchange) cutIdle() {
-	x.cut.Store(true)
+	x.idle.Store(true)
 	x.cancel()
 }
 
