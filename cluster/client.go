@@ -71,7 +71,12 @@ func parseURL(rawURL string) (*redis.UniversalOptions, error) {
 		credentials, hosts = authority[:i+1], authority[i+1:]
 	}
 	u, err := url.Parse("redis://" + credentials + "host" + tail)
-	if err != nil {
+	var query url.Values
+	if err == nil {
+		query, err = url.ParseQuery(u.RawQuery)
+	}
+	// What looks like a path, parameter or fragment is the rest of a password.
+	if err != nil || strings.Contains(tail, "@") || strings.Contains(tail, "#") {
 		return nil, errors.New("not a valid URL: escape special characters of the password, as in %40 for @")
 	}
 	o := &redis.UniversalOptions{Username: u.User.Username()}
@@ -79,7 +84,6 @@ func parseURL(rawURL string) (*redis.UniversalOptions, error) {
 
 	base, kind, _ := strings.Cut(scheme, "+")
 	db, defaultPort := strings.Trim(u.Path, "/"), "6379"
-	query := u.Query()
 	take := func(name string) string {
 		defer query.Del(name)
 		return query.Get(name)

@@ -33,12 +33,11 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 	for i, c := range charges {
 		tat := b.tat(c.Key, now)
 		next, ok := c.Limit.take(tat, now)
-		admitted = admitted && ok
 		if ok {
-			decisions[i] = c.Limit.decision(true, next-now)
-		} else {
-			decisions[i] = c.Limit.decision(false, tat-now)
+			tat = next
 		}
+		admitted = admitted && ok
+		decisions[i] = c.Limit.decision(ok, tat-now, float64(c.Limit.interval()))
 	}
 	for i, c := range charges {
 		tat := b.tat(c.Key, now)
@@ -47,7 +46,7 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 			next, _ := c.Limit.take(tat, now)
 			b.tats.Set(c.Key, next)
 		case decisions[i].Allowed:
-			decisions[i] = c.Limit.decision(true, tat-now)
+			decisions[i] = c.Limit.decision(true, tat-now, float64(c.Limit.interval()))
 		}
 	}
 	return decisions, admitted

@@ -2,7 +2,7 @@ package limiter
 
 import "time"
 
-// Decision is the answer of one budget to one request, rounded to
+// Decision is the answer of one budget to one request, its times rounded up to
 // microseconds. The zero Decision means that nothing is known of the budget.
 type Decision struct {
 	Allowed    bool          // the request may be spent
@@ -27,19 +27,25 @@ func (l Limit) take(tat, now time.Duration) (next time.Duration, ok bool) {
 
 // decision derives every figure of a Decision from the time until the budget
 // is full again, for budgets in memory and in Redis alike: redis_rate's own
-// Remaining comes from floating point and can be one too low.
-func (l Limit) decision(allowed bool, resetAfter time.Duration) Decision {
-	// What follows is right to half a microsecond, which is what rounding took.
+// Remaining comes from floating point and can be one too low. interval is the
+// emission interval that the budget is counted by, in nanoseconds: whole ones
+// in memory, a fraction in Redis.
+func (l Limit) decision(allowed bool, resetAfter time.Duration, interval float64) Decision {
+	// A store's answer is right to half a microsecond.
 	const rounding = time.Microsecond / 2
 	d := Decision{Allowed: allowed, ResetAfter: max(0, resetAfter).Round(time.Microsecond)}
-	interval := l.interval()
+	reset, burst := float64(max(0, resetAfter)), float64(l.Burst)
 	if allowed {
-		free := l.offset() - d.ResetAfter + rounding
-		d.Remaining = int(min(max(0, free/interval), time.Duration(l.Burst)))
+		d.Remaining = int(min(max(0, (interval*burst-reset+float64(rounding))/interval), burst))
 	}
 	if d.Remaining < l.Burst {
-		d.NextAfter = (d.ResetAfter - interval*time.Duration(l.Burst-d.Remaining-1)).Round(time.Microsecond)
-		d.NextAfter = max(d.NextAfter, time.Microsecond)
+		next := reset - interval*(burst-float64(d.Remaining)-1)
+		d.NextAfter = max(time.Microsecond, roundUp(time.Duration(next)))
 	}
 	return d
+}
+
+// roundUp rounds to microseconds: who waits for as long is admitted.
+func roundUp(d time.Duration) time.Duration {
+	return (d + time.Microsecond - 1).Truncate(time.Microsecond)
 }

@@ -120,6 +120,13 @@ func (l Limit) String() string {
 		period = "h"
 	case 24 * time.Hour:
 		period = "d"
+	default:
+		// 10m0s is 10m to a person.
+		for _, zero := range []string{"m0s", "h0m"} {
+			if strings.HasSuffix(period, zero) {
+				period = period[:len(period)-2]
+			}
+		}
 	}
 	s := strconv.Itoa(l.Rate) + "/" + period
 	if l.Burst != l.Rate {
@@ -132,8 +139,7 @@ func (l Limit) String() string {
 // It is rounded up to whole nanoseconds, so that rounding never admits more
 // than the rate.
 func (l Limit) interval() time.Duration {
-	rate := time.Duration(l.Rate)
-	return (l.Period + rate - 1) / rate
+	return (l.Period-1)/time.Duration(l.Rate) + 1
 }
 
 // offset is the burst offset: how far ahead of now the TAT may lie.

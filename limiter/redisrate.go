@@ -85,9 +85,12 @@ func (l Limit) ReadReply(reply any, charged bool) (Decision, error) {
 	if !ok || !isText || err != nil {
 		return Decision{}, fmt.Errorf("unexpected answer of redis_rate's script: %v", reply)
 	}
-	resetAfter := time.Duration(seconds * float64(time.Second))
+	// Floating point is a little off; a whole second must not become two in a
+	// Retry-After.
+	resetAfter := time.Duration(seconds * float64(time.Second)).Round(time.Microsecond)
+	interval := float64(l.Period) / float64(l.Rate)
 	if allowed > 0 && !charged {
-		resetAfter -= l.interval()
+		resetAfter -= time.Duration(interval)
 	}
-	return l.decision(allowed > 0, resetAfter), nil
+	return l.decision(allowed > 0, resetAfter, interval), nil
 }

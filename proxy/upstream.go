@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -31,6 +32,8 @@ func ParseUpstream(route, rawURL string) (*Upstream, error) {
 		return nil, fmt.Errorf("unknown scheme %q: write http, https or h2c", u.Scheme)
 	case u.Hostname() == "":
 		return nil, errors.New("the URL has no host: write https://host/path")
+	case !validPort(u.Port()):
+		return nil, fmt.Errorf("%q is not a port: write a number from 1 to 65535", u.Port())
 	case u.Fragment != "":
 		return nil, errors.New("the URL has a fragment, which is never sent: take out what follows #")
 	}
@@ -39,6 +42,12 @@ func ParseUpstream(route, rawURL string) (*Upstream, error) {
 		u.Scheme, upstream.h2c = "http", true
 	}
 	return upstream, nil
+}
+
+// validPort reports whether port can be connected to; none is the scheme's.
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
 }
 
 // Slack reports whether the URL is an incoming webhook of Slack, which

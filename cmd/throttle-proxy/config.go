@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -27,9 +28,11 @@ import (
 // config is what the flags mean.
 type config struct {
 	network, address string // to listen on
+	listenFlag       string // that said so
 	routes           []proxy.Route
 	pools            []string
 	tlsCert, tlsKey  string
+	shared           map[string][]proxy.Limit // of each pool
 	trust            proxy.Trust
 	maxBody          int64
 	bodyMemory       int64
@@ -48,8 +51,6 @@ type config struct {
 	replica   string
 	logFormat string
 	logLevel  slog.Level
-
-	defaultRate bool // no --rate set the default of all routes
 }
 
 var (
@@ -108,7 +109,7 @@ func (f *flags) parseBounds(p *parsing, c *config) {
 	size := func(flag, value string) int64 {
 		n, err := humanize.ParseBytes(value)
 		if err != nil || n == 0 || n > 1<<40 {
-			p.fail(flag, "%q is not a size: write bytes, or a number with KiB, MiB or GiB, as in 10MiB", value)
+			p.fail(flag, "%q is not a size from 1 byte to 1TiB: write bytes, or a number with KiB, MiB or GiB, as in 10MiB", value)
 		}
 		return int64(n)
 	}
@@ -131,7 +132,8 @@ func (f *flags) parseBounds(p *parsing, c *config) {
 }
 
 func (f *flags) parseListen(p *parsing, c *config) {
-	c.network, c.tlsCert, c.tlsKey = "tcp", f.TLSCert, f.TLSKey
+	c.network, c.listenFlag = "tcp", "--listen"
+	c.tlsCert, c.tlsKey = f.TLSCert, f.TLSKey
 	if (f.TLSCert == "") != (f.TLSKey == "") {
 		p.fail("tls-cert", "a certificate needs its key: write both --tls-cert and --tls-key")
 	} else if f.TLSCert != "" {
@@ -140,6 +142,7 @@ func (f *flags) parseListen(p *parsing, c *config) {
 		}
 	}
 	if f.Listen == "" {
+		c.listenFlag = "--port"
 		if _, err := strconv.ParseUint(f.Port, 10, 16); err != nil {
 			p.fail("port", "%q is not a port: write a number from 0 to 65535 (0 takes a free one)", f.Port)
 		}
@@ -170,7 +173,7 @@ func (f *flags) parseRegister(p *parsing, c *config) {
 	for _, value := range f.Register {
 		name, reference, ok := strings.Cut(value, "=")
 		switch {
-		case !ok || strings.Contains(name, "/"):
+		case !ok || strings.ContainsAny(name, ":/@?"):
 			// The value may be a URL whose path is its password.
 			p.fail("register", "a value without a name: write NAME=URL, as in slack=env:WEBHOOK_URL")
 			continue
@@ -198,20 +201,26 @@ func (f *flags) parseRegister(p *parsing, c *config) {
 
 // reference returns what env:VARIABLE or file:PATH refers to, or value itself.
 func (e environment) reference(value string) (string, error) {
-	if name, ok := strings.CutPrefix(value, "env:"); ok {
-		if e[name] == "" {
-			return "", fmt.Errorf("the variable %s is not set, or empty: set it to the URL", name)
-		}
-		return strings.TrimSpace(e[name]), nil
+	kind, name, _ := strings.Cut(value, ":")
+	if kind != "env" && kind != "file" {
+		return value, nil
 	}
-	if path, ok := strings.CutPrefix(value, "file:"); ok {
-		content, err := os.ReadFile(path)
+	// The shell puts the secret itself there for env:$WEBHOOK_URL.
+	if name == "" || strings.Contains(name, "://") || kind == "env" && strings.Contains(name, "/") {
+		return "", fmt.Errorf("%s: without a name: write env:VARIABLE, without a $, or file:PATH", kind)
+	}
+	secret := e[name]
+	if kind == "file" {
+		content, err := os.ReadFile(name)
 		if err != nil {
 			return "", fmt.Errorf("%w: write the path of a file that holds the URL", err)
 		}
-		return strings.TrimSpace(string(content)), nil
+		secret = string(content)
 	}
-	return value, nil
+	if secret = strings.TrimSpace(secret); secret == "" {
+		return "", fmt.Errorf("%s is empty or not set: put the value there", value)
+	}
+	return secret, nil
 }
 
 // rates are the values of --rate for one route or pool, or for all.
@@ -242,6 +251,8 @@ func (f *flags) parseRates(p *parsing, c *config) {
 			switch {
 			case !p.names[member]:
 				p.fail("pool", "pool %s: no route %q: register it, or take it out", name, member)
+			case poolOf[member] == name:
+				p.fail("pool", "pool %s: route %s stands there twice: write it once", name, member)
 			case poolOf[member] != "":
 				p.fail("pool", "route %s is in pool %s and pool %s: a route can be in one", member, poolOf[member], name)
 			}
@@ -270,7 +281,6 @@ func (f *flags) parseRates(p *parsing, c *config) {
 			r.limits = append(r.limits, limit)
 		}
 	}
-	c.defaultRate = of[""] == nil
 	for _, pool := range c.pools {
 		if of[pool] == nil || len(of[pool].limits) == 0 {
 			p.fail("pool", "pool %s has no budget: add --rate %s=N/PERIOD", pool, pool)
@@ -287,9 +297,9 @@ func (f *flags) parseRates(p *parsing, c *config) {
 		}
 		return limits
 	}
-	shared := map[string][]proxy.Limit{}
+	c.shared = map[string][]proxy.Limit{}
 	for _, pool := range c.pools {
-		shared[pool] = claim(pool, named(of[pool].limits, pool))
+		c.shared[pool] = claim(pool, named(of[pool].limits, pool))
 	}
 	for i := range c.routes {
 		route := &c.routes[i]
@@ -306,7 +316,7 @@ func (f *flags) parseRates(p *parsing, c *config) {
 		if route.Pool != "" {
 			tag = route.Pool
 		}
-		route.Limits = append(claim(tag, named(own.limits, route.Name)), shared[route.Pool]...)
+		route.Limits = append(claim(tag, named(own.limits, route.Name)), c.shared[route.Pool]...)
 	}
 }
 
@@ -338,8 +348,13 @@ func parseRate(text string) (l proxy.Limit, off bool, err error) {
 		return l, true, nil
 	}
 	rate := ""
+	given := map[string]bool{}
 	for i, option := range strings.Split(text, ",") {
 		key, value, _ := strings.Cut(option, "=")
+		if given[key] {
+			return l, false, fmt.Errorf("%s= is given twice: write one", key)
+		}
+		given[key] = true
 		switch {
 		case i == 0:
 			rate = option
@@ -356,8 +371,10 @@ func parseRate(text string) (l proxy.Limit, off bool, err error) {
 				return l, false, fmt.Errorf("%q cannot name a budget: write up to 63 of a-z, 0-9, dot, dash and underscore", value)
 			}
 			l.Name = value
-		default:
+		case key == "burst":
 			rate += "," + option
+		default:
+			return l, false, fmt.Errorf("unknown option %q: write burst=B, by=client, by=header:NAME or name=X", option)
 		}
 	}
 	l.Limit, err = limiter.Parse(rate)
@@ -470,6 +487,8 @@ func (f *flags) parseStore(p *parsing, c *config) {
 	var err error
 	if c.storeTimeout, err = parseTime(f.StoreTimeout); err != nil {
 		p.fail("store-timeout", "%w", err)
+	} else if c.storeTimeout < time.Millisecond {
+		p.fail("store-timeout", "%s is too short for any store: write at least 1ms", f.StoreTimeout)
 	}
 	if c.lockTTL, err = parseTime(f.LockTTL); err != nil {
 		p.fail("lock-ttl", "%w", err)
@@ -491,12 +510,21 @@ func (f *flags) parseStore(p *parsing, c *config) {
 		p.fail("redis", "%w", err)
 		return
 	}
+	if (files.Cert == "") != (files.Key == "") {
+		p.fail("redis-cert", "a client certificate and its key go together: write --redis-cert and --redis-key, or neither")
+		return
+	}
 	if c.redis, err = cluster.NewClient(rawURL, files, max(c.storeTimeout, time.Millisecond)); err != nil {
+		if errors.As(err, new(*fs.PathError)) {
+			err = fmt.Errorf("%w: write paths of PEM files for --redis-ca, --redis-cert and --redis-key", err)
+		}
 		p.fail("redis", "%w", err)
 		return
 	}
 	c.redisAddress = cluster.Address(rawURL)
-	c.redisSource = p.environment.source("redis")
+	if name := p.environment.source("redis"); p.environment[name] == f.Redis {
+		c.redisSource = name
+	}
 }
 
 func (p *parsing) parseTrust(c *config, value string) {
@@ -505,13 +533,12 @@ func (p *parsing) parseTrust(c *config, value string) {
 		return
 	}
 	prefix, err := netip.ParsePrefix(value)
-	if err != nil {
-		addr, addrErr := netip.ParseAddr(value)
-		if addrErr != nil {
-			p.fail("trusted-proxy", "%q is not a network: write CIDR as in 10.0.0.0/8, an address, or unix", value)
-			return
-		}
-		prefix = netip.PrefixFrom(addr, addr.BitLen())
+	if addr, addrErr := netip.ParseAddr(value); addrErr == nil {
+		prefix, err = addr.Prefix(addr.BitLen())
+	}
+	if err != nil || prefix.Addr().Is4In6() { // peers are never 4in6
+		p.fail("trusted-proxy", "%q is not a network: write CIDR as in 10.0.0.0/8, an address, or unix", value)
+		return
 	}
 	c.trust.Prefixes = append(c.trust.Prefixes, prefix.Masked())
 }

@@ -44,11 +44,13 @@ func (e environment) source(flag string) string {
 
 // resolve is a kong.ResolverFunc: it gives a flag the value of its variable.
 // The values of a flag that can be repeated stand apart by white space.
-func (e environment) resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+func (e environment) resolve(ctx *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	name := e.source(flag.Name)
 	switch {
 	case name == "":
 		return nil, nil
+	case flag.Name == "listen" && onCommandLine(ctx, "port"):
+		return nil, nil // --port is the same thing, and flags replace variables
 	case !flag.IsSlice():
 		return e[name], nil
 	}
@@ -57,6 +59,10 @@ func (e environment) resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (an
 		values = append(values, value)
 	}
 	return values, nil
+}
+
+func onCommandLine(ctx *kong.Context, flag string) bool {
+	return slices.ContainsFunc(ctx.Path, func(p *kong.Path) bool { return p.Flag != nil && p.Flag.Name == flag && !p.Resolved })
 }
 
 // kubernetesInjected reports whether Kubernetes has set the variable, for a

@@ -71,8 +71,8 @@ func (h *healthCommand) Run(p *process) error {
 	if len(problems.problems) > 0 {
 		return usageError{problems.problems[0]}
 	}
-	host, port, _ := net.SplitHostPort(c.address)
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+	host, port, err := net.SplitHostPort(c.address) // a path has neither
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
 		c.address = net.JoinHostPort("localhost", port)
 	}
 	scheme := "http"

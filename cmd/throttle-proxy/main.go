@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -67,7 +68,7 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 	case helped:
 		return 0
 	case err != nil:
-		_, _ = fmt.Fprintf(stderr, "throttle-proxy: %v\nRun throttle-proxy --help for the flags.\n", err)
+		_, _ = fmt.Fprintf(stderr, "throttle-proxy: %s\nRun throttle-proxy --help for commands and flags.\n", complaint(err, args))
 		return exitUsage
 	}
 	p.environment.warn(parser.Model, stderr)
@@ -82,6 +83,18 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 	}
 	_, _ = fmt.Fprintf(stderr, "throttle-proxy: %v\n", err)
 	return exitFailed
+}
+
+// complaint is what kong says of args, but not an argument itself that may be
+// a URL whose path is its password.
+func complaint(err error, args []string) string {
+	text := strings.Replace(err.Error(), `expected string value but got "EOL" (<EOL>)`, "missing value", 1)
+	for _, arg := range args {
+		if !strings.HasPrefix(arg, "-") && strings.ContainsAny(arg, "/@") {
+			text = strings.ReplaceAll(text, arg, "that looks like a URL: write --register NAME=URL")
+		}
+	}
+	return text
 }
 
 // untilSignal returns a context that ends with the first SIGTERM or interrupt.

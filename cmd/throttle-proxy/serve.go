@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +36,16 @@ func (s *serveCommand) Run(p *process) error {
 		return err
 	}
 	logger := c.logger(p.stderr)
+	listener, err := c.listen()
+	if err != nil {
+		return err
+	}
+	if listener, err = c.wires(listener, logger); err != nil {
+		return err
+	}
+	for _, line := range c.describe() {
+		c.announce(p.stderr, logger, line)
+	}
 	h := &health{}
 	store, closeStore, err := c.openStore(opaqueID(), logger, h)
 	if err != nil {
@@ -44,13 +55,6 @@ func (s *serveCommand) Run(p *process) error {
 	r, err := newReplica(c, store, logger, h)
 	if err != nil {
 		return err
-	}
-	listener, err := c.listen(logger)
-	if err != nil {
-		return err
-	}
-	for _, line := range c.describe() {
-		c.announce(p.stderr, logger, line)
 	}
 	c.announce(p.stderr, logger, "listening on "+listener.Addr().String())
 	return r.serve(untilSignal(), listener)
@@ -81,21 +85,20 @@ func (c *config) announce(w io.Writer, logger *slog.Logger, line string) {
 	_, _ = fmt.Fprintln(w, line)
 }
 
-// listen returns where clients connect, by TLS if there is a certificate.
-func (c *config) listen(logger *slog.Logger) (net.Listener, error) {
-	listener, err := c.bind()
-	if err != nil || c.tlsCert == "" {
-		return wireListener{listener, c.writeIdle}, err
+// wires returns a listener whose connections are read as HTTP/1 allows, inside
+// TLS if there is a certificate.
+func (c *config) wires(listener net.Listener, logger *slog.Logger) (net.Listener, error) {
+	if c.tlsCert == "" {
+		return wireListener{listener, c.writeIdle}, nil
 	}
 	certificate, err := newCertificate(c.tlsCert, c.tlsKey, logger)
 	if err != nil {
-		_ = listener.Close()
 		return nil, fmt.Errorf("--tls-cert: %w", err)
 	}
 	return newTLSListener(listener, certificate, c.writeIdle), nil
 }
 
-func (c *config) bind() (net.Listener, error) {
+func (c *config) listen() (net.Listener, error) {
 	if c.network == "unix" {
 		// What a killed process left behind is in the way; a living one's is not
 		// ours to take.
@@ -109,7 +112,7 @@ func (c *config) bind() (net.Listener, error) {
 	}
 	listener, err := net.Listen(c.network, c.address)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen: %w", err)
+		return nil, fmt.Errorf("%s: cannot listen: %w", c.listenFlag, err)
 	}
 	return listener, nil
 }
@@ -219,16 +222,16 @@ func (c *config) describeLimits(r proxy.Route) string {
 		return "no limit"
 	}
 	var parts []string
-	for i, l := range r.Limits {
+	for _, l := range r.Limits {
 		rate, _, _ := strings.Cut(l.String(), ",")
 		part := fmt.Sprintf("%s, burst %d", rate, l.Burst)
 		if l.By != (proxy.By{}) {
 			part += " by " + l.By.String()
 		}
-		if i == 0 && c.defaultRate && r.Upstream.Slack() {
+		if r.Upstream.Slack() && l.Limit == builtinRate(r.Upstream).Limit {
 			part += " (Slack's published limit)"
 		}
-		if r.Pool != "" && strings.HasPrefix(l.Name, r.Pool) {
+		if slices.Contains(c.shared[r.Pool], l) {
 			part += " (shared by pool " + r.Pool + ")"
 		}
 		parts = append(parts, part)

@@ -1,0 +1,641 @@
+package cluster
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"throttle-proxy/integration/redistest"
+)
+
+func TestRedis(t *testing.T) {
+	behaveOnRedis(t, startRedis(t).URL())
+}
+
+func TestRedisCluster(t *testing.T) {
+	behaveOnRedis(t, startCluster(t).URL())
+}
+
+// behaveOnRedis runs the behaviours on one store, each under its own prefix.
+func behaveOnRedis(t *testing.T, url string) {
+	for i, name := range slices.Sorted(maps.Keys(behaviours)) {
+		t.Run(name, func(t *testing.T) {
+			fleet := make([]replica, 3)
+			for n := range fleet {
+				fleet[n] = join(t, url, Options{Prefix: fmt.Sprint("prefix-", i), Replica: fmt.Sprint("replica-", n)})
+			}
+			behaviours[name](t, fleet)
+		})
+	}
+}
+
+func startRedis(t *testing.T, args ...string) *redistest.Server {
+	t.Helper()
+	skipIfShort(t)
+	return redistest.Start(t, args...)
+}
+
+func startCluster(t *testing.T) *redistest.Cluster {
+	t.Helper()
+	skipIfShort(t)
+	return redistest.StartCluster(t)
+}
+
+func skipIfShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a redis-server")
+	}
+}
+
+// open returns a replica that the test has to close. What o leaves out is set
+// to what no test has to wait for.
+func open(t *testing.T, url string, o Options) *Redis {
+	t.Helper()
+	if o.Prefix == "" {
+		o.Prefix = "throttle"
+	}
+	if o.Replica == "" {
+		o.Replica = "replica-0"
+	}
+	if o.LockTTL == 0 {
+		o.LockTTL = time.Minute
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 10 * time.Second
+	}
+	var err error
+	if o.Client, err = NewClient(url, TLSFiles{}, o.Timeout); err != nil {
+		t.Fatal(err)
+	}
+	r, err := NewRedis(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// join returns a replica that ends with the test.
+func join(t *testing.T, url string, o Options) *Redis {
+	t.Helper()
+	r := open(t, url, o)
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// must returns the value of a command of the test's own.
+func must[T any](t *testing.T, cmd interface{ Result() (T, error) }) T {
+	t.Helper()
+	value, err := cmd.Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// lockKey is where the lock of an ask is, by default.
+func lockKey(a Ask) string { return fmt.Sprintf("throttle:1:{%s}:lock:%x", a.Tag, *a.Fingerprint) }
+
+func TestRedis_KeysAndValues(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{})
+	alice := charge("by-caller", "1/h")
+	alice.Caller = "5e8848"
+	inFlight, held := request("a", charge("slack", "10/s,burst=20"), charge("slack-2", "100/d"), alice), request("b")
+	lock := admit(t, r, inFlight).Lock
+	admit(t, r, held).Lock.Release(time.Minute)
+	admit(t, r, request("c")).Lock.Release(0)
+	expect(t, r, Limited, request("d", alice))
+	other := request("e", charge("slack", "1/d"))
+	other.Tag = "pool"
+	admit(t, r, other).Lock.Release(time.Hour)
+	heldValue := func(a Ask) func() bool {
+		return func() bool { return strings.HasSuffix(must(t, client.Get(t.Context(), lockKey(a))), " held") }
+	}
+	eventually(t, "held", heldValue(held))
+	eventually(t, "held", heldValue(other))
+
+	longest := map[string]time.Duration{ // no key stays longer than what is in it matters
+		lockKey(inFlight):                          time.Minute,
+		lockKey(held):                              time.Minute,
+		lockKey(other):                             time.Hour,
+		"throttle:1:{slack}:rate:slack":            time.Second,
+		"throttle:1:{slack}:rate:slack-2":          15 * time.Minute,
+		"throttle:1:{slack}:rate:by-caller:5e8848": time.Hour,
+		"throttle:1:{pool}:rate:slack":             24 * time.Hour,
+	}
+	for _, key := range must(t, client.Keys(t.Context(), "*")) {
+		most, known := longest[key]
+		if ttl := must(t, client.PTTL(t.Context(), key)); !known || ttl > most || ttl <= 0 && most > time.Second {
+			t.Errorf("%s: got TTL %v, want up to %v", key, ttl, most)
+		}
+		delete(longest, key)
+	}
+	delete(longest, "throttle:1:{slack}:rate:slack") // may have ended
+	if len(longest) > 0 {
+		t.Errorf("missing: %v", longest)
+	}
+
+	for a, mark := range map[*Ask]string{&inFlight: "", &held: " held"} {
+		value := must(t, client.Get(t.Context(), lockKey(*a)))
+		fields := regexp.MustCompile(`^1 ([A-Z2-7]{26,}) replica-0 (id-\d+) (\d{16})( held)?$`).FindStringSubmatch(value)
+		if fields == nil || fields[2] != a.RequestID || fields[4] != mark {
+			t.Fatalf("got %q, want 1 TOKEN replica-0 %s STARTED%s", value, a.RequestID, mark)
+		}
+		micros, _ := strconv.ParseInt(fields[3], 10, 64)
+		if age := must(t, client.Time(t.Context())).Sub(time.UnixMicro(micros)); age < 0 || age > time.Minute {
+			t.Errorf("got an age of %v by the server's time", age)
+		}
+		if a == &inFlight && fields[1] != lock.token {
+			t.Errorf("got token %s, want %s", fields[1], lock.token)
+		}
+	}
+}
+
+func TestTokensAreRandom(t *testing.T) {
+	seen := make(map[string]bool)
+	for range 1000 {
+		token := newLock(request("a"), "replica-0", nil).token
+		if bits := 5 * len(token); bits < 128 || strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") != "" || seen[token] {
+			t.Fatalf("got token %q, want 128 bits in base32, each its own", token)
+		}
+		seen[token] = true
+	}
+}
+
+func TestRedis_OneTripForAnAskAndNoneForWhatIsKnown(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r, other := join(t, server.URL(), Options{}), join(t, server.URL(), Options{})
+	eventually(t, "scripts loaded", func() bool {
+		return !slices.Contains(must(t, client.ScriptExists(t.Context(), r.guard.Hash(), renewScript.Hash(), releaseScript.Hash())), false)
+	})
+	one, many := charge("one", "1/h"), charge("many", "100/h")
+	var lock *Lock
+	for _, step := range []struct {
+		name  string
+		trips int
+		do    func()
+	}{
+		{"five admissions with two windows", 5, func() {
+			for i := range 5 {
+				lock = admit(t, r, request(fmt.Sprint(i), many, charge("day", "100/d"))).Lock
+			}
+		}},
+		{"repeats of an own request", 0, func() {
+			for range 5 {
+				expect(t, r, Duplicate, request("4", many))
+				r.Refusal(request("4", many))
+			}
+		}},
+		{"a repeat of another's", 1, func() { expect(t, other, Duplicate, request("4", many)) }},
+		{"the release", 1, func() { lock.Release(0) }},
+		{"an admission and a refusal", 2, func() {
+			admit(t, r, request("a", one))
+			expect(t, r, Limited, request("b", one))
+		}},
+		{"refusals already known", 0, func() {
+			for i := range 5 {
+				expect(t, r, Limited, request(fmt.Sprint("c", i), one, many))
+				r.Refusal(unlocked(one))
+			}
+		}},
+		{"a refusal that the other does not know", 1, func() { expect(t, other, Limited, request("b", one)) }},
+		{"nothing asked for", 0, func() { admit(t, r, unlocked()) }},
+	} {
+		must(t, client.ConfigResetStat(t.Context()))
+		step.do()
+		if got := calls(t, client, "evalsha"); got != step.trips || calls(t, client, "eval") != 0 {
+			t.Errorf("%s: got %d scripts run, want %d", step.name, got, step.trips)
+		}
+	}
+}
+
+// calls returns how often a server ran a command since its figures were reset.
+func calls(t *testing.T, client *redis.Client, command string) int {
+	t.Helper()
+	_, rest, found := strings.Cut(must(t, client.Info(t.Context(), "commandstats")), "cmdstat_"+command+":calls=")
+	if !found {
+		return 0
+	}
+	digits, _, _ := strings.Cut(rest, ",")
+	n, err := strconv.Atoi(digits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestRedis_RenewalKeepsALockBeyondItsTTL(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	client := server.Client()
+	const ttl = 3 * time.Second // two thirds of it may pass without a renewal
+	r := join(t, server.URL(), Options{LockTTL: ttl})
+	a := request("a")
+	admit(t, r, a)
+	admitted := time.Now()
+	value := must(t, client.Get(t.Context(), lockKey(a)))
+	time.Sleep(ttl + ttl/10 - time.Since(admitted))
+	if got := must(t, client.Get(t.Context(), lockKey(a))); got != value {
+		t.Errorf("got %q, want %q: not lost in between", got, value)
+	}
+}
+
+func TestRedis_LockOfADeadReplicaGoesWithinItsTTL(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	client := server.Client()
+	const ttl = time.Second
+	r, other := open(t, server.URL(), Options{LockTTL: ttl}), join(t, server.URL(), Options{})
+	admit(t, r, request("a"))
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left := must(t, client.PTTL(t.Context(), lockKey(request("a")))); left > ttl {
+		t.Errorf("got %v left, want at most %v", left, ttl)
+	}
+	eventually(t, "free", func() bool { return ask(t, other, request("a")).Outcome == Admitted })
+}
+
+func TestRedis_RenewalTakesAMissingLockAgain(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{LockTTL: time.Second})
+	a := request("a")
+	lock := admit(t, r, a).Lock
+	for name, lose := range map[string]func(){
+		"deleted":                     func() { must(t, client.Del(t.Context(), lockKey(a))) },
+		"everything flushed":          func() { must(t, client.FlushAll(t.Context())) },
+		"the scripts flushed as well": func() { must(t, client.FlushAll(t.Context())); must(t, client.ScriptFlush(t.Context())) },
+	} {
+		lose()
+		eventually(t, "taken again after "+name, func() bool {
+			return strings.HasPrefix(client.Get(t.Context(), lockKey(a)).Val(), lock.value()+" ")
+		})
+		if ttl := must(t, client.PTTL(t.Context(), lockKey(a))); ttl <= 0 || ttl > time.Second {
+			t.Errorf("%s: got TTL %v, want up to 1s", name, ttl)
+		}
+	}
+	lock.Release(0)
+	admit(t, join(t, server.URL(), Options{}), request("a"))
+}
+
+func TestRedis_AnothersLockIsLostAndNotTouched(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	client := server.Client()
+	lost := make(chan struct{}, 100)
+	r := join(t, server.URL(), Options{LockTTL: time.Second, Observe: func(change Change, err error) {
+		if change != LockLost || err != nil {
+			t.Errorf("got change %d, %v, want LockLost", change, err)
+		}
+		lost <- struct{}{}
+	}})
+	other := join(t, server.URL(), Options{Replica: "replica-1"})
+	a := request("a")
+	lock := admit(t, r, a).Lock
+	// As after a pause longer than the TTL.
+	for taken := false; !taken; { // unless the renewal comes first
+		must(t, client.Del(t.Context(), lockKey(a)))
+		taken = ask(t, other, a).Outcome == Admitted
+	}
+	value := must(t, client.Get(t.Context(), lockKey(a)))
+	select {
+	case <-lost:
+	case <-time.After(20 * time.Second):
+		t.Error("not reported")
+	}
+	// Several renewals later: one loss is one report, for whoever counts them.
+	time.Sleep(time.Second)
+	if n := len(lost); n > 0 {
+		t.Errorf("got %d more reports, want none", n)
+	}
+	lock.Release(0)
+	if got := must(t, client.Get(t.Context(), lockKey(a))); got != value {
+		t.Errorf("got %q, want %q", got, value)
+	}
+	if ttl := must(t, client.PTTL(t.Context(), lockKey(a))); ttl < 30*time.Second {
+		t.Errorf("got TTL %v, want the other's", ttl)
+	}
+}
+
+func TestRedis_ReleaseDoesNotTouchASuccessor(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r, other := join(t, server.URL(), Options{}), join(t, server.URL(), Options{})
+	for _, hold := range []time.Duration{0, time.Second} {
+		a := request(hold.String())
+		lock := admit(t, r, a).Lock
+		must(t, client.Del(t.Context(), lockKey(a)))
+		admit(t, other, a)
+		value := must(t, client.Get(t.Context(), lockKey(a)))
+		lock.Release(hold)
+		// The loop does one thing after the other: this release is the last.
+		admit(t, r, request("last"+hold.String())).Lock.Release(0)
+		if got := must(t, client.Get(t.Context(), lockKey(a))); got != value {
+			t.Errorf("hold %v: got %q, want %q", hold, got, value)
+		}
+	}
+}
+
+func TestRedis_ManyReleasesAtOnce(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{})
+	const many = 3*batchSize + 1
+	locks := make([]*Lock, many)
+	for i := range locks {
+		locks[i] = admit(t, r, request(fmt.Sprint(i))).Lock
+	}
+	concurrently(t, many, func(i int) Outcome {
+		locks[i].Release(0)
+		if n := must(t, client.Exists(t.Context(), "throttle:1:"+locks[i].lockKey())); n != 0 {
+			t.Error("there after Release returned")
+		}
+		return Admitted
+	})
+	if n := must(t, client.DBSize(t.Context())); n != 0 {
+		t.Errorf("got %d keys, want none", n)
+	}
+}
+
+// TestRedis_PausedStore stops the store without its noticing: it executes what
+// it had been sent when it wakes.
+func TestRedis_PausedStore(t *testing.T) {
+	for name, start := range map[string]func() (url string, servers []*redistest.Server){
+		"single": func() (string, []*redistest.Server) {
+			server := startRedis(t)
+			return server.URL(), []*redistest.Server{server}
+		},
+		"cluster": func() (string, []*redistest.Server) {
+			cluster := startCluster(t)
+			return cluster.URL(), cluster.Nodes
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url, servers := start()
+			r := join(t, url, Options{Timeout: 200 * time.Millisecond})
+			patient := join(t, url, Options{Replica: "replica-1"})
+			ten := charge("ten", "10/h")
+			admit(t, patient, request("a", ten))
+			var before *Lock
+			eventually(t, "admitted, with a connection to spare", func() bool {
+				v, err := r.Admit(t.Context(), request("b"))
+				before = v.Lock
+				return err == nil && before != nil
+			})
+
+			sets := func() (n int) {
+				for _, server := range servers {
+					n += calls(t, server.Client(), "set")
+				}
+				return n
+			}
+			written := sets()
+			for _, server := range servers {
+				server.Pause()
+			}
+			undecided(t, r, request("c", ten))
+			before.Release(0) // returns, and is told later
+			for _, server := range servers {
+				server.Resume()
+			}
+			eventually(t, "the buffered ask executed", func() bool { return sets() == written+2 })
+			for _, body := range []string{"b", "c"} {
+				eventually(t, "no orphan of "+body, func() bool { return ask(t, patient, request(body)).Outcome == Admitted })
+			}
+			// The ask that got no answer may have been charged, but only once.
+			if got := admit(t, patient, request("d", ten)).Decisions[0].Remaining; got != 7 {
+				t.Errorf("got %d remaining, want 7", got)
+			}
+		})
+	}
+}
+
+func TestRedis_ScriptFlushLosesNothing(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r, other := join(t, server.URL(), Options{}), join(t, server.URL(), Options{})
+	ten := charge("ten", "10/h")
+	for i := range 5 {
+		must(t, client.ScriptFlush(t.Context()))
+		v := admit(t, r, request("a", ten))
+		if got := v.Decisions[0].Remaining; got != 9-i {
+			t.Errorf("got %d remaining, want %d", got, 9-i)
+		}
+		must(t, client.ScriptFlush(t.Context()))
+		v.Lock.Release(0)
+		admit(t, other, request("a")).Lock.Release(0)
+	}
+}
+
+func TestRedis_KeyOfAWrongTypeIsUndecided(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{})
+	a := request("a", charge("ten", "10/h"), charge("bad", "10/h"))
+	for _, key := range []string{lockKey(a), "throttle:1:{slack}:rate:bad"} {
+		must(t, client.RPush(t.Context(), key, "value"))
+		undecided(t, r, a)
+		// All or nothing: neither the lock nor the other limit was written.
+		if keys := must(t, client.Keys(t.Context(), "*")); len(keys) != 1 {
+			t.Errorf("got %v, want %s alone", keys, key)
+		}
+		must(t, client.Del(t.Context(), key))
+	}
+	if got := admit(t, r, a).Decisions[0].Remaining; got != 9 {
+		t.Errorf("got %d remaining, want 9", got)
+	}
+}
+
+func TestRedis_GarbageInsteadOfATATIsAbsent(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{})
+	const key = "throttle:1:{slack}:rate:three"
+	tat := func(in time.Duration) string {
+		return strconv.FormatFloat(must(t, client.Time(t.Context())).Add(in).Sub(time.Unix(1483228800, 0)).Seconds(), 'f', 6, 64)
+	}
+	for _, value := range []string{
+		"", " ", "garbage", "1 TOKEN replica-0", "nan", "-nan", "inf", "-inf", "1e308", "1e400", "-1", "99999999999999999999",
+		tat(24 * time.Hour), tat(50 * 365 * 24 * time.Hour),
+	} {
+		must(t, client.Set(t.Context(), key, value, 0))
+		if v := admit(t, r, unlocked(charge("three", "3/h"))); v.Decisions[0].Remaining != 2 {
+			t.Errorf("%q: got %+v, want 2 remaining", value, v.Decisions[0])
+		}
+		got, err := client.Get(t.Context(), key).Float64()
+		if ttl := must(t, client.PTTL(t.Context(), key)); err != nil || ttl <= 0 {
+			t.Errorf("%q: became %v, %v, with TTL %v", value, got, err, ttl)
+		}
+	}
+	// A little ahead is what a replica with a larger burst may have written.
+	must(t, client.Set(t.Context(), key, tat(2*time.Hour), time.Hour))
+	expect(t, r, Limited, unlocked(charge("three", "3/h")))
+}
+
+func TestRedis_LockOfAnotherFormatIsOfAnUnknownHolder(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{})
+	a := request("a")
+	for _, value := range []string{
+		"", " ", "garbage", "1", "1 TOKEN", "1 TOKEN replica-0 id-1", "2 TOKEN replica-0 id-1 1700000000000000", "2 TOKEN replica-0 id-1 1700000000000000 held", "\x00\xff", " held",
+	} {
+		must(t, client.Set(t.Context(), lockKey(a), value, time.Minute))
+		if v := expect(t, r, Duplicate, a); v.Holder != (Holder{}) {
+			t.Errorf("%q: got holder %+v, want an unknown one", value, v.Holder)
+		}
+	}
+	must(t, client.Set(t.Context(), lockKey(a), "1 TOKEN replica-9 id-1 soon", time.Minute))
+	if v := expect(t, r, Duplicate, a); v.Holder != (Holder{RequestID: "id-1", Replica: "replica-9"}) {
+		t.Errorf("got holder %+v, want one of unknown age", v.Holder)
+	}
+}
+
+func TestReadReply_RefusesWhatIsMalformed(t *testing.T) {
+	a := request("a", charge("ten", "10/h"))
+	decision := []any{int64(1), int64(9), "-1", "360"}
+	for _, reply := range [][]any{
+		nil, {nil}, {"1", decision}, {int64(0), decision}, {int64(4), decision},
+		{int64(1)}, {int64(1), nil}, {int64(1), decision, decision}, {int64(1), decision[:3]}, {int64(3), "no"},
+		{int64(2)}, {int64(2), "value"}, {int64(2), "value", "soon"}, {int64(2), "value", nil},
+	} {
+		if v, err := readReply(a, reply); err == nil {
+			t.Errorf("%v: got %+v, want an error", reply, v)
+		}
+	}
+	if v, err := readReply(a, []any{int64(1), decision}); err != nil || v.Outcome != Admitted {
+		t.Errorf("got %+v, %v, want an admission", v, err)
+	}
+}
+
+func TestRedis_ObserverSeesEachChangeOnce(t *testing.T) {
+	server := startRedis(t)
+	var mu sync.Mutex
+	var changes []Change
+	r := join(t, server.URL(), Options{Observe: func(change Change, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		changes = append(changes, change)
+		if (change == StoreAway) != (err != nil) {
+			t.Errorf("change %d: got error %v", change, err)
+		}
+	}})
+	want := func(all ...Change) {
+		t.Helper()
+		mu.Lock()
+		defer mu.Unlock()
+		if !slices.Equal(changes, all) {
+			t.Fatalf("got %v, want %v", changes, all)
+		}
+	}
+	many := charge("many", "1000/h")
+	admit(t, r, unlocked(many))
+	want()
+	for round := range 2 {
+		server.Kill()
+		for range 3 {
+			undecided(t, r, unlocked(many))
+		}
+		want([]Change{StoreAway, StoreBack, StoreAway}[:1+2*round]...)
+		// What needs no store tells nothing of it.
+		admit(t, r, unlocked())
+		want([]Change{StoreAway, StoreBack, StoreAway}[:1+2*round]...)
+		server.Restart()
+		for range 3 {
+			admit(t, r, unlocked(many))
+		}
+		want([]Change{StoreAway, StoreBack, StoreAway, StoreBack}[:2+2*round]...)
+	}
+}
+
+func TestRedis_PrefixesKeepFleetsApart(t *testing.T) {
+	server := startRedis(t)
+	one := charge("one", "1/h")
+	for _, prefix := range []string{"a", "b", "a:1"} {
+		r, other := join(t, server.URL(), Options{Prefix: prefix}), join(t, server.URL(), Options{Prefix: prefix})
+		admit(t, r, request("a", one))
+		expect(t, other, Duplicate, request("a", one))
+		expect(t, other, Limited, request("b", one))
+	}
+}
+
+func TestRedis_BudgetsAndLocksOutliveReplicas(t *testing.T) {
+	server := startRedis(t)
+	one, ten := charge("one", "1/h"), charge("ten", "10/h")
+	for i := range 3 {
+		r := open(t, server.URL(), Options{})
+		if got := admit(t, r, request(fmt.Sprint(i), ten)).Decisions[0].Remaining; got != 9-i {
+			t.Errorf("got %d remaining, want %d", got, 9-i)
+		}
+		if v := ask(t, r, request("a", one)); (v.Outcome == Admitted) != (i == 0) {
+			t.Errorf("replica %d: got %+v", i, v)
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := join(t, server.URL(), Options{})
+	expect(t, r, Duplicate, request("0"))
+	// What a replica knows by itself is not known to others.
+	if v, known := r.Refusal(request("0", one)); known {
+		t.Errorf("got %+v, want nothing known", v)
+	}
+}
+
+func TestRedis_CloseGivesBackWhatIsQueued(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := open(t, server.URL(), Options{})
+	const many = 2*batchSize + 1
+	for i := range many {
+		admit(t, r, request(fmt.Sprint(i))).Lock.Release(time.Minute)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	keys := must(t, client.Keys(t.Context(), "*"))
+	for _, key := range keys {
+		if value := must(t, client.Get(t.Context(), key)); !strings.HasSuffix(value, " held") {
+			t.Fatalf("got %q, want a hold", value)
+		}
+	}
+	if len(keys) != many {
+		t.Errorf("got %d keys, want %d", len(keys), many)
+	}
+}
+
+func TestRedis_CloseLeavesNoGoroutine(t *testing.T) {
+	server := startRedis(t)
+	r := open(t, server.URL(), Options{})
+	concurrently(t, 20, func(i int) Outcome {
+		v := ask(t, r, request(fmt.Sprint(i), charge("ten", "10/h")))
+		v.Lock.Release(time.Duration(i%2) * time.Minute)
+		return v.Outcome
+	})
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "no goroutine left", func() bool {
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		return !strings.Contains(string(stacks), "cluster.(*Redis)") && !strings.Contains(string(stacks), "go-redis")
+	})
+}

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"throttle-proxy/limiter"
+	"throttle-proxy/proxy"
+)
+
+func TestDefaults(t *testing.T) {
+	got := parse(t, "--register api=https://api.example.com/v1")
+	host, _ := os.Hostname()
+	want := &config{
+		network: "tcp",
+		address: ":44444",
+		routes: []proxy.Route{{
+			Name:            "api",
+			Upstream:        got.routes[0].Upstream,
+			Limits:          []proxy.Limit{{Name: "api", Limit: limiter.Limit{Rate: 10, Period: time.Second, Burst: 20}}},
+			Dedupe:          proxy.DedupeOn,
+			DedupeHeaders:   []string{"Authorization", "Cookie", "X-Api-Key", "Api-Key", "Idempotency-Key"},
+			Hold:            time.Second,
+			DuplicateStatus: 409,
+			Timeout:         time.Minute,
+			ClosedStatus:    499,
+			ClientGone:      proxy.Finish,
+		}},
+		maxBody:      10 << 20,
+		redisPrefix:  "throttle",
+		shared:       map[string][]proxy.Limit{},
+		storeTimeout: 100 * time.Millisecond,
+		lockTTL:      5 * time.Second,
+		replica:      host,
+		logFormat:    "text",
+		logLevel:     slog.LevelInfo,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestFlagsOfTheReplica(t *testing.T) {
+	for _, test := range []struct {
+		line string
+		of   func(*config) any
+		want any
+	}{
+		{"--port 0", listens, "tcp :0"},
+		{"--port 8080", listens, "tcp :8080"},
+		{"--port 8080 --listen :8081", listens, "tcp :8081"},
+		{"--listen 127.0.0.1:0", listens, "tcp 127.0.0.1:0"},
+		{"--listen [::1]:80", listens, "tcp [::1]:80"},
+		{"--listen localhost:80", listens, "tcp localhost:80"},
+		{"--listen unix:/run/proxy.sock", listens, "unix /run/proxy.sock"},
+		{"--listen unix:proxy.sock", listens, "unix proxy.sock"},
+		{"THROTTLE_PROXY_LISTEN=:8081", listens, "tcp :8081"},
+
+		{"--max-body 1", func(c *config) any { return c.maxBody }, int64(1)},
+		{"--max-body 64KiB", func(c *config) any { return c.maxBody }, int64(64 << 10)},
+		{"--max-body 1␣MB", func(c *config) any { return c.maxBody }, int64(1e6)},
+		{"--trusted-proxy 10.1.2.3/8 --trusted-proxy ::1 --trusted-proxy unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8", "::1/128")},
+		{"THROTTLE_PROXY_TRUSTED_PROXY=10.0.0.0/8␣unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8")},
+		{"--store-timeout 50ms --lock-ttl 500ms", func(c *config) any { return c.storeTimeout + c.lockTTL }, 550 * time.Millisecond},
+		{"--replica-name a", func(c *config) any { return c.replica }, "a"},
+		{"--log-format json", func(c *config) any { return c.logFormat }, "json"},
+		{"--log-level DEBUG", func(c *config) any { return c.logLevel }, slog.LevelDebug},
+
+		{"--redis none", store, ""},
+		{"REDIS_URL=redis://a --redis none", store, ""},
+		{"--redis redis://a/2 --redis-prefix team:x", store, "redis://a/2  team:x"},
+		{"--redis redis://user:CANARY@a:1", store, "redis://a:1  throttle"},
+		{"--redis unix://:CANARY@/run/redis.sock?db=2", store, "unix:///run/redis.sock  throttle"},
+		{"--redis rediss+sentinel://user:CANARY@a,b:1/2?master_name=m&sentinel_password=CANARY", store, "rediss+sentinel://a,b:1/2  throttle"},
+		{"--redis redis+cluster://:CANARY@a,b", store, "redis+cluster://a,b  throttle"},
+		{"REDIS_URL=redis://:CANARY@a", store, "redis://a REDIS_URL throttle"},
+		{"THROTTLE_PROXY_REDIS=redis://b REDIS_URL=redis://a", store, "redis://b THROTTLE_PROXY_REDIS throttle"},
+		{"REDIS_URL=redis://a --redis redis://b", store, "redis://b  throttle"},
+		{"CACHE=␣redis://:CANARY@a␣ --redis env:CACHE", store, "redis://a  throttle"},
+	} {
+		c := parse(t, test.line+" --register a=http://host")
+		if got := test.of(c); !reflect.DeepEqual(got, test.want) {
+			t.Errorf("%s: got %v, want %v", test.line, got, test.want)
+		}
+	}
+}
+
+func listens(c *config) any { return c.network + " " + c.address }
+
+func store(c *config) any {
+	if c.redis == nil {
+		return ""
+	}
+	return c.redisAddress + " " + c.redisSource + " " + c.redisPrefix
+}
+
+func trust(prefixes ...string) proxy.Trust {
+	t := proxy.Trust{Unix: true}
+	for _, p := range prefixes {
+		t.Prefixes = append(t.Prefixes, netip.MustParsePrefix(p))
+	}
+	return t
+}
+
+func TestPolicyOfARouteReplacesTheDefault(t *testing.T) {
+	tested := []string{"rate"} // has a test of its own
+	for _, test := range []struct {
+		flag, all, own string
+		of             func(proxy.Route) any
+		wantA, wantB   any // b has a value of its own
+	}{
+		{"dedupe", "all", "key", func(r proxy.Route) any { return r.Dedupe }, proxy.DedupeAll, proxy.DedupeKey},
+		{"dedupe-header", "X-User,Cookie", "none", func(r proxy.Route) any { return r.DedupeHeaders }, []string{"X-User", "Cookie"}, []string(nil)},
+		{"hold", "0s", "1m30s", func(r proxy.Route) any { return r.Hold }, time.Duration(0), 90 * time.Second},
+		{"duplicate-status", "425", "503", func(r proxy.Route) any { return r.DuplicateStatus }, 425, 503},
+		{"timeout", "1s", "2m", func(r proxy.Route) any { return r.Timeout }, time.Second, 2 * time.Minute},
+		{"client-gone", "cancel", "finish", func(r proxy.Route) any { return r.ClientGone }, proxy.Cancel, proxy.Finish},
+		{"upstream-closed-status", "502", "599", func(r proxy.Route) any { return r.ClosedStatus }, 502, 599},
+		{"shadow", "on", "off", func(r proxy.Route) any { return r.Shadow }, true, false},
+	} {
+		tested = append(tested, test.flag)
+		flag := " --" + test.flag + " "
+		variable := variableOf(test.flag) + "=" + test.all + "␣b=" + test.own
+		for _, line := range []string{
+			flag + test.all + flag + "b=" + test.own,
+			flag + "b=" + test.own + flag + test.all,
+			variable,
+		} {
+			c := parse(t, line+" --register a=http://a --register b=http://b")
+			if gotA, gotB := test.of(c.routes[0]), test.of(c.routes[1]); !reflect.DeepEqual(gotA, test.wantA) || !reflect.DeepEqual(gotB, test.wantB) {
+				t.Errorf("%s: got %v and %v, want %v and %v", line, gotA, gotB, test.wantA, test.wantB)
+			}
+		}
+	}
+	for _, flag := range flagsOf(t, "serve") {
+		if strings.HasPrefix(flag.PlaceHolder, "[R=]") && !slices.Contains(tested, flag.Name) {
+			t.Errorf("--%s is not tested here", flag.Name)
+		}
+	}
+}
+
+func TestRates(t *testing.T) {
+	const slackToo = "--register slack=https://hooks.slack.com/services/CANARY --register api=http://host "
+	for _, test := range []struct{ line, want string }{
+		{slackToo, "slack: slack 1/s,burst=5; api: api 10/s,burst=20"},
+		{slackToo + "--rate slack=2/s", "slack: slack 2/s; api: api 10/s,burst=20"},
+		{slackToo + "--rate api=2/s", "slack: slack 1/s,burst=5; api: api 2/s"},
+		{slackToo + "--rate 2/s", "slack: slack 2/s; api: api 2/s"},
+		{slackToo + "--rate 2/s --rate slack=3/s", "slack: slack 3/s; api: api 2/s"},
+		{slackToo + "--rate off", "slack:; api:"},
+		{slackToo + "--rate off --rate api=2/s", "slack:; api: api 2/s"},
+		{slackToo + "--rate 2/s --rate api=off", "slack: slack 2/s; api:"},
+		{"--register a=http://host --rate 10/s --rate 100/90s,burst=20 --rate 1000/24h", "a: a 10/s a-2 100/1m30s,burst=20 a-3 1000/d"},
+		{"--register a=http://host --rate a=10/s,name=x --rate a=9/m", "a: x 10/s a-2 9/m"},
+		{"THROTTLE_PROXY_RATE=10/s,burst=20␣a=9/h,burst=2 --register a=http://host", "a: a 9/h,burst=2"},
+		{"--register a=http://host --rate 10/s,by=client,burst=3 --rate 5/s,name=key,by=header:X-Key", "a: a 10/s,burst=3 by client key 5/s by header:X-Key"},
+		{pooled + "--rate p=7/s", "a in p: a 10/s,burst=20 p 7/s; b in p: b 10/s,burst=20 p 7/s"},
+		{pooled + "--rate p=7/s --rate p=70/m,burst=7 --rate off", "a in p: p 7/s p-2 70/m,burst=7; b in p: p 7/s p-2 70/m,burst=7"},
+		{pooled + "--rate p=7/s,name=both --rate 1/s --rate b=2/s", "a in p: a 1/s both 7/s; b in p: b 2/s both 7/s"},
+		{pooled + "--register c=http://c --rate p=7/s --rate off", "a in p: p 7/s; b in p: p 7/s; c:"},
+		// Budgets of one name are two where no pool brings them together.
+		{"--register a=http://a --register b=http://b --rate 1/s,name=each", "a: each 1/s; b: each 1/s"},
+	} {
+		if got := budgets(parse(t, test.line)); got != test.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", test.line, got, test.want)
+		}
+	}
+}
+
+// budgets lists the routes with the names and values of their limits.
+func budgets(c *config) string {
+	var routes []string
+	for _, r := range c.routes {
+		text := r.Name
+		if r.Pool != "" {
+			text += " in " + r.Pool
+		}
+		text += ":"
+		for _, l := range r.Limits {
+			text += " " + l.Name + " " + l.String()
+			if by := l.By.String(); by != "" {
+				text += " by " + by
+			}
+		}
+		routes = append(routes, text)
+	}
+	return strings.Join(routes, "; ")
+}
+
+func TestUpstreamURLs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "webhook")
+	if err := os.WriteFile(path, []byte("\nhttps://host/CANARY\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ line, want string }{
+		{"--register a=http://host", "a http host 80"},
+		{"--register a=https://host:8443/a,b?c=d&e=f", "a https host 8443"},
+		{"--register a=h2c://host:50051", "a http host 50051"},
+		{"--register a=https://user:CANARY@host/CANARY?CANARY", "a https host 443"},
+		{"--register a=https://[::1]/", "a https ::1 443"},
+		{"--register a=https://bücher.example/", "a https bücher.example 443"},
+		{"--register 0._-=http://host", "0._- http host 80"},
+		{"WEBHOOK_URL=␣https://host/CANARY␣ --register a=env:WEBHOOK_URL", "a https host 443"},
+		{"--register a=file:" + path, "a https host 443"},
+		{"THROTTLE_PROXY_REGISTER=a=http://host␣b=env:B B=https://b/ serve", "a http host 80, b https b 443"},
+		{"THROTTLE_PROXY_REGISTER=a=http://host --register b=http://b", "b http b 80"},
+	} {
+		var got []string
+		for _, r := range parse(t, test.line).routes {
+			scheme, host, port := r.Upstream.Address()
+			got = append(got, fmt.Sprint(r.Name, " ", scheme, " ", host, " ", port))
+		}
+		if got := strings.Join(got, ", "); got != test.want {
+			t.Errorf("%s: got %s, want %s", test.line, got, test.want)
+		}
+	}
+}
+
+func TestConfigPrintsNoSecret(t *testing.T) {
+	c := parse(t, "B=https://host/CANARY --register a=https://CANARY:CANARY@host/CANARY?k=CANARY --register b=env:B "+
+		"--redis redis://CANARY:CANARY@host/1")
+	texts := append(c.describe(), c.routes[0].Upstream.LogValue().String())
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		texts = append(texts, fmt.Sprintf(verb, c), fmt.Sprintf(verb, *c), fmt.Sprintf(verb, c.routes), fmt.Sprintf(verb, c.redis))
+	}
+	for _, text := range texts {
+		if strings.Contains(text, canary) || strings.Contains(text, fmt.Sprintf("%x", canary)) {
+			t.Errorf("got %q, want no %s in it", text, canary)
+		}
+	}
+}
+
+func FuzzParseRate(f *testing.F) {
+	for _, seed := range []string{
+		"off", "10/s", "100/10m,burst=20", "1/d,by=client", "1/s,by=header:X-Key,name=x,burst=2", "1/s,,", "=", "1/s,burst", "-1/s", "1/2562047h,burst=4611686018427387903",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		l, off, err := parseRate(text)
+		switch {
+		case err != nil:
+			return
+		case off:
+			if text != "off" || l != (proxy.Limit{}) {
+				t.Errorf("%q is off, with %+v", text, l)
+			}
+			return
+		case l.Name != "" && !proxy.ValidName(l.Name) || l.By.Client && l.By.Header != "":
+			t.Errorf("%q: got %+v", text, l)
+		}
+		if err := l.Validate(); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+		if again, err := limiter.Parse(l.String()); err != nil || again != l.Limit {
+			t.Errorf("%q: got %+v and %v from %s, want %+v", text, again, err, l, l.Limit)
+		}
+	})
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"throttle-proxy/integration/redistest"
+)
+
+func TestHealthCommand(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		health func(*health)
+		status int
+		stdout string // how it begins
+		stderr string // what is in it
+	}{
+		{"ready", func(*health) {}, 0, "ok\n", ""},
+		{"degraded", func(h *health) { h.storeAway(time.Now()) }, 0, "degraded: store away ", ""},
+		{"recovered", func(h *health) { h.storeAway(time.Now()); h.storeBack() }, 0, "ok\n", ""},
+		{"draining", func(h *health) { h.draining.Store(true) }, exitFailed, "draining\n", "not ready"},
+	} {
+		h := &health{}
+		test.health(h)
+		server := httptest.NewServer(h.wrap(http.NotFoundHandler()))
+		defer server.Close()
+		_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
+		for _, line := range []string{
+			"health --port " + port,
+			"health --listen 127.0.0.1:" + port,
+			"health --listen 0.0.0.0:" + port,
+			"PORT=" + port + " health",
+			"THROTTLE_PROXY_LISTEN=:" + port + " health",
+		} {
+			status, stdout, stderr := execute(line)
+			if status != test.status || !strings.HasPrefix(stdout, test.stdout) || !strings.Contains(stderr, test.stderr) || (stderr == "") != (test.stderr == "") {
+				t.Errorf("%s, %s: got status %d, %q and %q, want %d, %q and %q", test.name, line, status, stdout, stderr, test.status, test.stdout, test.stderr)
+			}
+		}
+	}
+}
+
+func TestHealthCommandOnAUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer((&health{}).wrap(http.NotFoundHandler()))
+	server.Listener = listener
+	server.Start()
+	defer server.Close()
+	status, stdout, stderr := execute("THROTTLE_PROXY_LISTEN=unix:" + path + " health")
+	if status != 0 || stdout != "ok\n" || stderr != "" {
+		t.Errorf("got status %d, %q and %q, want 0, ok and nothing", status, stdout, stderr)
+	}
+}
+
+func TestHealthCommandFailsWhereNobodyAnswers(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:" + redistest.FreePort(t), "unix:" + filepath.Join(t.TempDir(), "s")} {
+		status, stdout, stderr := execute("health --listen " + addr)
+		want := "throttle-proxy: the replica does not answer on " + strings.TrimPrefix(addr, "unix:") + "\n"
+		if status != exitFailed || stdout != "" || stderr != want {
+			t.Errorf("%s: got status %d, %q and %q, want %d and %q", addr, status, stdout, stderr, exitFailed, want)
+		}
+	}
+}
+
+func TestHealthPathsAreNoRoutes(t *testing.T) {
+	h := &health{}
+	handler := h.wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	h.draining.Store(true)
+	for _, test := range []struct {
+		path string
+		want int
+	}{
+		{"/-/healthy", http.StatusOK},
+		{"/-/ready", http.StatusServiceUnavailable},
+		{"/-/", http.StatusNotFound},
+		{"/-/metrics", http.StatusNotFound},
+		{"/-", http.StatusTeapot},
+		{"/slack/-/ready", http.StatusTeapot},
+	} {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, test.path, nil))
+		if w.Code != test.want {
+			t.Errorf("%s: got %d, want %d", test.path, w.Code, test.want)
+		}
+	}
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestDescribe(t *testing.T) {
+	const alone = "store: this process alone; with --redis replicas would decide together"
+	for _, test := range []struct {
+		line string
+		want []string
+	}{
+		{"--register slack=https://hooks.slack.com/services/CANARY", []string{
+			"slack  1/s, burst 5 (Slack's published limit); repeats refused while in flight and 1s after success",
+			alone,
+		}},
+		{"--register slack=https://hooks.slack.com/services/CANARY --rate 1/s", []string{
+			"slack  1/s, burst 1; repeats refused while in flight and 1s after success",
+			alone,
+		}},
+		{"--register a=http://host --register longer=http://host --rate off --rate longer=10/s --rate longer=100/90s,by=client --hold 0s", []string{
+			"a       no limit; repeats refused while in flight",
+			"longer  10/s, burst 10 and 100/1m30s, burst 100 by client; repeats refused while in flight",
+			alone,
+		}},
+		{"--register slack=https://hooks.slack.com/services/CANARY --rate slack=2/s", []string{
+			"slack  2/s, burst 2; repeats refused while in flight and 1s after success",
+			alone,
+		}},
+		{"--register team-a=http://host --pool team=team-a --rate team=7/s", []string{
+			"team-a  10/s, burst 20 and 7/s, burst 7 (shared by pool team); repeats refused while in flight and 1s after success",
+			alone,
+		}},
+		{pooled + "--rate p=7/s --dedupe off --dedupe b=all --shadow b=on", []string{
+			"a  10/s, burst 20 and 7/s, burst 7 (shared by pool p); repeats are forwarded",
+			"b  10/s, burst 20 and 7/s, burst 7 (shared by pool p); repeats, of any method, refused while in flight and 1s after success; shadow: nothing is refused, only reported",
+			alone,
+		}},
+		{"REDIS_URL=rediss://user:CANARY@host:6380/1 --register a=http://host --rate 2/m --dedupe key --redis-prefix team", []string{
+			"a  2/m, burst 2; repeats with an Idempotency-Key refused while in flight and 1s after success",
+			"store: rediss://host:6380/1 (from REDIS_URL), keys under team:",
+		}},
+	} {
+		if got := parse(t, test.line).describe(); !slices.Equal(got, test.want) {
+			t.Errorf("%s:\ngot  %q\nwant %q", test.line, got, test.want)
+		}
+	}
+}
+
+func TestStaleUnixSocketIsReplaced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	_ = stale.Close()
+	listener, err := (&config{network: "unix", address: path}).listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	_ = listener.Close()
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("got %v for the socket of a listener that is closed, want none", err)
+	}
+}
+
+func TestUnixSocketInUseIsLeftAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	status, _, stderr := execute("--register a=http://host --listen unix:" + path)
+	if want := "--listen: something else listens on " + path; status != exitFailed || !strings.Contains(stderr, want) {
+		t.Errorf("got status %d and %q, want %d and %q", status, stderr, exitFailed, want)
+	}
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatalf("the first listener is gone: %v", err)
+	}
+	_ = conn.Close()
+}
+
+func TestFileInPlaceOfAUnixSocketIsLeftAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	if err := os.WriteFile(path, []byte("notes"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, stderr := execute("--register a=http://host --listen unix:" + path); status != exitFailed || !strings.Contains(stderr, path) {
+		t.Errorf("got status %d and %q, want %d and the path", status, stderr, exitFailed)
+	}
+	if got, err := os.ReadFile(path); string(got) != "notes" {
+		t.Errorf("got %q and %v, want the file as it was", got, err)
+	}
+}
