@@ -20,7 +20,7 @@ func TestDefaults(t *testing.T) {
 	got := parse(t, "--register api=https://api.example.com/v1")
 	host, _ := os.Hostname()
 	want := &config{
-		network: "tcp",
+		network: "tcp", listenFlag: "--port",
 		address: ":44444",
 		routes: []proxy.Route{{
 			Name:            "api",
@@ -33,15 +33,22 @@ func TestDefaults(t *testing.T) {
 			Timeout:         time.Minute,
 			ClosedStatus:    499,
 			ClientGone:      proxy.Finish,
+			AnswerIdle:      5 * time.Minute,
+			Forwarded:       true,
 		}},
-		maxBody:      10 << 20,
-		redisPrefix:  "throttle",
-		shared:       map[string][]proxy.Limit{},
-		storeTimeout: 100 * time.Millisecond,
-		lockTTL:      5 * time.Second,
-		replica:      host,
-		logFormat:    "text",
-		logLevel:     slog.LevelInfo,
+		maxBody:       10 << 20,
+		bodyMemory:    256 << 20,
+		maxInFlight:   10000,
+		headerTimeout: 10 * time.Second,
+		bodyIdle:      30 * time.Second,
+		writeIdle:     time.Minute,
+		redisPrefix:   "throttle",
+		shared:        map[string][]proxy.Limit{},
+		storeTimeout:  100 * time.Millisecond,
+		lockTTL:       5 * time.Second,
+		replica:       host,
+		logFormat:     "text",
+		logLevel:      slog.LevelInfo,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -124,6 +131,9 @@ func TestPolicyOfARouteReplacesTheDefault(t *testing.T) {
 		{"timeout", "1s", "2m", func(r proxy.Route) any { return r.Timeout }, time.Second, 2 * time.Minute},
 		{"client-gone", "cancel", "finish", func(r proxy.Route) any { return r.ClientGone }, proxy.Cancel, proxy.Finish},
 		{"upstream-closed-status", "502", "599", func(r proxy.Route) any { return r.ClosedStatus }, 502, 599},
+		{"answer-idle", "1s", "2m", func(r proxy.Route) any { return r.AnswerIdle }, time.Second, 2 * time.Minute},
+		{"forwarded", "off", "on", func(r proxy.Route) any { return r.Forwarded }, false, true},
+		{"set-header", "X-A=1", "X-B=2", func(r proxy.Route) any { return len(r.SetHeaders) }, 1, 1},
 		{"shadow", "on", "off", func(r proxy.Route) any { return r.Shadow }, true, false},
 	} {
 		tested = append(tested, test.flag)
