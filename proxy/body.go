@@ -74,13 +74,14 @@ func (x *exchange) readBody() ([]byte, error) {
 // for the body timeout.
 type idleReader struct {
 	io.ReadCloser
+	x       *exchange
 	control *http.ResponseController
 	timeout time.Duration
 	until   time.Time
 }
 
 func (x *exchange) idleReader(body io.ReadCloser) *idleReader {
-	return &idleReader{ReadCloser: body, control: http.NewResponseController(x.client), timeout: x.proxy.options.BodyTimeout}
+	return &idleReader{ReadCloser: body, x: x, control: http.NewResponseController(x.client), timeout: x.proxy.options.BodyTimeout}
 }
 
 func (r *idleReader) Read(p []byte) (int, error) {
@@ -91,6 +92,7 @@ func (r *idleReader) Read(p []byte) (int, error) {
 	}
 	n, err := r.ReadCloser.Read(p)
 	if err != nil {
+		r.x.cutShort.Store(err != io.EOF)
 		_ = r.done()
 	}
 	return n, err

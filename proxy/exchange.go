@@ -36,6 +36,7 @@ type exchange struct {
 	broken    bool               // the upstream's body ended midway
 	idle      atomic.Bool        // because it stopped
 	forwarded time.Time          // when it was sent on; zero if it was not
+	cutShort  atomic.Bool        // the client's body ended midway
 	sent      bool               // bytes may have reached the upstream
 	answered  bool               // the upstream's header has arrived
 	success   bool               // with a 2xx

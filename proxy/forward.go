@@ -39,8 +39,10 @@ func newTransport(r Route) *http.Transport {
 		MaxIdleConns:        0,
 		MaxIdleConnsPerHost: 4096,
 		IdleConnTimeout:     90 * time.Second,
-		DisableCompression:  true, // or the Transport asks for gzip and decodes it
-		Protocols:           protocols,
+		// Only bodies that stream are announced by Expect (see rewriteBody).
+		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true, // or the Transport asks for gzip and decodes it
+		Protocols:             protocols,
 	}
 }
 
@@ -92,8 +94,7 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	} else if out.Body != nil {
 		x.streamBody(out)
 	}
-	if strings.EqualFold(out.Header.Get("Upgrade"), "h2c") {
-		// HTTP/2 would go on where nobody decides.
+	if !isUpgrade(x.in.Header) {
 		for _, name := range [...]string{"Connection", "Upgrade", "Http2-Settings"} {
 			delete(out.Header, name)
 		}
@@ -127,6 +128,7 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 // begin again on another connection where nothing was written on the first.
 func (x *exchange) rewriteBody(out *http.Request) {
 	out.ContentLength, out.TransferEncoding = int64(len(x.body)), nil
+	out.Header.Del("Expect") // the client has been told to go on
 	if out.Trailer = allowedTrailers(x.in.Trailer); len(out.Trailer) > 0 {
 		out.ContentLength = -1 // only chunks can be followed by trailers
 	} else if len(x.body) == 0 {
@@ -144,6 +146,9 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	// The trace is ReverseProxy's own, made for this request, and says nothing
 	// of connections. A trace beside it would have to be merged by reflection.
 	if trace := httptrace.ContextClientTrace(out.Context()); trace != nil && trace.GotConn == nil {
+		// Another connection is asked for only where nothing was written on the
+		// first, or to repeat a request that may be.
+		trace.GetConn = func(string) { x.sent = false }
 		trace.GotConn = func(httptrace.GotConnInfo) { x.sent = true }
 	}
 	return x.route.transport.RoundTrip(out)
@@ -190,7 +195,7 @@ func (x *exchange) cutIdle() {
 func (x *exchange) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 	x.event.Upstream = time.Since(x.forwarded)
 	x.settle()
-	if errors.Is(err, context.Canceled) && x.in.Context().Err() != nil {
+	if x.cutShort.Load() || errors.Is(err, context.Canceled) && x.in.Context().Err() != nil {
 		x.clientGone()
 		return
 	}
@@ -207,6 +212,9 @@ func (x *exchange) WriteHeader(status int) {
 	if status >= 200 {
 		x.event.Status = status
 		x.addRateLimit(x.decisions)
+		if x.left == 0 {
+			x.settle() // there is no later part
+		}
 	} else {
 		removeHopByHop(x.client.Header()) // ReverseProxy does so for final answers only
 	}

@@ -1,10 +1,14 @@
 package proxy
 
 import (
+	"maps"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // hopByHop are the fields that belong to one connection (RFC 9110 7.6.1),
@@ -25,32 +29,23 @@ func removeHopByHop(h http.Header) {
 	}
 }
 
-// neverTrailers are fields that frame, route or authenticate a message, or say
-// how to read it: in a trailer they come after all that has been decided
-// (RFC 9110 6.5.1).
-var neverTrailers = func() map[string]bool {
-	names := map[string]bool{}
-	for _, name := range append([]string{
-		"Age", "Authorization", "Cache-Control", "Content-Encoding", "Content-Length", "Content-Range", "Content-Type",
-		"Cookie", "Date", "Expect", "Expires", "Forwarded", "Host", "Http2-Settings", "Location", "Max-Forwards", "Pragma",
-		"Range", "Retry-After", "Set-Cookie", "Vary", "Via", "Warning", "Www-Authenticate",
-		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Request-Id",
-	}, hopByHop...) {
-		names[name] = true
-	}
-	return names
-}()
-
-// allowedTrailers returns those of trailers that may pass.
+// allowedTrailers returns those of trailers that may pass: none that frames,
+// routes or authenticates a message, for in a trailer it comes after all that
+// has been decided (RFC 9110 6.5.1).
 func allowedTrailers(trailers http.Header) http.Header {
 	allowed := http.Header{}
 	for name, values := range trailers {
-		if !neverTrailers[http.CanonicalHeaderKey(name)] {
+		switch canonical := http.CanonicalHeaderKey(name); {
+		case !httpguts.ValidTrailerHeader(canonical), isForwarded(canonical):
+		case slices.Contains([]string{"Cookie", "Forwarded", "Http2-Settings", "Upgrade", "Via", "X-Real-Ip", "X-Request-Id"}, canonical):
+		default:
 			allowed[name] = values
 		}
 	}
 	return allowed
 }
+
+func isForwarded(name string) bool { return strings.HasPrefix(name, "X-Forwarded-") }
 
 // setForwarded tells the upstream whom the request comes from. ReverseProxy
 // has taken out what the client said of that; where the client is a trusted
@@ -58,24 +53,23 @@ func allowedTrailers(trailers http.Header) http.Header {
 func (x *exchange) setForwarded(out http.Header) {
 	in, trust := x.in, x.proxy.options.Trust
 	out.Del("X-Real-Ip")
-	out.Del("X-Forwarded-Prefix")
+	maps.DeleteFunc(out, func(name string, _ []string) bool { return isForwarded(name) })
 	if !x.route.Forwarded {
 		return
 	}
-	hops := []string{}
 	out.Set("X-Forwarded-Host", in.Host)
 	out.Set("X-Forwarded-Proto", "http")
 	if in.TLS != nil {
 		out.Set("X-Forwarded-Proto", "https")
 	}
 	if trust.believes(in) {
-		hops = append(hops, in.Header["X-Forwarded-For"]...)
-		for _, name := range [...]string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
-			if values, ok := in.Header[name]; ok {
+		for name, values := range in.Header {
+			if isForwarded(name) {
 				out[name] = values
 			}
 		}
 	}
+	hops := slices.Clone(out["X-Forwarded-For"])
 	if addr, ok := peer(in); ok {
 		hops = append(hops, addr.String())
 	}

@@ -88,7 +88,7 @@ var validRequestID = regexp.MustCompile(`^[A-Za-z0-9._:+/=@-]{1,128}$`)
 // route returns the route that r's path names, and what follows the name. The
 // name is compared as it was sent: another spelling of it is another name.
 func (p *Proxy) route(r *http.Request) (rt *route, name, rest string) {
-	path := strings.TrimPrefix(r.URL.EscapedPath(), "/")
+	path := strings.TrimPrefix(escapedPath(r.URL), "/")
 	name = path
 	if i := strings.IndexByte(path, '/'); i >= 0 {
 		name, rest = path[:i], path[i:]

@@ -41,20 +41,20 @@ func through(input string, size int) string {
 	return string(got)
 }
 
-const post = "POST /slack HTTP/1.1\r\nHost: a\r\n"
+const postHead = "POST /slack HTTP/1.1\r\nHost: a\r\n"
 
 func TestWirePassesWhatIsValid(t *testing.T) {
 	for name, input := range map[string]string{
 		"no body":               "GET /slack HTTP/1.1\r\nHost: a\r\n\r\n",
 		"HTTP/1.0":              "GET /slack HTTP/1.0\r\n\r\n",
-		"length":                post + "Content-Length: 5\r\n\r\nhello",
-		"length zero":           post + "Content-Length: 0\r\n\r\n",
-		"chunked":               post + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nA;x=\"y\"\r\n0123456789\r\n0\r\n\r\n",
-		"trailers":              post + "Transfer-Encoding: Chunked\r\n\r\n0\r\nX-Sum: 1\r\n\r\n",
-		"pipelined":             post + "Content-Length: 2\r\n\r\n\n\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+		"length":                postHead + "Content-Length: 5\r\n\r\nhello",
+		"length zero":           postHead + "Content-Length: 0\r\n\r\n",
+		"chunked":               postHead + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nA;x=\"y\"\r\n0123456789\r\n0\r\n\r\n",
+		"trailers":              postHead + "Transfer-Encoding: Chunked\r\n\r\n0\r\nX-Sum: 1\r\n\r\n",
+		"pipelined":             postHead + "Content-Length: 2\r\n\r\n\n\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
 		"absolute form":         "GET http://a/slack HTTP/1.1\r\nHost: a\r\n\r\n",
 		"tab in a value":        "GET / HTTP/1.1\r\nHost: a\r\nX: a\tb\r\n\r\n",
-		"body of line ends":     post + "Content-Length: 6\r\n\r\n\r\n\n\n\r\n",
+		"body of line ends":     postHead + "Content-Length: 6\r\n\r\n\r\n\n\n\r\n",
 		"port and IPv6":         "GET / HTTP/1.1\r\nHost: [::1]:44444\r\n\r\n",
 		"HTTP/2 from then on":   "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04",
 		"bytes over 0x7f":       "GET / HTTP/1.1\r\nHost: a\r\nX: \xc3\xa4\r\n\r\n",
@@ -69,29 +69,29 @@ func TestWirePassesWhatIsValid(t *testing.T) {
 	}
 }
 
-// refusals are messages that two readers may understand differently.
-var refusals = map[string]string{
-	"two lengths":                post + "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
-	"list of lengths":            post + "Content-Length: 5, 6\r\n\r\nhello",
-	"signed length":              post + "Content-Length: +5\r\n\r\nhello",
-	"hexadecimal length":         post + "Content-Length: 0x5\r\n\r\nhello",
-	"empty length":               post + "Content-Length:\r\n\r\n",
-	"length past all bounds":     post + "Content-Length: 99999999999999999999\r\n\r\n",
-	"length and chunks":          post + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-	"chunks and length":          post + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-	"unknown coding":             post + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-	"coding twice":               post + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-	"coding with vertical tab":   post + "Transfer-Encoding: \vchunked\r\n\r\n0\r\n\r\n",
+// ambiguous are messages that two readers may understand differently.
+var ambiguous = map[string]string{
+	"two lengths":                postHead + "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+	"list of lengths":            postHead + "Content-Length: 5, 6\r\n\r\nhello",
+	"signed length":              postHead + "Content-Length: +5\r\n\r\nhello",
+	"hexadecimal length":         postHead + "Content-Length: 0x5\r\n\r\nhello",
+	"empty length":               postHead + "Content-Length:\r\n\r\n",
+	"length past all bounds":     postHead + "Content-Length: 99999999999999999999\r\n\r\n",
+	"length and chunks":          postHead + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+	"chunks and length":          postHead + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+	"unknown coding":             postHead + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+	"coding twice":               postHead + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+	"coding with vertical tab":   postHead + "Transfer-Encoding: \vchunked\r\n\r\n0\r\n\r\n",
 	"chunks in HTTP/1.0":         "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-	"chunk size 0x5":             post + "Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
-	"signed chunk size":          post + "Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
-	"chunk size with a space":    post + "Transfer-Encoding: chunked\r\n\r\n5 \r\nhello\r\n0\r\n\r\n",
-	"empty chunk size":           post + "Transfer-Encoding: chunked\r\n\r\n\r\nhello\r\n0\r\n\r\n",
-	"chunk size past all bounds": post + "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello\r\n0\r\n\r\n",
-	"bare LF after chunk size":   post + "Transfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
-	"bare LF in an extension":    post + "Transfer-Encoding: chunked\r\n\r\n5;a\nb\r\nhello\r\n0\r\n\r\n",
-	"bare LF after a chunk":      post + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\n0\r\n\r\n",
-	"chunk longer than its size": post + "Transfer-Encoding: chunked\r\n\r\n4\r\nhello\r\n0\r\n\r\n",
+	"chunk size 0x5":             postHead + "Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+	"signed chunk size":          postHead + "Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
+	"chunk size with a space":    postHead + "Transfer-Encoding: chunked\r\n\r\n5 \r\nhello\r\n0\r\n\r\n",
+	"empty chunk size":           postHead + "Transfer-Encoding: chunked\r\n\r\n\r\nhello\r\n0\r\n\r\n",
+	"chunk size past all bounds": postHead + "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+	"bare LF after chunk size":   postHead + "Transfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
+	"bare LF in an extension":    postHead + "Transfer-Encoding: chunked\r\n\r\n5;a\nb\r\nhello\r\n0\r\n\r\n",
+	"bare LF after a chunk":      postHead + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\n0\r\n\r\n",
+	"chunk longer than its size": postHead + "Transfer-Encoding: chunked\r\n\r\n4\r\nhello\r\n0\r\n\r\n",
 	"bare LF in the header":      "GET / HTTP/1.1\nHost: a\n\n",
 	"bare LF ends the header":    "GET / HTTP/1.1\r\nHost: a\r\n\n",
 	"bare CR":                    "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
@@ -113,14 +113,14 @@ var refusals = map[string]string{
 	"fragment":                   "GET /#x HTTP/1.1\r\nHost: a\r\n\r\n",
 	"raw UTF-8":                  "GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n",
 	"empty line first":           "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
-	"odd trailer":                post + "Transfer-Encoding: chunked\r\n\r\n0\r\nX : 1\r\n\r\n",
-	"bare LF ends the trailer":   post + "Transfer-Encoding: chunked\r\n\r\n0\r\nX: 1\r\n\n",
+	"odd trailer":                postHead + "Transfer-Encoding: chunked\r\n\r\n0\r\nX : 1\r\n\r\n",
+	"bare LF ends the trailer":   postHead + "Transfer-Encoding: chunked\r\n\r\n0\r\nX: 1\r\n\n",
 }
 
 // What is refused never reaches a handler whole, and the server answers 400
 // and closes.
 func TestWireRefusesWhatIsAmbiguous(t *testing.T) {
-	for name, input := range refusals {
+	for name, input := range ambiguous {
 		for _, size := range []int{1, 7, 1 << 20} {
 			got := through(input, size)
 			if !strings.HasSuffix(got, string(poison)) || !strings.HasPrefix(input, strings.TrimSuffix(got, string(poison))) {
@@ -185,10 +185,10 @@ func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }
 // cut into reads changes nothing, and a request that net/http reads through a
 // Wire is one that a strict reader reads without.
 func FuzzWire(f *testing.F) {
-	for _, input := range refusals {
+	for _, input := range ambiguous {
 		f.Add([]byte(input), 3)
 	}
-	f.Add([]byte(post+"Content-Length: 5\r\n\r\nhello"+post+"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), 1)
+	f.Add([]byte(postHead+"Content-Length: 5\r\n\r\nhello"+postHead+"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), 1)
 	f.Fuzz(func(t *testing.T, input []byte, size int) {
 		if size < 1 || len(input) > 1<<12 {
 			return
@@ -252,7 +252,7 @@ type discardConn struct{ net.Conn }
 func (discardConn) Write(p []byte) (int, error) { return len(p), nil }
 
 func BenchmarkWire(b *testing.B) {
-	request := []byte(post + "User-Agent: bench\r\nAccept: */*\r\nContent-Type: application/json\r\nX-Api-Key: bench\r\nContent-Length: 200\r\n\r\n" + strings.Repeat("x", 200))
+	request := []byte(postHead + "User-Agent: bench\r\nAccept: */*\r\nContent-Type: application/json\r\nX-Api-Key: bench\r\nContent-Length: 200\r\n\r\n" + strings.Repeat("x", 200))
 	s := &script{}
 	w := NewWire(s, 0)
 	buf := make([]byte, 4096)
