@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -194,7 +195,7 @@ func TestEventTellsNoSecrets(t *testing.T) {
 			l.By = By{Header: "Authorization"}
 			r := newRig(t, answers(ok, "canary"), upstreamURL(t, secretURL), limits(l), hold(time.Minute))
 			send := func(body string) *http.Response {
-				req := request(http.MethodPost, "/hook/canary-path?canary=query", body,
+				req := request(cmp.Or(x.method, http.MethodPost), "/hook/canary-path?canary=query", body,
 					"Authorization", "Bearer canary", "Cookie", "canary", "Idempotency-Key", "canary",
 					"X-Request-Id", "canary not valid", "Content-Type", "text/canary", "X-Forwarded-For", "canary")
 				req.Host = "canary-host.example"
@@ -216,7 +217,7 @@ func TestEventTellsNoSecrets(t *testing.T) {
 			case ReasonLimited:
 				send("canary 1")
 				send("canary 2")
-			case ReasonUndecided, ReasonBodyTooLarge:
+			case ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight:
 				x.before(t, r)
 			case ReasonUpstreamRefused, ReasonUpstreamClosed, ReasonUpstreamTimeout:
 				transport := x.upstream
@@ -236,8 +237,8 @@ func TestEventTellsNoSecrets(t *testing.T) {
 				if len(r.events) > 0 {
 					continue
 				}
-				if e.Reason != reason || e.Status != res.StatusCode || e.Method != http.MethodPost {
-					t.Errorf("got %s %d for a %s, want %s %d for a POST", e.Reason, e.Status, e.Method, reason, res.StatusCode)
+				if e.Reason != reason || e.Status != res.StatusCode || e.Method != cmp.Or(x.method, http.MethodPost) {
+					t.Errorf("got %s %d for a %s, want %s %d", e.Reason, e.Status, e.Method, reason, res.StatusCode)
 				}
 			}
 			if reason != ReasonUnknownRoute { // which repeats the name that it does not know
