@@ -21,7 +21,7 @@ func TestStoreIsAskedOncePerAdmittedRequest(t *testing.T) {
 			f := startFleet(t, 1, "--register", "hook="+u.URL, "--hold", hold, "--rate", "1000/d", "--rate", "2000/d")
 			r := f.replicas[0]
 			var during atomic.Int64
-			u.during = func() { during.Store(int64(f.asked(t))) }
+			u.during = func(*call) { during.Store(int64(f.asked(t))) }
 			expect(t, "the first, which may have to load scripts", post(t, r.url+"/hook", "first"), "200")
 			eventually(t, "its lock is told of its end", func() bool { return f.asked(t) > int(during.Load()) })
 			before := f.asked(t)

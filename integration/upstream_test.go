@@ -125,7 +125,7 @@ func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
 		u.mu.Unlock()
 	}()
 	if u.during != nil {
-		u.during()
+		u.during(c)
 	}
 	u.does[r.Header.Get(doesField)](w, r)
 }
