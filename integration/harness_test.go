@@ -123,7 +123,7 @@ func (p *process) end(t *testing.T) {
 		t.Error("a data race in the process")
 	}
 	if t.Failed() {
-		t.Logf("%s: end of its standard error:\n%s", p.cmd.Path, stderr[max(0, len(stderr)-2<<10):])
+		t.Logf("%s: end of its standard error:\n%s", p.cmd.Path, stderr[max(0, strings.Index(stderr, "WARNING: DATA RACE")):][:min(len(stderr)-max(0, strings.Index(stderr, "WARNING: DATA RACE")), 4<<10)])
 	}
 }
 
