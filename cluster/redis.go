@@ -241,12 +241,13 @@ func (r *Redis) release(lock *Lock, hold time.Duration) {
 		r.queue.add(e)
 		return
 	}
-	e.tried = make(chan struct{})
+	tried := make(chan struct{})
+	e.tried = tried // the run loop's from here on
 	r.queue.add(e)
 	timeout := time.NewTimer(r.options.Timeout)
 	defer timeout.Stop()
 	select {
-	case <-e.tried:
+	case <-tried:
 	case <-timeout.C:
 	}
 }

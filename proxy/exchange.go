@@ -1,12 +1,11 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -29,9 +28,15 @@ type exchange struct {
 	lock      *cluster.Lock
 	decisions []limiter.Decision // of the route's limits, if admitted
 
-	cancel    context.CancelFunc // of an exchange that outlives its client; else nil
-	unwatch   func() bool        // stops the client's leaving from calling it
+	held      int64              // bytes of body, counted by the proxy
+	counted   bool               // as in flight
+	cancel    context.CancelFunc // ends the exchange with the upstream
+	outlives  bool               // the client's leaving does not, until the upstream's header has arrived
+	unwatch   func() bool        // stops the client's leaving from ending it
+	broken    bool               // the upstream's body ended midway
+	idle      atomic.Bool        // because it stopped
 	forwarded time.Time          // when it was sent on; zero if it was not
+	cutShort  atomic.Bool        // the client's body ended midway
 	sent      bool               // bytes may have reached the upstream
 	answered  bool               // the upstream's header has arrived
 	success   bool               // with a 2xx
@@ -48,6 +53,11 @@ func (x *exchange) serve() {
 		return
 	}
 	x.route, x.event.Route = rt, rt.Name
+	if x.in.Method == http.MethodConnect || x.in.Method == http.MethodTrace {
+		x.client.Header().Set("Connection", "close")
+		x.refuse(ReasonBadMethod)
+		return
+	}
 	if climbs(rest) {
 		x.refuse(ReasonBadPath)
 		return
@@ -59,10 +69,13 @@ func (x *exchange) serve() {
 		return
 	}
 	if rt.dedupes(x.in) {
-		body, err := readBody(x.in, x.proxy.options.MaxBody)
+		body, err := x.readBody()
 		switch {
 		case errors.Is(err, errBodyTooLarge):
 			x.refuse(ReasonBodyTooLarge)
+			return
+		case errors.Is(err, errNoMemory):
+			x.refuse(ReasonNoMemory)
 			return
 		case err != nil:
 			x.clientGone()
@@ -99,6 +112,11 @@ func (x *exchange) ask() cluster.Ask {
 
 // admit gets the verdict on ask, and answers the request unless it may go on.
 func (x *exchange) admit(ask cluster.Ask) bool {
+	x.counted = true
+	if x.proxy.inFlight.Add(1) > x.proxy.options.MaxInFlight {
+		x.refuse(ReasonTooManyInFlight)
+		return false
+	}
 	if ask.Fingerprint == nil && len(ask.Charges) == 0 {
 		return true
 	}
@@ -144,6 +162,16 @@ func (x *exchange) finish() {
 			x.event.UpstreamWentOn = x.answered
 		}
 	}
+	if x.counted {
+		x.proxy.inFlight.Add(-1)
+	}
+	x.proxy.bodies.give(x.held)
+	switch {
+	case x.idle.Load():
+		x.event.Fault = "connection_read_timeout"
+	case x.broken && !x.event.ClientGone:
+		x.event.Fault = "http_response_incomplete"
+	}
 	x.event.Duration = time.Since(x.event.Started)
 	if x.proxy.options.Observe != nil {
 		x.proxy.options.Observe(&x.event)
@@ -157,30 +185,4 @@ func (x *exchange) clientGone() {
 	// Nothing that follows on this connection can be the client's next request.
 	x.client.Header().Set("Connection", "close")
 	x.client.WriteHeader(http.StatusBadRequest)
-}
-
-var errBodyTooLarge = errors.New("body too large")
-
-// readBody reads the whole body of r, or fails before it has read more than
-// limit. It allocates as bytes arrive, whatever the client has announced.
-func readBody(r *http.Request, limit int64) ([]byte, error) {
-	if r.ContentLength > limit {
-		return nil, errBodyTooLarge
-	}
-	const trusted = 64 << 10
-	if n := r.ContentLength; n >= 0 && n <= trusted {
-		body := make([]byte, n)
-		_, err := io.ReadFull(r.Body, body)
-		return body, err
-	}
-	var body bytes.Buffer
-	body.Grow(trusted)
-	n, err := io.Copy(&body, io.LimitReader(r.Body, limit+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case n > limit:
-		return nil, errBodyTooLarge
-	}
-	return body.Bytes(), nil
 }

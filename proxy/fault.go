@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"syscall"
@@ -18,11 +19,27 @@ func (x *exchange) classify(err error) (reason Reason, fault string) {
 	switch {
 	case isTimeout(err):
 		return ReasonUpstreamTimeout, "http_response_timeout"
-	case strings.Contains(err.Error(), "malformed"), strings.Contains(err.Error(), "exceeded"):
-		// net/http has no types for what it cannot parse.
-		return ReasonUpstreamRefused, "http_protocol_error"
+	case isClosed(err):
+		return ReasonUpstreamClosed, "connection_terminated"
 	}
-	return ReasonUpstreamClosed, "connection_terminated"
+	return ReasonUpstreamRefused, "http_protocol_error"
+}
+
+// isClosed reports whether the upstream ended the connection or stream, rather
+// than say something on it that is no HTTP.
+func isClosed(err error) bool {
+	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	// net/http has no types for these.
+	for _, text := range [...]string{"server closed idle connection", "stream error", "GOAWAY", "connection lost"} {
+		if strings.Contains(err.Error(), text) {
+			return true
+		}
+	}
+	return false
 }
 
 // ConnectFault says what a failure to connect to an upstream means, and names

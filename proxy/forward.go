@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -40,27 +39,28 @@ func newTransport(r Route) *http.Transport {
 		MaxIdleConns:        0,
 		MaxIdleConnsPerHost: 4096,
 		IdleConnTimeout:     90 * time.Second,
-		DisableCompression:  true, // or the Transport asks for gzip and decodes it
-		Protocols:           protocols,
+		// Only bodies that stream are announced by Expect (see rewriteBody).
+		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true, // or the Transport asks for gzip and decodes it
+		Protocols:             protocols,
 	}
 }
 
 // forward sends the request on and copies the answer back.
 func (x *exchange) forward() {
-	in := x.in
-	if x.lock != nil && x.route.ClientGone == Finish {
-		// The client's leaving must not cancel the exchange. WithoutCancel alone
-		// has no Done channel, for which ReverseProxy would ask the connection.
-		ctx, cancel := context.WithCancel(context.WithoutCancel(in.Context()))
-		defer cancel()
-		x.cancel = cancel
-		defer func() {
-			if x.unwatch != nil {
-				x.unwatch()
-			}
-		}()
-		in = in.WithContext(ctx)
+	ctx := x.in.Context()
+	if x.outlives = x.lock != nil && x.route.ClientGone == Finish; x.outlives {
+		ctx = context.WithoutCancel(ctx)
 	}
+	// WithoutCancel alone has no Done channel, for which ReverseProxy would ask
+	// the connection whether the client has left.
+	ctx, x.cancel = context.WithCancel(ctx)
+	defer x.cancel()
+	defer func() {
+		if x.unwatch != nil {
+			x.unwatch()
+		}
+	}()
 	x.forwarded = time.Now()
 	(&httputil.ReverseProxy{
 		Rewrite:        x.rewrite,
@@ -69,7 +69,7 @@ func (x *exchange) forward() {
 		ErrorHandler:   x.fail,
 		BufferPool:     copyBuffers,
 		ErrorLog:       discard, // its messages can hold the upstream's URL; fail has what matters
-	}).ServeHTTP(x, in)
+	}).ServeHTTP(x, x.in.WithContext(ctx))
 	x.settle()
 }
 
@@ -91,6 +91,13 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	out.URL, out.Host = x.target, ""
 	if x.body != nil {
 		x.rewriteBody(out)
+	} else if out.Body != nil {
+		x.streamBody(out)
+	}
+	if !isUpgrade(x.in.Header) {
+		for _, name := range [...]string{"Connection", "Upgrade", "Http2-Settings"} {
+			delete(out.Header, name)
+		}
 	}
 	// The Transport resends a request that carries an idempotency key even
 	// after it was written. It looks for the canonical names only, and HTTP
@@ -107,43 +114,24 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	}
 	x.setForwarded(out.Header)
 	out.Header.Set("X-Request-Id", x.event.RequestID)
-}
-
-// setForwarded tells the upstream whom the request comes from. ReverseProxy
-// has taken out what the client said of that; where the client is a trusted
-// proxy, it is believed and extended.
-func (x *exchange) setForwarded(out http.Header) {
-	in, trust := x.in, x.proxy.options.Trust
-	hops := []string{}
-	out.Set("X-Forwarded-Host", in.Host)
-	out.Set("X-Forwarded-Proto", "http")
-	if in.TLS != nil {
-		out.Set("X-Forwarded-Proto", "https")
-	}
-	if trust.believes(in) {
-		hops = append(hops, in.Header["X-Forwarded-For"]...)
-		for _, name := range [...]string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
-			if values, ok := in.Header[name]; ok {
-				out[name] = values
-			}
+	for _, field := range x.route.SetHeaders {
+		if field.Name == "Host" {
+			out.Host = field.Value
+		} else {
+			out.Header.Set(field.Name, field.Value)
 		}
 	}
-	if addr, ok := peer(in); ok {
-		hops = append(hops, addr.String())
-	}
-	if len(hops) > 0 {
-		out.Set("X-Forwarded-For", strings.Join(hops, ", "))
-	}
-	out.Add("Via", strconv.Itoa(in.ProtoMajor)+"."+strconv.Itoa(in.ProtoMinor)+" throttle-proxy")
 }
 
 // rewriteBody gives the Transport the body in memory as a plain reader, whose
 // length and type it knows: it then writes header and body at once, and can
 // begin again on another connection where nothing was written on the first.
 func (x *exchange) rewriteBody(out *http.Request) {
-	out.ContentLength = int64(len(x.body))
-	out.TransferEncoding = nil
-	if len(x.body) == 0 {
+	out.ContentLength, out.TransferEncoding = int64(len(x.body)), nil
+	out.Header.Del("Expect") // the client has been told to go on
+	if out.Trailer = allowedTrailers(x.in.Trailer); len(out.Trailer) > 0 {
+		out.ContentLength = -1 // only chunks can be followed by trailers
+	} else if len(x.body) == 0 {
 		out.Body = nil
 		return
 	}
@@ -158,6 +146,9 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	// The trace is ReverseProxy's own, made for this request, and says nothing
 	// of connections. A trace beside it would have to be merged by reflection.
 	if trace := httptrace.ContextClientTrace(out.Context()); trace != nil && trace.GotConn == nil {
+		// Another connection is asked for only where nothing was written on the
+		// first, or to repeat a request that may be.
+		trace.GetConn = func(string) { x.sent = false }
 		trace.GotConn = func(httptrace.GotConnInfo) { x.sent = true }
 	}
 	return x.route.transport.RoundTrip(out)
@@ -178,8 +169,12 @@ func (x *exchange) begin(res *http.Response) error {
 		// ReverseProxy writes this one to the connection by itself.
 		x.event.Status = res.StatusCode
 		x.addRateLimit(x.decisions)
+		return nil
 	}
-	if x.cancel != nil {
+	x.mapLocations(res.Header)
+	res.Trailer = allowedTrailers(res.Trailer)
+	res.Body = x.answerBody(res)
+	if x.outlives {
 		// From here on the client's leaving ends the exchange. One that has left
 		// already may have closed only its own half of the connection: it is
 		// answered, and if it is gone the write fails.
@@ -190,11 +185,17 @@ func (x *exchange) begin(res *http.Response) error {
 	return nil
 }
 
+// cutIdle ends an exchange whose answer has stopped midway.
+func (x *exchange) cutIdle() {
+	x.idle.Store(true)
+	x.cancel()
+}
+
 // fail answers a request to which the upstream gave no answer.
 func (x *exchange) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 	x.event.Upstream = time.Since(x.forwarded)
 	x.settle()
-	if errors.Is(err, context.Canceled) && x.in.Context().Err() != nil {
+	if x.cutShort.Load() || errors.Is(err, context.Canceled) && x.in.Context().Err() != nil {
 		x.clientGone()
 		return
 	}
@@ -211,6 +212,11 @@ func (x *exchange) WriteHeader(status int) {
 	if status >= 200 {
 		x.event.Status = status
 		x.addRateLimit(x.decisions)
+		if x.left == 0 {
+			x.settle() // there is no later part
+		}
+	} else {
+		removeHopByHop(x.client.Header()) // ReverseProxy does so for final answers only
 	}
 	x.client.WriteHeader(status)
 }
@@ -225,7 +231,12 @@ func (x *exchange) Write(p []byte) (int, error) {
 			x.settle()
 		}
 	}
-	return x.client.Write(p)
+	n, err := x.client.Write(p)
+	if x.left > 0 && err == nil {
+		// More is to come, maybe late: what is there is not kept waiting for it.
+		_ = http.NewResponseController(x.client).Flush() // the next write tells
+	}
+	return n, err
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -29,8 +30,12 @@ type Cluster interface {
 // Options configure a [Proxy].
 type Options struct {
 	Cluster Cluster
-	MaxBody int64 // bytes of one fingerprinted request
 	Trust   Trust
+
+	MaxBody     int64         // bytes of one fingerprinted request
+	BodyMemory  int64         // bytes of all bodies held, as they are received
+	BodyTimeout time.Duration // longest pause in a client's body
+	MaxInFlight int64         // exchanges at once
 
 	// Observe is called once for each finished request, with an Event that is
 	// valid until it returns. It is called concurrently.
@@ -39,13 +44,15 @@ type Options struct {
 
 // Proxy is the handler of all routes. It is safe for concurrent use.
 type Proxy struct {
-	options Options
-	routes  map[string]*route
+	options  Options
+	routes   map[string]*route
+	bodies   bodies
+	inFlight atomic.Int64
 }
 
 // New returns a Proxy of routes, whose names must differ.
 func New(routes []Route, o Options) (*Proxy, error) {
-	p := &Proxy{options: o, routes: make(map[string]*route)}
+	p := &Proxy{options: o, routes: make(map[string]*route), bodies: bodies{limit: o.BodyMemory}}
 	for _, r := range routes {
 		rt, err := newRoute(r)
 		if err != nil {
@@ -81,7 +88,7 @@ var validRequestID = regexp.MustCompile(`^[A-Za-z0-9._:+/=@-]{1,128}$`)
 // route returns the route that r's path names, and what follows the name. The
 // name is compared as it was sent: another spelling of it is another name.
 func (p *Proxy) route(r *http.Request) (rt *route, name, rest string) {
-	path := strings.TrimPrefix(r.URL.EscapedPath(), "/")
+	path := strings.TrimPrefix(escapedPath(r.URL), "/")
 	name = path
 	if i := strings.IndexByte(path, '/'); i >= 0 {
 		name, rest = path[:i], path[i:]

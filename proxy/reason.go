@@ -8,13 +8,16 @@ type Reason string
 
 // The reasons.
 const (
-	ReasonDuplicate       Reason = "duplicate"        // an equal request is in flight
-	ReasonHeld            Reason = "held"             // an equal request has just succeeded, or may have
-	ReasonLimited         Reason = "limited"          // a budget is spent
-	ReasonUndecided       Reason = "undecided"        // the store gave no answer
-	ReasonUnknownRoute    Reason = "unknown-route"    // no route of that name
-	ReasonBadPath         Reason = "bad-path"         // the path leads above the registered one
-	ReasonBodyTooLarge    Reason = "body-too-large"   // more than is read to compare requests
+	ReasonDuplicate       Reason = "duplicate"      // an equal request is in flight
+	ReasonHeld            Reason = "held"           // an equal request has just succeeded, or may have
+	ReasonLimited         Reason = "limited"        // a budget is spent
+	ReasonUndecided       Reason = "undecided"      // the store gave no answer
+	ReasonUnknownRoute    Reason = "unknown-route"  // no route of that name
+	ReasonBadPath         Reason = "bad-path"       // the path leads above the registered one
+	ReasonBadMethod       Reason = "bad-method"     // CONNECT and TRACE
+	ReasonBodyTooLarge    Reason = "body-too-large" // more than is read to compare requests
+	ReasonNoMemory        Reason = "no-memory"      // all bodies together are too large
+	ReasonTooManyInFlight Reason = "too-many-in-flight"
 	ReasonUpstreamRefused Reason = "upstream-refused" // no connection, or no HTTP on it
 	ReasonUpstreamTimeout Reason = "upstream-timeout" // no answer in time
 	ReasonUpstreamClosed  Reason = "upstream-closed"  // the connection was cut before an answer
@@ -50,6 +53,9 @@ var reasons = map[Reason]about{
 	ReasonUnknownRoute:    {404, "Unknown route", "", "http_request_error", 12},
 	ReasonBadPath:         {400, "Bad path", "The path leads above the registered one. This request was not sent.", "http_request_error", 3},
 	ReasonBodyTooLarge:    {413, "Body too large", "The body is larger than is read to tell equal requests apart. This request was not sent.", "http_request_error", 8},
+	ReasonBadMethod:       {405, "Bad method", "CONNECT and TRACE are not forwarded.", "http_request_error", 12},
+	ReasonNoMemory:        {503, "No memory", "The bodies of all requests together are too large. This request was not sent.", "connection_limit_reached", 14},
+	ReasonTooManyInFlight: {503, "Too many in flight", "This replica has as many exchanges as it may have. This request was not sent.", "connection_limit_reached", 14},
 	ReasonUpstreamRefused: {502, "Upstream refused", "The upstream could not be reached, or did not speak HTTP.", "destination_unavailable", 14},
 	ReasonUpstreamTimeout: {504, "Upstream timeout", "The upstream did not answer in time.", "http_response_timeout", 4},
 	ReasonUpstreamClosed:  {499, "Upstream closed", "The upstream cut the connection before answering. It may have acted on the request.", "connection_terminated", 14},

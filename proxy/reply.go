@@ -52,7 +52,7 @@ func (x *exchange) refuseUnknownRoute(name string) {
 	if len(name) > longest {
 		name = name[:longest] + "…"
 	}
-	x.reply(about.status, about, problem{Detail: "Use /NAME: no route " + strconv.QuoteToASCII(name)}, "")
+	x.reply(about.status, about, problem{Detail: "Use /NAME: no route " + strconv.Quote(name)}, "")
 }
 
 // refuseVerdict answers a request that the cluster refused.
@@ -102,9 +102,10 @@ func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 // reply sends an answer of our own.
 func (x *exchange) reply(status int, about about, p problem, retryAfter string) {
 	x.event.Status = status
-	if status == http.StatusServiceUnavailable && retryAfter == "" {
+	if (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) && retryAfter == "" {
 		retryAfter = "1"
 	}
+	x.addRateLimit(x.decisions) // of a request that was admitted
 	h := x.client.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")

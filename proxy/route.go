@@ -36,7 +36,14 @@ type Route struct {
 	ClosedStatus int           // of the answer when the upstream cut the connection before answering, as a rule 499
 	ClientGone   ClientGone
 	Shadow       bool // decide and report, but refuse nothing
+
+	AnswerIdle time.Duration // longest pause in the upstream's body
+	Forwarded  bool          // send X-Forwarded-* and Via
+	SetHeaders []Field       // sent upstream, in place of the client's
 }
+
+// Field is a header field, its name canonical. Its value may be a secret.
+type Field struct{ Name, Value string }
 
 // Limit is a budget of a route or pool.
 type Limit struct {
@@ -132,9 +139,10 @@ func newRoute(r Route) (*route, error) {
 // seconds (draft-ietf-httpapi-ratelimit-headers-10). The window is the time in
 // which the burst is earned again, in whole seconds.
 func (l Limit) policy() httpsfv.Item {
-	rate, period, burst := float64(l.Rate), l.Period.Seconds(), float64(l.Burst)
-	w := max(1, math.Ceil(burst*period/rate))
-	q := max(burst, math.Floor(rate*w/period))
+	// In nanoseconds, which are whole numbers: 1.1 has no exact float64.
+	rate, period, burst := float64(l.Rate), float64(l.Period), float64(l.Burst)
+	w := max(1, math.Ceil(burst*period/(rate*1e9)))
+	q := max(burst, math.Floor(rate*w*1e9/period))
 	item := httpsfv.NewItem(l.Name)
 	item.Params.Add("q", int64(q))
 	item.Params.Add("w", int64(w))
@@ -160,8 +168,9 @@ func (rt *route) dedupes(r *http.Request) bool {
 // isUpgrade reports whether a request asks for another protocol, as WebSocket
 // does: by an Upgrade that its Connection names.
 func isUpgrade(h http.Header) bool {
-	if h.Get("Upgrade") == "" {
-		return false
+	protocols := strings.ToLower(h.Get("Upgrade"))
+	if protocols == "" || strings.Contains(protocols, "h2c") {
+		return false // HTTP/2 without TLS would be a tunnel around every decision
 	}
 	for _, field := range h["Connection"] {
 		for option := range strings.SplitSeq(field, ",") {

@@ -37,6 +37,7 @@ func ParseUpstream(route, rawURL string) (*Upstream, error) {
 	case u.Fragment != "":
 		return nil, errors.New("the URL has a fragment, which is never sent: take out what follows #")
 	}
+	u.RawPath = escapedPath(u)
 	upstream := &Upstream{route: route, url: u}
 	if u.Scheme == "h2c" {
 		u.Scheme, upstream.h2c = "http", true
@@ -59,19 +60,19 @@ func (u *Upstream) Slack() bool { return u.url.Hostname() == "hooks.slack.com" }
 func (u *Upstream) Address() (scheme, host, port string) {
 	port = u.url.Port()
 	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.url.Scheme]
+		port = defaultPorts[u.url.Scheme]
 	}
 	return u.url.Scheme, u.url.Hostname(), port
 }
 
 // Format prints the route's name, for every verb.
-func (u *Upstream) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, u.route) }
+func (u Upstream) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, u.route) }
 
 // MarshalText returns the route's name.
-func (u *Upstream) MarshalText() ([]byte, error) { return []byte(u.route), nil }
+func (u Upstream) MarshalText() ([]byte, error) { return []byte(u.route), nil }
 
 // LogValue returns the route's name.
-func (u *Upstream) LogValue() slog.Value { return slog.StringValue(u.route) }
+func (u Upstream) LogValue() slog.Value { return slog.StringValue(u.route) }
 
 // target is the registered URL with what the client asked for behind the
 // route's name: rest is empty or begins with a slash. Both are taken over to
@@ -94,6 +95,25 @@ func (u *Upstream) target(rest, query string) *url.URL {
 	return &t
 }
 
+// escapedPath is u.EscapedPath, but that other escapes in a path stay what
+// they are where it has characters that may not stand in one.
+func escapedPath(u *url.URL) string {
+	if u.RawPath == "" {
+		return u.EscapedPath()
+	}
+	var b strings.Builder
+	for _, c := range []byte(u.RawPath) {
+		switch {
+		case '0' <= c && c <= '9', 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z',
+			strings.IndexByte("-._~!$&'()*+,;=:@[]/%", c) >= 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
 // climbs reports whether path has dot segments that lead above its start, also
 // where dots and separators are escaped, are backslashes, or carry parameters
 // as in "..;x", which some servers take off first.
@@ -101,18 +121,24 @@ func climbs(path string) bool {
 	if !strings.Contains(path, ".") && !strings.Contains(path, "%") {
 		return false
 	}
-	path = unescapeDots.Replace(path)
 	depth := 0
-	for segment := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
-		name, _, _ := strings.Cut(segment, ";")
-		switch name {
-		case ".":
-		case "..":
-			if depth--; depth < 0 {
-				return true
+	for segment := range strings.SplitSeq(path, "/") {
+		// An escaped separator divides for some servers and is a character for
+		// others, and some take slashes together: a segment counts once, an empty
+		// one not at all.
+		grown := false
+		for part := range strings.SplitSeq(unescapeDots.Replace(segment), "/") {
+			switch name, _, _ := strings.Cut(part, ";"); name {
+			case "", ".":
+			case "..":
+				if depth--; depth < 0 {
+					return true
+				}
+			default:
+				if !grown {
+					depth, grown = depth+1, true
+				}
 			}
-		default:
-			depth++
 		}
 	}
 	return false

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,9 +31,15 @@ type config struct {
 	listenFlag       string // that said so
 	routes           []proxy.Route
 	pools            []string
+	tlsCert, tlsKey  string
 	shared           map[string][]proxy.Limit // of each pool
-	maxBody          int64
 	trust            proxy.Trust
+	maxBody          int64
+	bodyMemory       int64
+	maxInFlight      int64
+	headerTimeout    time.Duration
+	bodyIdle         time.Duration
+	writeIdle        time.Duration
 
 	redis        redis.UniversalClient // nil for a cluster of one
 	redisAddress string                // of the Redis, without credentials
@@ -76,11 +85,7 @@ func (f *flags) parse(env environment) (*config, error) {
 	f.parsePolicies(p, c)
 	f.parseStore(p, c)
 
-	size, err := humanize.ParseBytes(f.MaxBody)
-	if err != nil || size == 0 || size > 1<<40 {
-		p.fail("max-body", "%q is not a size from 1 byte to 1TiB: write bytes, or a number with KiB, MiB or GiB, as in 10MiB", f.MaxBody)
-	}
-	c.maxBody = int64(size)
+	f.parseBounds(p, c)
 	for _, value := range f.TrustedProxy {
 		p.parseTrust(c, value)
 	}
@@ -99,8 +104,43 @@ func (f *flags) parse(env environment) (*config, error) {
 	return c, nil
 }
 
+// parseBounds reads what one client, or all of them, may take.
+func (f *flags) parseBounds(p *parsing, c *config) {
+	size := func(flag, value string) int64 {
+		n, err := humanize.ParseBytes(value)
+		if err != nil || n == 0 || n > 1<<40 {
+			p.fail(flag, "%q is not a size from 1 byte to 1TiB: write bytes, or a number with KiB, MiB or GiB, as in 10MiB", value)
+		}
+		return int64(n)
+	}
+	duration := func(flag, value string) time.Duration {
+		d, err := parseTime(value)
+		if err != nil {
+			p.fail(flag, "%w", err)
+		}
+		return d
+	}
+	c.maxBody, c.bodyMemory = size("max-body", f.MaxBody), size("body-memory", f.BodyMemory)
+	if c.bodyMemory < c.maxBody {
+		p.fail("body-memory", "%s is less than --max-body, %s: write at least that", f.BodyMemory, f.MaxBody)
+	}
+	c.headerTimeout, c.bodyIdle, c.writeIdle = duration("header-timeout", f.HeaderTimeout), duration("body-idle", f.BodyIdle), duration("write-idle", f.WriteIdle)
+	var err error
+	if c.maxInFlight, err = strconv.ParseInt(f.MaxInFlight, 10, 32); err != nil || c.maxInFlight < 1 {
+		p.fail("max-in-flight", "%q is not a number of exchanges: write a whole number of at least 1", f.MaxInFlight)
+	}
+}
+
 func (f *flags) parseListen(p *parsing, c *config) {
 	c.network, c.listenFlag = "tcp", "--listen"
+	c.tlsCert, c.tlsKey = f.TLSCert, f.TLSKey
+	if (f.TLSCert == "") != (f.TLSKey == "") {
+		p.fail("tls-cert", "a certificate needs its key: write both --tls-cert and --tls-key")
+	} else if f.TLSCert != "" {
+		if _, err := tls.LoadX509KeyPair(f.TLSCert, f.TLSKey); err != nil {
+			p.fail("tls-cert", "%w: write the PEM files of a certificate and its key", err)
+		}
+	}
 	if f.Listen == "" {
 		c.listenFlag = "--port"
 		if _, err := strconv.ParseUint(f.Port, 10, 16); err != nil {
@@ -178,7 +218,7 @@ func (e environment) reference(value string) (string, error) {
 		secret = string(content)
 	}
 	if secret = strings.TrimSpace(secret); secret == "" {
-		return "", fmt.Errorf("%s is empty or not set: put the URL there", value)
+		return "", fmt.Errorf("%s is empty or not set: put the value there", value)
 	}
 	return secret, nil
 }
@@ -400,11 +440,46 @@ func (f *flags) parsePolicies(p *parsing, c *config) {
 	timeout := policy(p, "timeout", f.Timeout, time.Minute, parseTime)
 	clientGone := policy(p, "client-gone", f.ClientGone, proxy.Finish, oneOf(proxy.Finish, proxy.Cancel))
 	closedStatus := policy(p, "upstream-closed-status", f.UpstreamClosedStatus, proxy.StatusClientGone, parseStatus)
+	answerIdle := policy(p, "answer-idle", f.AnswerIdle, 5*time.Minute, parseTime)
+	forwarded := policy(p, "forwarded", f.Forwarded, true, parseSwitch)
+	setHeaders := f.parseSetHeaders(p)
 	shadow := policy(p, "shadow", f.Shadow, false, parseSwitch)
 	for i := range c.routes {
 		r := &c.routes[i]
 		r.Dedupe, r.DedupeHeaders, r.Hold, r.DuplicateStatus = dedupe(r.Name), headers(r.Name), hold(r.Name), duplicateStatus(r.Name)
+		r.AnswerIdle, r.Forwarded, r.SetHeaders = answerIdle(r.Name), forwarded(r.Name), setHeaders(r.Name)
 		r.Timeout, r.ClientGone, r.ClosedStatus, r.Shadow = timeout(r.Name), clientGone(r.Name), closedStatus(r.Name), shadow(r.Name)
+	}
+}
+
+// parseSetHeaders returns the fields that are set on each route's requests.
+func (f *flags) parseSetHeaders(p *parsing) func(route string) []proxy.Field {
+	of := map[string][]proxy.Field{}
+	for _, value := range f.SetHeader {
+		route, field := p.splitRoute(value, nil)
+		name, reference, ok := strings.Cut(field, "=")
+		if !ok || !httpguts.ValidHeaderFieldName(name) {
+			// What stands behind = may be a secret.
+			p.fail("set-header", "%q is not a header field: write NAME=VALUE or ROUTE=NAME=VALUE", name)
+			continue
+		}
+		text, err := p.environment.reference(reference)
+		switch {
+		case err != nil:
+			p.fail("set-header", "%s: %w", name, err)
+		case !httpguts.ValidHeaderFieldValue(text):
+			p.fail("set-header", "the value of %s has characters that no header field can have: take out line ends and the like", name)
+		case slices.Contains([]string{"Connection", "Content-Length", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}, http.CanonicalHeaderKey(name)):
+			p.fail("set-header", "%s frames the message and cannot be set: take it out", name)
+		default:
+			of[route] = append(of[route], proxy.Field{Name: http.CanonicalHeaderKey(name), Value: text})
+		}
+	}
+	return func(route string) []proxy.Field {
+		if fields, ok := of[route]; ok {
+			return fields
+		}
+		return of[""]
 	}
 }
 

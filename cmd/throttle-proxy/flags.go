@@ -19,6 +19,8 @@ type flags struct {
 	Register []string `sep:"none" group:"routes" placeholder:"NAME=URL" help:"Register a route: /NAME is forwarded to URL (http, https or h2c). env:VARIABLE or file:PATH in place of URL keeps a secret off the command line. Repeatable, required."`
 	Port     string   `group:"routes" default:"44444" help:"Port to listen on, on all interfaces (${default})."`
 	Listen   string   `group:"routes" placeholder:"ADDRESS" help:"host:port or unix:/path to listen on, in place of --port."`
+	TLSCert  string   `name:"tls-cert" group:"routes" placeholder:"FILE" help:"Certificate for TLS and HTTP/2 to clients, read again when the file changes."`
+	TLSKey   string   `name:"tls-key" group:"routes" placeholder:"FILE" help:"Its key."`
 
 	Rate []string `sep:"none" group:"limits" placeholder:"[R=]RATE" help:"N/PERIOD[,burst=B][,by=client|header:NAME][,name=X], or off; PERIOD is s, m, h, d or a duration. Repeat for several windows: all must admit. (10/s,burst=20; for hooks.slack.com 1/s,burst=5)"`
 	Pool []string `sep:"none" group:"limits" placeholder:"NAME=R,R" help:"Routes that share the budgets of --rate NAME=…, besides their own."`
@@ -29,11 +31,19 @@ type flags struct {
 	DuplicateStatus []string `sep:"none" group:"duplicates" placeholder:"[R=]CODE" help:"Status of the answer to a duplicate. (409)"`
 	LockTTL         string   `name:"lock-ttl" group:"duplicates" default:"5s" placeholder:"TIME" help:"Longest that a lock outlives a replica that died (${default})."`
 	MaxBody         string   `group:"duplicates" default:"10MiB" placeholder:"SIZE" help:"Largest body that is read to compare requests (${default})."`
+	BodyMemory      string   `group:"duplicates" default:"256MiB" placeholder:"SIZE" help:"All bodies that are held to compare requests (${default})."`
 
 	Timeout              []string `sep:"none" group:"exchange" placeholder:"[R=]TIME" help:"From the request's last byte sent until the answer begins. (60s)"`
+	AnswerIdle           []string `sep:"none" group:"exchange" placeholder:"[R=]TIME" help:"Longest pause in an answer's body. (5m)"`
+	SetHeader            []string `sep:"none" group:"exchange" placeholder:"[R=]NAME=VALUE" help:"Header field to send upstream, in place of the client's: a credential that clients need not have. env:VARIABLE and file:PATH too. Repeatable."`
+	Forwarded            []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Send X-Forwarded-* and Via upstream. (on)"`
 	ClientGone           []string `sep:"none" group:"exchange" placeholder:"[R=]POLICY" help:"When the client of a locked exchange leaves: finish it until the answer's header is there, or cancel it. (finish)"`
 	UpstreamClosedStatus []string `sep:"none" group:"exchange" placeholder:"[R=]CODE" help:"Status where the upstream cut the connection before answering. (499)"`
 	TrustedProxy         []string `sep:"none" group:"exchange" placeholder:"CIDR|unix" help:"From whom X-Forwarded-* is believed. Repeatable."`
+	HeaderTimeout        string   `group:"exchange" default:"10s" placeholder:"TIME" help:"For a client to send a request's header (${default})."`
+	BodyIdle             string   `group:"exchange" default:"30s" placeholder:"TIME" help:"Longest pause in a client's body (${default})."`
+	WriteIdle            string   `group:"exchange" default:"1m" placeholder:"TIME" help:"Longest that a client may leave a part of its answer unread (${default})."`
+	MaxInFlight          string   `group:"exchange" default:"10000" placeholder:"N" help:"Exchanges of this replica at once (${default})."`
 	Shadow               []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Decide and report, but refuse nothing. (off)"`
 
 	Redis        string `group:"store" placeholder:"URL" default:"none" help:"redis://, rediss://, unix://, redis+sentinel://h1,h2/0?master_name=m or redis+cluster://h1,h2; env:VARIABLE and file:PATH too (${default})."`

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -58,6 +59,8 @@ func (h *health) ready() (status int, text string) {
 type healthCommand struct {
 	Port   string `default:"44444" help:"Port of the replica (${default})."`
 	Listen string `placeholder:"ADDRESS" help:"host:port or unix:/path of the replica, in place of --port."`
+
+	TLSCert string `name:"tls-cert" placeholder:"FILE" help:"The replica's certificate: with one it is asked by TLS."`
 }
 
 // Run fails unless the replica is ready.
@@ -72,15 +75,21 @@ func (h *healthCommand) Run(p *process) error {
 	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
 		c.address = net.JoinHostPort("localhost", port)
 	}
+	scheme := "http"
+	if h.TLSCert != "" {
+		scheme = "https"
+	}
 	client := &http.Client{
 		Timeout: 5 * time.Second,
 		Transport: &http.Transport{
+			// It is asked whether it answers, not who it is.
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return (&net.Dialer{}).DialContext(ctx, c.network, c.address)
 			},
 		},
 	}
-	res, err := client.Get("http://replica/-/ready")
+	res, err := client.Get(scheme + "://replica/-/ready")
 	if err != nil {
 		return fmt.Errorf("the replica does not answer on %s", c.address)
 	}

@@ -21,9 +21,10 @@ import (
 )
 
 const (
-	headerTimeout = 10 * time.Second // for a client to send a request's header
-	idleTimeout   = 2 * time.Minute  // longer than load balancers keep theirs, which then close first
-	drainTimeout  = 25 * time.Second
+	handshakeTimeout = 10 * time.Second // for a client to agree on TLS
+	maxHeader        = 64 << 10         // bytes of a request's header: 431 beyond
+	idleTimeout      = 2 * time.Minute  // longer than load balancers keep theirs, which then close first
+	drainTimeout     = 25 * time.Second
 )
 
 type serveCommand struct{ flags }
@@ -37,6 +38,9 @@ func (s *serveCommand) Run(p *process) error {
 	logger := c.logger(p.stderr)
 	listener, err := c.listen()
 	if err != nil {
+		return err
+	}
+	if listener, err = c.wires(listener, logger); err != nil {
 		return err
 	}
 	for _, line := range c.describe() {
@@ -79,6 +83,19 @@ func (c *config) announce(w io.Writer, logger *slog.Logger, line string) {
 		return
 	}
 	_, _ = fmt.Fprintln(w, line)
+}
+
+// wires returns a listener whose connections are read as HTTP/1 allows, inside
+// TLS if there is a certificate.
+func (c *config) wires(listener net.Listener, logger *slog.Logger) (net.Listener, error) {
+	if c.tlsCert == "" {
+		return wireListener{listener, c.writeIdle}, nil
+	}
+	certificate, err := newCertificate(c.tlsCert, c.tlsKey, logger)
+	if err != nil {
+		return nil, fmt.Errorf("--tls-cert: %w", err)
+	}
+	return newTLSListener(listener, certificate, c.writeIdle), nil
 }
 
 func (c *config) listen() (net.Listener, error) {
@@ -129,21 +146,29 @@ type replica struct {
 func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) (*replica, error) {
 	p, err := proxy.New(c.routes, proxy.Options{
 		Cluster: store,
-		MaxBody: c.maxBody,
 		Trust:   c.trust,
 		Observe: requestLog(logger),
+
+		MaxBody:     c.maxBody,
+		BodyMemory:  c.bodyMemory,
+		BodyTimeout: c.bodyIdle,
+		MaxInFlight: c.maxInFlight,
 	})
 	if err != nil {
 		return nil, err
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &replica{
 		health: h,
 		server: &http.Server{
-			Handler:           h.wrap(p),
-			ReadHeaderTimeout: headerTimeout,
+			Handler:           withTLSState(h.wrap(p)),
+			ConnContext:       connContext,
+			ReadHeaderTimeout: c.headerTimeout,
+			MaxHeaderBytes:    maxHeader,
+			HTTP2:             &http.HTTP2Config{WriteByteTimeout: c.writeIdle},
 			IdleTimeout:       idleTimeout,
 			Protocols:         protocols,
 			ErrorLog:          log.New(io.Discard, "", 0), // what clients send is not for the log

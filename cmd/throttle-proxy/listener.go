@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"throttle-proxy/proxy"
+)
+
+// wireListener accepts clients' connections as wires.
+type wireListener struct {
+	net.Listener
+	writeIdle time.Duration
+}
+
+func (l wireListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return proxy.NewWire(conn, l.writeIdle), nil
+}
+
+// tlsListener accepts clients that speak TLS. HTTP/1 inside of it is read as a
+// wire, which net/http's own TLS leaves no room for.
+type tlsListener struct {
+	net.Listener
+	config    *tls.Config
+	writeIdle time.Duration
+	accepted  chan accepted
+	closed    chan struct{}
+	close     sync.Once
+}
+
+type accepted struct {
+	conn net.Conn
+	err  error
+}
+
+// tlsWire is a wire inside TLS.
+type tlsWire struct {
+	*proxy.Wire
+	state tls.ConnectionState
+}
+
+func newTLSListener(l net.Listener, certificate *certificate, writeIdle time.Duration) *tlsListener {
+	t := &tlsListener{
+		Listener: l,
+		config: &tls.Config{
+			GetCertificate: certificate.get,
+			NextProtos:     []string{"h2", "http/1.1"},
+			MinVersion:     tls.VersionTLS12,
+		},
+		writeIdle: writeIdle,
+		accepted:  make(chan accepted),
+		closed:    make(chan struct{}),
+	}
+	go t.run()
+	return t
+}
+
+// run ends when the listener is closed.
+func (l *tlsListener) run() {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			if !l.offer(accepted{err: err}) {
+				return
+			}
+			continue
+		}
+		go l.handshake(conn)
+	}
+}
+
+func (l *tlsListener) handshake(conn net.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	defer cancel()
+	secure := tls.Server(conn, l.config)
+	if secure.HandshakeContext(ctx) != nil {
+		_ = conn.Close()
+		return
+	}
+	var ready net.Conn = secure
+	if state := secure.ConnectionState(); state.NegotiatedProtocol != "h2" {
+		ready = &tlsWire{proxy.NewWire(secure, l.writeIdle), state}
+	}
+	if !l.offer(accepted{conn: ready}) {
+		_ = secure.Close()
+	}
+}
+
+func (l *tlsListener) offer(a accepted) bool {
+	select {
+	case l.accepted <- a:
+		return true
+	case <-l.closed:
+		return false
+	}
+}
+
+func (l *tlsListener) Accept() (net.Conn, error) {
+	select {
+	case a := <-l.accepted:
+		return a.conn, a.err
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *tlsListener) Close() error {
+	l.close.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+type tlsStateKey struct{}
+
+// connContext hands a tlsWire's state to withTLSState, since the server sees
+// no TLS on it.
+func connContext(ctx context.Context, conn net.Conn) context.Context {
+	if wire, ok := conn.(*tlsWire); ok {
+		return context.WithValue(ctx, tlsStateKey{}, &wire.state)
+	}
+	return ctx
+}
+
+func withTLSState(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if state, ok := r.Context().Value(tlsStateKey{}).(*tls.ConnectionState); ok {
+			r.TLS = state
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// certificate is the server's, read again when its files change. A change that
+// cannot be used is told once, and leaves the certificate as it was.
+type certificate struct {
+	certFile, keyFile string
+	logger            *slog.Logger
+
+	mu      sync.Mutex
+	pair    *tls.Certificate
+	version [2]fileVersion
+	checked time.Time
+}
+
+type fileVersion struct {
+	modified time.Time
+	size     int64
+}
+
+// newCertificate reads the files for the first time.
+func newCertificate(certFile, keyFile string, logger *slog.Logger) (*certificate, error) {
+	c := &certificate{certFile: certFile, keyFile: keyFile, logger: logger, version: [2]fileVersion{versionOf(certFile), versionOf(keyFile)}}
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	c.pair = &pair
+	return c, err
+}
+
+func versionOf(path string) fileVersion {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fileVersion{}
+	}
+	return fileVersion{info.ModTime(), info.Size()}
+}
+
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.checked) < time.Second {
+		return c.pair, nil
+	}
+	c.checked = time.Now()
+	version := [2]fileVersion{versionOf(c.certFile), versionOf(c.keyFile)}
+	if version == c.version {
+		return c.pair, nil
+	}
+	c.version = version
+	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	if err != nil {
+		c.logger.Warn("the new TLS certificate cannot be used, the old one stays", slog.Any("error", err))
+		return c.pair, nil
+	}
+	c.logger.Info("new TLS certificate")
+	c.pair = &pair
+	return c.pair, nil
+}

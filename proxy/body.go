@@ -1,0 +1,175 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+var (
+	errBodyTooLarge = errors.New("body too large")
+	errNoMemory     = errors.New("no memory for the body")
+)
+
+// bodies counts the bytes of all bodies that are held in memory.
+type bodies struct {
+	held  atomic.Int64
+	limit int64
+}
+
+// take reports whether n more bytes may be held, and counts them.
+func (b *bodies) take(n int) bool {
+	if b.held.Add(int64(n)) <= b.limit {
+		return true
+	}
+	b.give(int64(n))
+	return false
+}
+
+func (b *bodies) give(n int64) { b.held.Add(-n) }
+
+// readBody reads the whole body of a request that is to be fingerprinted, or
+// fails before it has read more than the limit. Memory is taken and counted as
+// bytes arrive, whatever the client has announced.
+func (x *exchange) readBody() ([]byte, error) {
+	r, limit := x.in, x.proxy.options.MaxBody
+	if r.ContentLength > limit {
+		return nil, errBodyTooLarge
+	}
+	announced := limit + 1 // one more than fits, to see that it does not
+	if r.ContentLength >= 0 {
+		announced = r.ContentLength
+	}
+	const first = 4 << 10
+	in := x.idleReader(r.Body)
+	body := make([]byte, 0, min(announced, first))
+	for int64(len(body)) < announced {
+		if len(body) == cap(body) {
+			grown := make([]byte, len(body), min(announced, 2*int64(cap(body))))
+			copy(grown, body)
+			body = grown
+		}
+		n, err := in.Read(body[len(body):cap(body)])
+		if body = body[:len(body)+n]; !x.proxy.bodies.take(n) {
+			return nil, errNoMemory
+		}
+		x.held += int64(n)
+		switch {
+		case int64(len(body)) > limit:
+			return nil, errBodyTooLarge
+		case err == io.EOF && (r.ContentLength < 0 || int64(len(body)) == announced):
+			return body, in.done()
+		case err == io.EOF:
+			return nil, io.ErrUnexpectedEOF
+		case err != nil:
+			return nil, err
+		}
+	}
+	return body, in.done()
+}
+
+// idleReader reads the client's body, and fails where nothing of it arrives
+// for the body timeout.
+type idleReader struct {
+	io.ReadCloser
+	x       *exchange
+	control *http.ResponseController
+	timeout time.Duration
+	until   time.Time
+}
+
+func (x *exchange) idleReader(body io.ReadCloser) *idleReader {
+	return &idleReader{ReadCloser: body, x: x, control: http.NewResponseController(x.client), timeout: x.proxy.options.BodyTimeout}
+}
+
+func (r *idleReader) Read(p []byte) (int, error) {
+	// Setting a deadline is not free: it is moved once it is a tenth used up.
+	if now := time.Now(); r.until.Sub(now) < r.timeout-r.timeout/10 {
+		r.until = now.Add(r.timeout)
+		_ = r.control.SetReadDeadline(r.until) // a ResponseWriter without deadlines has none to miss
+	}
+	n, err := r.ReadCloser.Read(p)
+	if err != nil {
+		r.x.cutShort.Store(err != io.EOF)
+		_ = r.done()
+	}
+	return n, err
+}
+
+// done takes the deadline away: what is read from the connection next is not
+// of this body.
+func (r *idleReader) done() error {
+	if !r.until.IsZero() {
+		r.until = time.Time{}
+		_ = r.control.SetReadDeadline(time.Time{})
+	}
+	return nil
+}
+
+// streamBody lets a body that is not fingerprinted pass as it comes, with its
+// trailers after it.
+func (x *exchange) streamBody(out *http.Request) {
+	body := &trailedBody{Reader: x.idleReader(out.Body), Closer: out.Body}
+	if out.ContentLength < 0 {
+		// net/http fills the client's trailers in when it has read the body, and
+		// the Transport sends what is there when it has.
+		out.Trailer = allowedTrailers(x.in.Trailer)
+		body.atEnd = func() {
+			for name, values := range allowedTrailers(x.in.Trailer) {
+				out.Trailer[name] = values
+			}
+		}
+	}
+	out.Body = body
+}
+
+// trailedBody calls atEnd, unless it is nil, when the body has been read.
+type trailedBody struct {
+	io.Reader
+	io.Closer
+	atEnd func()
+}
+
+func (b *trailedBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err == io.EOF && b.atEnd != nil {
+		b.atEnd()
+		b.atEnd = nil
+	}
+	return n, err
+}
+
+// answerBody is the upstream's body on its way to the client. One that stops
+// midway is cut.
+type answerBody struct {
+	io.ReadCloser
+	x    *exchange
+	res  *http.Response
+	idle *time.Timer
+}
+
+func (x *exchange) answerBody(res *http.Response) *answerBody {
+	return &answerBody{res.Body, x, res, time.AfterFunc(x.route.AnswerIdle, x.cutIdle)}
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	b.idle.Reset(b.x.route.AnswerIdle)
+	n, err := b.ReadCloser.Read(p)
+	switch {
+	case err == nil:
+	case err == io.EOF:
+		b.idle.Stop()
+		b.res.Trailer = allowedTrailers(b.res.Trailer)
+	default:
+		b.idle.Stop()
+		b.x.broken = true
+	}
+	return n, err
+}
+
+func (b *answerBody) Close() error {
+	b.idle.Stop()
+	return b.ReadCloser.Close()
+}

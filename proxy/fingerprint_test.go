@@ -1,0 +1,145 @@
+package proxy
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// chunked hides the length of a body.
+func chunked(body string) io.Reader { return io.MultiReader(strings.NewReader(body)) }
+
+func TestWhichRequestsAreEqual(t *testing.T) {
+	base := func() *http.Request { return post("body", "Content-Type", "text/plain") }
+	for name, tt := range map[string]struct {
+		a, b  *http.Request // base if nil
+		equal bool
+	}{
+		"itself":               {nil, nil, true},
+		"another method":       {nil, request("PUT", "/hook", "body", "Content-Type", "text/plain"), false},
+		"another path":         {nil, request("POST", "/hook/", "body", "Content-Type", "text/plain"), false},
+		"another query":        {nil, request("POST", "/hook?a", "body", "Content-Type", "text/plain"), false},
+		"another body":         {nil, post("Body", "Content-Type", "text/plain"), false},
+		"another type":         {nil, post("body", "Content-Type", "text/html"), false},
+		"no type":              {nil, post("body"), false},
+		"an encoding":          {nil, post("body", "Content-Type", "text/plain", "Content-Encoding", "gzip"), false},
+		"a credential":         {nil, post("body", "Content-Type", "text/plain", "Authorization", "Bearer a"), false},
+		"another tenant":       {post("", "Tenant", "a"), post("", "Tenant", "b"), false}, // who has a budget of their own
+		"an idempotency key":   {post("", "Idempotency-Key", "1"), post("", "Idempotency-Key", "2"), false},
+		"other fields":         {nil, post("body", "Content-Type", "text/plain", "User-Agent", "b", "Traceparent", "c", "X-Request-Id", "d"), true},
+		"another spelling":     {post("", "authorization", "a"), post("", "AUTHORIZATION", "a"), true},
+		"one field twice":      {post("", "Authorization", "a, b"), post("", "Authorization", "a", "Authorization", "b"), false},
+		"fields that swap":     {post("", "Authorization", "a"), post("", "Idempotency-Key", "a"), false},
+		"an empty field":       {post("", "Authorization", ""), post(""), false},
+		"query order":          {request("POST", "/hook?a=1&b=2", ""), request("POST", "/hook?b=2&a=1", ""), false},
+		"an encoded slash":     {request("POST", "/hook/a/b", ""), request("POST", "/hook/a%2Fb", ""), false},
+		"escapes' case":        {request("POST", "/hook/a%2Fb", ""), request("POST", "/hook/a%2fb", ""), false},
+		"path or query":        {request("POST", "/hook/a?b", ""), request("POST", "/hook/a%3Fb", ""), false},
+		"no body, empty body":  {httptest.NewRequest("POST", "/hook", nil), httptest.NewRequest("POST", "/hook", chunked("")), true},
+		"empty body, declared": {httptest.NewRequest("POST", "/hook", http.NoBody), post(""), true},
+		"chunked, declared":    {httptest.NewRequest("POST", "/hook", chunked("body")), post("body"), true},
+		"another host":         {nil, request("POST", "http://elsewhere/hook", "body", "Content-Type", "text/plain"), true},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			tenants := limit(t, "tenants", "9/s")
+			tenants.By = By{Header: "tenant"}
+			r := newRig(t, answers(ok, ""), hold(time.Hour), limits(tenants))
+			for i, req := range []**http.Request{&tt.a, &tt.b} {
+				if *req == nil {
+					*req = base()
+				}
+				want := "200"
+				if i == 1 && tt.equal {
+					want = "held"
+				}
+				wantOutcome(t, r.do(*req), want)
+			}
+		})
+	}
+}
+
+func TestRoutesShareNoLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := mustParseUpstream(t, "https://upstream.example")
+		p, err := New([]Route{
+			{Name: "a", Upstream: u, Pool: "pool", Dedupe: DedupeOn, Hold: time.Hour},
+			{Name: "b", Upstream: u, Pool: "pool", Dedupe: DedupeOn, Hold: time.Hour},
+		}, newRig(t, answers(ok, "")).options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"a", "b"} {
+			p.routes[name].transport = answers(ok, "")
+			res := (&rig{Proxy: p}).do(request(http.MethodPost, "/"+name, "same"))
+			wantOutcome(t, res, "200")
+		}
+	})
+}
+
+// FuzzFingerprint moves bytes from one part of a request to another.
+func FuzzFingerprint(f *testing.F) {
+	f.Add("POST", "/hook", "a=1", "Bearer a", "text/plain", "body", "curl/8", uint8(0), uint8(1))
+	f.Add("P", "\x00\x00\x00\x00\x00\x00\x00\x01", "", "", "\x00", "", "", uint8(1), uint8(5))
+	f.Add("", "", "", "a", "", "", "", uint8(3), uint8(4))
+	f.Add("", "", "", "\x00\x00\x00\x00\x00\x00\x00\x01a", "", "", "", uint8(3), uint8(5))
+	rt := newRig(f, answers(ok, "")).routes["hook"]
+	f.Fuzz(func(t *testing.T, method, path, query, auth, kind, body, ignored string, from, to uint8) {
+		parts := [...]string{method, path, query, auth, kind, body}
+		hash := func(p [len(parts)]string, ignored ...string) string {
+			r := &http.Request{Method: p[0], Header: http.Header{"Authorization": {p[3]}, "Content-Type": {p[4]}, "User-Agent": ignored}}
+			sum := rt.fingerprint(r, &url.URL{Scheme: "https", Host: "upstream.example", Path: p[1], RawQuery: p[2]}, []byte(p[5]))
+			return string(sum[:])
+		}
+		same := hash(parts)
+		if hash(parts, ignored) != same || hash(parts, ignored, ignored) != same {
+			t.Error("a field that was not chosen matters")
+		}
+		moved := parts
+		source, target := &moved[int(from)%len(parts)], &moved[int(to)%len(parts)]
+		if n := len(*source); n > 0 {
+			last := (*source)[n-1:]
+			*source = (*source)[:n-1]
+			*target = last + *target
+		}
+		if got, want := hash(moved) == same, moved == parts; got != want {
+			t.Errorf("%q and %q: equal fingerprints: got %v, want %v", parts, moved, got, want)
+		}
+		for i := range moved {
+			changed := parts
+			changed[i] += "\x00"
+			if hash(changed) == same {
+				t.Errorf("%q and %q have one fingerprint", parts, changed)
+			}
+		}
+	})
+}
+
+func TestDigestTellsValuesApart(t *testing.T) {
+	seen := map[string]bool{}
+	for _, values := range [][]string{nil, {""}, {"", ""}, {"a"}, {"a", "b"}, {"ab"}, {"a,b"}, {"b", "a"}} {
+		d := digest(values...)
+		if seen[d] {
+			t.Errorf("%q has the digest of another", values)
+		}
+		if seen[d] = true; len(d) != 32 {
+			t.Errorf("got %d digits, want 32", len(d))
+		}
+	}
+}
+
+func BenchmarkFingerprint(b *testing.B) {
+	rt := newRig(b, answers(ok, "")).routes["hook"]
+	r := post("", "Content-Type", "application/json", "Authorization", "Bearer 0123456789")
+	target := rt.Upstream.target("/chat.postMessage", "")
+	body := []byte(strings.Repeat("x", 1<<10))
+	b.ReportAllocs()
+	b.SetBytes(int64(len(body)))
+	for b.Loop() {
+		rt.fingerprint(r, target, body)
+	}
+}

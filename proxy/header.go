@@ -1,0 +1,80 @@
+package proxy
+
+import (
+	"maps"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// hopByHop are the fields that belong to one connection (RFC 9110 7.6.1),
+// beside those that Connection names.
+var hopByHop = []string{
+	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection",
+	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+func removeHopByHop(h http.Header) {
+	for _, field := range h["Connection"] {
+		for name := range strings.SplitSeq(field, ",") {
+			h.Del(textproto.TrimString(name))
+		}
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
+// allowedTrailers returns those of trailers that may pass: none that frames,
+// routes or authenticates a message, for in a trailer it comes after all that
+// has been decided (RFC 9110 6.5.1).
+func allowedTrailers(trailers http.Header) http.Header {
+	allowed := http.Header{}
+	for name, values := range trailers {
+		switch canonical := http.CanonicalHeaderKey(name); {
+		case !httpguts.ValidTrailerHeader(canonical), isForwarded(canonical):
+		case slices.Contains([]string{"Cookie", "Forwarded", "Http2-Settings", "Upgrade", "Via", "X-Real-Ip", "X-Request-Id"}, canonical):
+		default:
+			allowed[name] = values
+		}
+	}
+	return allowed
+}
+
+func isForwarded(name string) bool { return strings.HasPrefix(name, "X-Forwarded-") }
+
+// setForwarded tells the upstream whom the request comes from. ReverseProxy
+// has taken out what the client said of that; where the client is a trusted
+// proxy, it is believed and extended.
+func (x *exchange) setForwarded(out http.Header) {
+	in, trust := x.in, x.proxy.options.Trust
+	out.Del("X-Real-Ip")
+	maps.DeleteFunc(out, func(name string, _ []string) bool { return isForwarded(name) })
+	if !x.route.Forwarded {
+		return
+	}
+	out.Set("X-Forwarded-Host", in.Host)
+	out.Set("X-Forwarded-Proto", "http")
+	if in.TLS != nil {
+		out.Set("X-Forwarded-Proto", "https")
+	}
+	if trust.believes(in) {
+		for name, values := range in.Header {
+			if isForwarded(name) {
+				out[name] = values
+			}
+		}
+	}
+	hops := slices.Clone(out["X-Forwarded-For"])
+	if addr, ok := peer(in); ok {
+		hops = append(hops, addr.String())
+	}
+	if len(hops) > 0 {
+		out.Set("X-Forwarded-For", strings.Join(hops, ", "))
+	}
+	out.Add("Via", strconv.Itoa(in.ProtoMajor)+"."+strconv.Itoa(in.ProtoMinor)+" throttle-proxy")
+}
