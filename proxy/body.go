@@ -13,6 +13,24 @@ var (
 	errNoMemory     = errors.New("no memory for the body")
 )
 
+// bodyReason is why a request is refused whose body was not read whole, though
+// it was there; empty if it was not.
+func bodyReason(err error) Reason {
+	switch err {
+	case errBodyTooLarge:
+		return ReasonBodyTooLarge
+	case errNoMemory:
+		return ReasonNoMemory
+	}
+	return ""
+}
+
+// rejoined is a body of which a part has been read already.
+type rejoined struct {
+	io.Reader
+	io.Closer
+}
+
 // bodies counts the bytes of all bodies that are held in memory.
 type bodies struct {
 	held  atomic.Int64
@@ -31,8 +49,9 @@ func (b *bodies) take(n int) bool {
 func (b *bodies) give(n int64) { b.held.Add(-n) }
 
 // readBody reads the whole body of a request that is to be fingerprinted, or
-// fails before it has read more than the limit. Memory is taken and counted as
-// bytes arrive, whatever the client has announced.
+// fails before it has read more than the limit, and returns what it has read.
+// Memory is taken and counted as bytes arrive, whatever the client has
+// announced.
 func (x *exchange) readBody() ([]byte, error) {
 	r, limit := x.in, x.proxy.options.MaxBody
 	if r.ContentLength > limit {
@@ -53,12 +72,12 @@ func (x *exchange) readBody() ([]byte, error) {
 		}
 		n, err := in.Read(body[len(body):cap(body)])
 		if body = body[:len(body)+n]; !x.proxy.bodies.take(n) {
-			return nil, errNoMemory
+			return body, errNoMemory
 		}
 		x.held += int64(n)
 		switch {
 		case int64(len(body)) > limit:
-			return nil, errBodyTooLarge
+			return body, errBodyTooLarge
 		case err == io.EOF && (r.ContentLength < 0 || int64(len(body)) == announced):
 			return body, in.done()
 		case err == io.EOF:

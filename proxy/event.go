@@ -19,7 +19,7 @@ type Event struct {
 	Shadowed Reason // why the request would have been refused, but for shadow mode
 	Holder   cluster.Holder
 	Limits   []string // names of the limits that refused
-	Fault    string   // what was wrong with the upstream or the store, without any address
+	Fault    string   // what was wrong with the upstream, by the error types of RFC 9209
 	Nearest  string   // for an unknown route, the one most like it
 
 	Started        time.Time

@@ -1,8 +1,9 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
-	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"sync/atomic"
@@ -70,19 +71,20 @@ func (x *exchange) serve() {
 	}
 	if rt.dedupes(x.in) {
 		body, err := x.readBody()
-		switch {
-		case errors.Is(err, errBodyTooLarge):
-			x.refuse(ReasonBodyTooLarge)
-			return
-		case errors.Is(err, errNoMemory):
-			x.refuse(ReasonNoMemory)
-			return
-		case err != nil:
+		switch reason := bodyReason(err); {
+		case err == nil:
+			x.body = body
+			ask.Fingerprint = rt.fingerprint(x.in, x.target, body)
+		case reason == "":
 			x.clientGone()
 			return
+		case rt.Shadow:
+			x.event.Shadowed = reason
+			x.in.Body = rejoined{io.MultiReader(bytes.NewReader(body), x.in.Body), x.in.Body}
+		default:
+			x.refuse(reason)
+			return
 		}
-		x.body = body
-		ask.Fingerprint = rt.fingerprint(x.in, x.target, body)
 	}
 	if !x.admit(ask) {
 		return

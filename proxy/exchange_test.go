@@ -280,14 +280,19 @@ func TestKnownRefusalIsAnsweredBeforeTheBodyIsRead(t *testing.T) {
 }
 
 func TestShadowRefusesNothing(t *testing.T) {
-	for _, reason := range []Reason{ReasonDuplicate, ReasonHeld, ReasonLimited, ReasonUndecided} {
+	for _, reason := range []Reason{ReasonDuplicate, ReasonHeld, ReasonLimited, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory} {
 		bubble(t, string(reason), func(t *testing.T) {
 			r := newRig(t, answers(ok, ""), shadow, hold(time.Minute), limits(limit(t, "hook", "2/m")))
 			refusals[reason].before(t, r)
 			for len(r.events) > 0 {
 				<-r.events
 			}
-			r.routes["hook"].transport = answers(created, "done")
+			r.routes["hook"].transport = upstream(func(req *http.Request) (*http.Response, error) {
+				if body, err := io.ReadAll(req.Body); err != nil || string(body) != "same" {
+					t.Errorf("the upstream got %q, %v", body, err)
+				}
+				return answers(created, "done").RoundTrip(req)
+			})
 			wantOutcome(t, r.do(post("same")), "201")
 			e := <-r.events
 			if e.Shadowed != reason || e.Reason != "" || e.Status != created {

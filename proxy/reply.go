@@ -141,12 +141,7 @@ func (x *exchange) reply(status int, about about, p problem, retryAfter string) 
 // addRateLimit tells the client of the route's budgets, after what the
 // upstream tells of its own (draft-ietf-httpapi-ratelimit-headers-10).
 func (x *exchange) addRateLimit(decisions []limiter.Decision) {
-	if len(decisions) == 0 {
-		return
-	}
-	h := x.client.Header()
-	addSpelt(h, "RateLimit-Policy", x.route.policy)
-	items := make([]byte, 0, 64)
+	var items []byte
 	for i, d := range decisions {
 		if !d.Known() {
 			continue
@@ -162,7 +157,10 @@ func (x *exchange) addRateLimit(decisions []limiter.Decision) {
 			items = strconv.AppendInt(items, int64(wholeSeconds(d.NextAfter)), 10)
 		}
 	}
-	addSpelt(h, "RateLimit", string(items))
+	if len(items) > 0 {
+		addSpelt(x.client.Header(), "RateLimit-Policy", x.route.policy)
+		addSpelt(x.client.Header(), "RateLimit", string(items))
+	}
 }
 
 // addSpelt adds a value to a field and sends it in the spelling of its RFC,
