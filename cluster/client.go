@@ -99,7 +99,7 @@ func parseURL(rawURL string) (*redis.UniversalOptions, error) {
 	case "cluster":
 		o.IsClusterMode = true
 	default:
-		return nil, unknownScheme(scheme)
+		return nil, errUnknownScheme
 	}
 	switch {
 	case base == "unix" && kind == "":
@@ -115,7 +115,7 @@ func parseURL(rawURL string) (*redis.UniversalOptions, error) {
 			return nil, fmt.Errorf("several hosts: write %s+sentinel or %s+cluster for what they are", base, base)
 		}
 	default:
-		return nil, unknownScheme(scheme)
+		return nil, errUnknownScheme
 	}
 	if base == "rediss" {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -131,9 +131,9 @@ func parseURL(rawURL string) (*redis.UniversalOptions, error) {
 	return o, nil
 }
 
-func unknownScheme(scheme string) error {
-	return fmt.Errorf("unknown scheme %q: write redis, rediss, unix, redis+sentinel or redis+cluster", scheme)
-}
+// errUnknownScheme does not repeat the scheme: of a URL that is none, it may be
+// the password.
+var errUnknownScheme = errors.New("unknown scheme: write redis, rediss, unix, redis+sentinel or redis+cluster")
 
 // splitHosts reads host[:port],… and adds the port where it is missing.
 func splitHosts(hosts, defaultPort string) (addrs []string, err error) {

@@ -26,7 +26,7 @@ type Fingerprint [sha256.Size]byte
 // Ask is what one request needs before it may go on.
 type Ask struct {
 	Tag         string       // the route's name, or its pool's: what all keys of an ask have in common
-	Fingerprint *Fingerprint // of the lock to take; nil for none
+	Fingerprint *Fingerprint // of the lock to take, within the tag; nil for none
 	Charges     []Charge     // budgets to spend one request from, each from another
 	RequestID   string       // told to duplicates as their holder's; without spaces
 }
@@ -64,18 +64,23 @@ type Holder struct {
 	Age       time.Duration // since it was admitted
 }
 
+// lockID is what a lock is known by.
+type lockID struct {
+	tag         string
+	fingerprint Fingerprint
+}
+
 // Lock is the in-flight lock of an admitted request. A nil *Lock is valid and
 // locks nothing.
 type Lock struct {
-	fingerprint Fingerprint
-	tag         string
-	token       string // random, at least 128 bits
-	requestID   string
-	replica     string
-	admitted    time.Duration // on the clock of the Memory that knows it
-	held        bool          // the exchange is over; guarded by that Memory's mutex
-	released    atomic.Bool
-	owner       interface{ release(*Lock, time.Duration) }
+	id        lockID
+	token     string // random, at least 128 bits
+	requestID string
+	replica   string
+	admitted  time.Duration // on the clock of the Memory that knows it
+	lost      bool          // found another's; the run loop's
+	released  atomic.Bool
+	owner     interface{ release(*Lock, time.Duration) }
 }
 
 // Release ends the exchange. Equal requests stay refused for hold; with hold 0

@@ -40,18 +40,17 @@ func newLock(ask Ask, replica string, owner interface{ release(*Lock, time.Durat
 		return nil
 	}
 	return &Lock{
-		fingerprint: *ask.Fingerprint,
-		tag:         ask.Tag,
-		token:       rand.Text(),
-		requestID:   ask.RequestID,
-		replica:     replica,
-		owner:       owner,
+		id:        lockID{ask.Tag, *ask.Fingerprint},
+		token:     rand.Text(),
+		requestID: ask.RequestID,
+		replica:   replica,
+		owner:     owner,
 	}
 }
 
 // lockKey is the part of the lock's key after the store's own prefix.
 func (l *Lock) lockKey() string {
-	return "{" + l.tag + "}:lock:" + hex.EncodeToString(l.fingerprint[:])
+	return "{" + l.id.tag + "}:lock:" + hex.EncodeToString(l.id.fingerprint[:])
 }
 
 // value is what the store keeps under the lock's key, to which the store adds

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,8 +23,9 @@ type Memory struct {
 	start   time.Time // epoch of every instant below; carries a monotonic clock
 
 	mu      sync.Mutex
-	locks   map[Fingerprint]*Lock // in flight and on hold
-	holds   *limiter.Deadlines[Fingerprint]
+	locks   map[lockID]*Lock           // of exchanges under way
+	held    map[lockID]*Lock           // of those that are over
+	holds   *limiter.Deadlines[lockID] // and until when
 	budgets *limiter.Budgets
 	denials *limiter.Deadlines[string] // until when a budget that has refused goes on to refuse
 }
@@ -33,8 +36,9 @@ func NewMemory(replica string) *Memory {
 	return &Memory{
 		replica: replica,
 		start:   time.Now(),
-		locks:   make(map[Fingerprint]*Lock),
-		holds:   limiter.NewDeadlines[Fingerprint](Capacity),
+		locks:   make(map[lockID]*Lock),
+		held:    make(map[lockID]*Lock),
+		holds:   limiter.NewDeadlines[lockID](Capacity),
 		budgets: limiter.NewBudgets(Capacity),
 		denials: limiter.NewDeadlines[string](Capacity),
 	}
@@ -89,24 +93,21 @@ func (m *Memory) Refusal(ask Ask) (v Verdict, known bool) {
 }
 
 func (m *Memory) duplicateLocked(ask Ask, now time.Duration) (v Verdict, known bool) {
-	for _, fingerprint := range m.holds.Expire(now) {
-		delete(m.locks, fingerprint)
+	for _, id := range m.holds.Expire(now) {
+		delete(m.held, id)
 	}
 	if ask.Fingerprint == nil {
 		return Verdict{}, false
 	}
-	lock, ok := m.locks[*ask.Fingerprint]
-	if !ok {
-		return Verdict{}, false
-	}
-	v = Verdict{Outcome: Duplicate, Holder: Holder{RequestID: lock.requestID, Replica: lock.replica, Age: now - lock.admitted}}
-	if lock.held {
-		if until, _ := m.holds.Get(*ask.Fingerprint); until <= now {
+	id := lockID{ask.Tag, *ask.Fingerprint}
+	outcome, lock := Duplicate, m.locks[id]
+	if lock == nil {
+		if until, ok := m.holds.Get(id); !ok || until <= now {
 			return Verdict{}, false
 		}
-		v.Outcome = Held
+		outcome, lock = Held, m.held[id]
 	}
-	return v, true
+	return Verdict{Outcome: outcome, Holder: Holder{RequestID: lock.requestID, Replica: lock.replica, Age: now - lock.admitted}}, true
 }
 
 // deny remembers the refusals of a store that was asked at an instant.
@@ -136,25 +137,24 @@ func (m *Memory) addLocked(lock *Lock, now time.Duration) {
 	if lock == nil {
 		return
 	}
-	m.holds.Delete(lock.fingerprint)
 	lock.admitted = now
-	m.locks[lock.fingerprint] = lock
+	m.locks[lock.id] = lock
 }
 
 // release ends lock's exchange and begins its hold.
 func (m *Memory) release(lock *Lock, hold time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.locks[lock.fingerprint] != lock {
+	if m.locks[lock.id] != lock {
 		return // another's by now
 	}
+	delete(m.locks, lock.id)
 	if hold <= 0 {
-		delete(m.locks, lock.fingerprint)
 		return
 	}
-	lock.held = true
-	if forgotten, forgot := m.holds.Set(lock.fingerprint, m.now()+hold); forgot {
-		delete(m.locks, forgotten)
+	m.held[lock.id] = lock
+	if forgotten, forgot := m.holds.Set(lock.id, m.now()+hold); forgot {
+		delete(m.held, forgotten)
 	}
 }
 
@@ -162,13 +162,7 @@ func (m *Memory) release(lock *Lock, hold time.Duration) {
 func (m *Memory) inFlight() []*Lock {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var locks []*Lock
-	for _, lock := range m.locks {
-		if !lock.held {
-			locks = append(locks, lock)
-		}
-	}
-	return locks
+	return slices.Collect(maps.Values(m.locks))
 }
 
 func (m *Memory) now() time.Duration { return time.Since(m.start) }

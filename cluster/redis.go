@@ -98,6 +98,9 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	if v, known := r.local.Refusal(ask); known {
 		return v, nil
 	}
+	if ask.Fingerprint == nil && len(ask.Charges) == 0 {
+		return Verdict{Outcome: Admitted}, nil // which says nothing of the store
+	}
 	lock := newLock(ask, r.options.Replica, r)
 	asked := r.local.now()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.options.Timeout)
@@ -153,9 +156,6 @@ func (r *Redis) ask(ctx context.Context, ask Ask, lock *Lock) (Verdict, error) {
 		}
 		keys = append(keys, r.key(c.rateKey(ask.Tag)))
 		args = append(args, limitArgs...)
-	}
-	if len(keys) == 0 {
-		return Verdict{Outcome: Admitted}, nil
 	}
 	reply, err := r.guard.Run(ctx, once{r.options.Client}, keys, args...).Slice()
 	if err != nil {
@@ -372,7 +372,7 @@ func (r *Redis) end(endings []*ending) (failed []*ending) {
 
 // renew renews every lock in flight, and reports whether the store answered.
 func (r *Redis) renew() bool {
-	locks := r.local.inFlight()
+	locks := slices.DeleteFunc(r.local.inFlight(), func(l *Lock) bool { return l.lost })
 	calls := make([]call, len(locks))
 	for i, lock := range locks {
 		calls[i] = call{script: renewScript, lock: lock, args: []any{lock.token, r.options.LockTTL.Milliseconds(), lock.value()}}
@@ -384,6 +384,7 @@ func (r *Redis) renew() bool {
 		case c.err != nil:
 			answered = false
 		case c.result == 0:
+			c.lock.lost = true
 			r.options.Observe(LockLost, nil)
 		}
 	}

@@ -1,14 +1,19 @@
 package cluster
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,25 +22,47 @@ import (
 	"throttle-proxy/integration/redistest"
 )
 
+// store is a Redis of either kind, with keys for one test alone.
+type store struct {
+	url, prefix string
+	servers     []*redistest.Server
+}
+
 func TestRedis(t *testing.T) {
-	behaveOnRedis(t, startRedis(t).URL())
+	server := startRedis(t)
+	testStore(t, store{url: server.URL(), servers: []*redistest.Server{server}})
 }
 
 func TestRedisCluster(t *testing.T) {
-	behaveOnRedis(t, startCluster(t).URL())
+	skipIfShort(t)
+	cluster := redistest.StartCluster(t)
+	testStore(t, store{url: cluster.URL(), servers: cluster.Nodes})
 }
 
-// behaveOnRedis runs the behaviours on one store, each under its own prefix.
-func behaveOnRedis(t *testing.T, url string) {
+// testStore runs the behaviours, and the faults after them.
+func testStore(t *testing.T, s store) {
 	for i, name := range slices.Sorted(maps.Keys(behaviours)) {
 		t.Run(name, func(t *testing.T) {
 			fleet := make([]replica, 3)
 			for n := range fleet {
-				fleet[n] = join(t, url, Options{Prefix: fmt.Sprint("prefix-", i), Replica: fmt.Sprint("replica-", n)})
+				fleet[n] = join(t, s.url, Options{Prefix: fmt.Sprint("prefix-", i), Replica: fmt.Sprint("replica-", n)})
 			}
 			behaviours[name](t, fleet)
 		})
 	}
+	for i, name := range slices.Sorted(maps.Keys(faults)) {
+		t.Run(name, func(t *testing.T) {
+			s.prefix = fmt.Sprint("fault-", i)
+			faults[name](t, s)
+		})
+	}
+}
+
+// faults are what may happen to a Redis of either kind.
+var faults = map[string]func(t *testing.T, s store){
+	"A store that was paused keeps no orphan": pause,
+	// Asked again, a budget would be charged twice, and an ask be refused by its own lock.
+	"A lost answer is not asked for again": loseAnswers,
 }
 
 func startRedis(t *testing.T, args ...string) *redistest.Server {
@@ -44,17 +71,20 @@ func startRedis(t *testing.T, args ...string) *redistest.Server {
 	return redistest.Start(t, args...)
 }
 
-func startCluster(t *testing.T) *redistest.Cluster {
-	t.Helper()
-	skipIfShort(t)
-	return redistest.StartCluster(t)
-}
-
 func skipIfShort(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts a redis-server")
 	}
+}
+
+func connect(t *testing.T, url string, timeout time.Duration) redis.UniversalClient {
+	t.Helper()
+	client, err := NewClient(url, TLSFiles{}, timeout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
 }
 
 // open returns a replica that the test has to close. What o leaves out is set
@@ -74,7 +104,7 @@ func open(t *testing.T, url string, o Options) *Redis {
 		o.Timeout = 10 * time.Second
 	}
 	if o.Client == nil {
-		o.Client = connect(t, url)
+		o.Client = connect(t, url, o.Timeout)
 	}
 	r, err := NewRedis(o)
 	if err != nil {
@@ -374,61 +404,111 @@ func TestRedis_ManyReleasesAtOnce(t *testing.T) {
 	}
 }
 
-// TestRedis_PausedStore stops the store without its noticing: it executes what
-// it had been sent when it wakes.
-func TestRedis_PausedStore(t *testing.T) {
-	for name, start := range map[string]func() (url string, servers []*redistest.Server){
-		"single": func() (string, []*redistest.Server) {
-			server := startRedis(t)
-			return server.URL(), []*redistest.Server{server}
-		},
-		"cluster": func() (string, []*redistest.Server) {
-			cluster := startCluster(t)
-			return cluster.URL(), cluster.Nodes
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			url, servers := start()
-			r := join(t, url, Options{Timeout: 200 * time.Millisecond})
-			patient := join(t, url, Options{Replica: "replica-1"})
-			ten := charge("ten", "10/h")
-			admit(t, patient, request("a", ten))
-			var before *Lock
-			eventually(t, "admitted, with a connection to spare", func() bool {
-				v, err := r.Admit(t.Context(), request("b"))
-				before = v.Lock
-				return err == nil && before != nil
-			})
+// pause stops the store without its noticing: it executes what it had been
+// sent when it wakes.
+func pause(t *testing.T, s store) {
+	r := join(t, s.url, Options{Prefix: s.prefix, Timeout: 200 * time.Millisecond})
+	patient := join(t, s.url, Options{Prefix: s.prefix})
+	ten := charge("ten", "10/h")
+	admit(t, patient, unlocked(ten))
+	var before *Lock
+	eventually(t, "admitted, with a connection to spare", func() bool {
+		v, err := r.Admit(t.Context(), request("b"))
+		before = v.Lock
+		return err == nil && before != nil
+	})
 
-			var clients []*redis.Client
-			for _, server := range servers {
-				clients = append(clients, server.Client())
-			}
-			sets := func() (n int) {
-				for _, client := range clients {
-					n += calls(t, client, "set")
-				}
-				return n
-			}
-			written := sets()
-			for _, server := range servers {
-				server.Pause()
-			}
-			undecided(t, r, request("c", ten))
-			before.Release(0) // returns, and is told later
-			for _, server := range servers {
-				server.Resume()
-			}
-			eventually(t, "the buffered ask executed", func() bool { return sets() == written+2 })
-			for _, body := range []string{"b", "c"} {
-				eventually(t, "no orphan of "+body, func() bool { return ask(t, patient, request(body)).Outcome == Admitted })
-			}
-			// The ask that got no answer may have been charged, but only once.
-			if got := admit(t, patient, request("d", ten)).Decisions[0].Remaining; got != 7 {
-				t.Errorf("got %d remaining, want 7", got)
-			}
-		})
+	var clients []*redis.Client
+	for _, server := range s.servers {
+		clients = append(clients, server.Client())
 	}
+	sets := func() (n int) {
+		for _, client := range clients {
+			n += calls(t, client, "set")
+		}
+		return n
+	}
+	written := sets()
+	for _, server := range s.servers {
+		server.Pause()
+	}
+	undecided(t, r, request("c", ten))
+	before.Release(0) // returns, and is told later
+	for _, server := range s.servers {
+		server.Resume()
+	}
+	eventually(t, "the buffered ask executed", func() bool { return sets() == written+2 })
+	for _, body := range []string{"b", "c"} {
+		eventually(t, "no orphan of "+body, func() bool { return ask(t, patient, request(body)).Outcome == Admitted })
+	}
+	// The ask that got no answer has been charged, and only once.
+	if got := admit(t, patient, unlocked(ten)).Decisions[0].Remaining; got != 7 {
+		t.Errorf("got %d remaining, want 7", got)
+	}
+}
+
+func loseAnswers(t *testing.T, s store) {
+	var loss loss
+	client := connect(t, s.url, 10*time.Second)
+	switch client := client.(type) {
+	case *redis.Client:
+		client.AddHook(&loss)
+	case *redis.ClusterClient:
+		client.OnNewNode(func(node *redis.Client) { node.AddHook(&loss) })
+	}
+	r, other := join(t, s.url, Options{Prefix: s.prefix, Client: client}), join(t, s.url, Options{Prefix: s.prefix})
+	ten := charge("ten", "10/h")
+	admit(t, r, unlocked(ten))
+	for _, a := range []Ask{unlocked(ten), request("a", ten)} {
+		loss.due.Store(true)
+		undecided(t, r, a)
+	}
+	eventually(t, "no orphan", func() bool { return ask(t, other, request("a")).Outcome == Admitted })
+	if got := admit(t, other, unlocked(ten)).Decisions[0].Remaining; got != 6 {
+		t.Errorf("got %d remaining, want 6", got)
+	}
+}
+
+// loss is a hook by which, once it is due, a connection breaks instead of
+// bringing the answer to a script that has been run.
+type loss struct{ due atomic.Bool }
+
+func (l *loss) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := next(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &lossyConn{Conn: conn, due: &l.due}, nil
+	}
+}
+
+func (*loss) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (*loss) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+type lossyConn struct {
+	net.Conn
+	due            *atomic.Bool
+	losing, broken bool
+}
+
+func (c *lossyConn) Write(b []byte) (int, error) {
+	c.losing = bytes.Contains(b, []byte("evalsha")) && c.due.Swap(false)
+	return c.Conn.Write(b)
+}
+
+func (c *lossyConn) Read(b []byte) (int, error) {
+	if c.broken {
+		return 0, io.EOF
+	}
+	n, err := c.Conn.Read(b)
+	if c.broken = c.losing; c.broken {
+		return 0, io.EOF
+	}
+	return n, err
 }
 
 func TestRedis_ScriptFlushLosesNothing(t *testing.T) {
@@ -607,9 +687,13 @@ func TestRedis_CloseGivesBackWhatIsQueued(t *testing.T) {
 	server := startRedis(t)
 	client := server.Client()
 	r := open(t, server.URL(), Options{})
-	const many = 2*batchSize + 1
+	const many = 6*batchSize + 1
+	var locks []*Lock
 	for i := range many {
-		admit(t, r, request(fmt.Sprint(i))).Lock.Release(time.Minute)
+		locks = append(locks, admit(t, r, request(fmt.Sprint(i))).Lock)
+	}
+	for _, lock := range locks {
+		lock.Release(time.Minute)
 	}
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
