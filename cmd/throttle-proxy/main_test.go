@@ -224,7 +224,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--redis redis://:CANARY@host,", "--redis", "write redis://host:port"},
 	{"--redis redis://:CANARY@host:0", "--redis", "write a number from 1 to 65535"},
 	{"--redis redis://:CANARY@host:redis", "--redis", "write a number from 1 to 65535"},
-	{"--redis http://:CANARY@host", "--redis", `unknown scheme "http": write redis, rediss, unix, redis+sentinel or redis+cluster`},
+	{"--redis http://:CANARY@host", "--redis", `unknown scheme: write redis, rediss, unix, redis+sentinel or redis+cluster`},
 	{"--redis redis+tls://:CANARY@host", "--redis", "write redis, rediss, unix, redis+sentinel or redis+cluster"},
 	{"--redis redis+sentinel://:CANARY@host", "--redis", "add ?master_name=NAME"},
 	{"--redis redis://:CANARY@host1,host2", "--redis", "write redis+sentinel or redis+cluster for what they are"},
