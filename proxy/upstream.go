@@ -20,7 +20,7 @@ type Upstream struct {
 
 // ParseUpstream reads the URL that route forwards to: http, https, or h2c for
 // HTTP/2 without TLS. The error says what to write instead, and nothing of
-// rawURL but its scheme.
+// rawURL.
 func ParseUpstream(route, rawURL string) (*Upstream, error) {
 	u, err := url.Parse(rawURL)
 	switch {
@@ -29,7 +29,7 @@ func ParseUpstream(route, rawURL string) (*Upstream, error) {
 	case u.Scheme == "" || u.Opaque != "" && u.Host == "":
 		return nil, errors.New("not a URL with a scheme: write https://host/path, env:VARIABLE or file:PATH")
 	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "h2c":
-		return nil, fmt.Errorf("unknown scheme %q: write http, https or h2c", u.Scheme)
+		return nil, errors.New("unknown scheme: write http, https or h2c")
 	case u.Hostname() == "":
 		return nil, errors.New("the URL has no host: write https://host/path")
 	case !validPort(u.Port()):

@@ -119,7 +119,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--register=-=https://host/CANARY", "--register", "beginning with a letter or digit"},
 	{"--register a=http://host --register a=http://CANARY", "--register", "route a is registered twice: write one URL for each name"},
 	{"--register a=https:///CANARY", "--register", "the URL has no host: write https://host/path"},
-	{"--register a=ftp://host/CANARY", "--register", `unknown scheme "ftp": write http, https or h2c`},
+	{"--register a=ftp://host/CANARY", "--register", `unknown scheme: write http, https or h2c`},
 	{"--register a=hooks.slack.com/CANARY", "--register", "write https://host/path, env:VARIABLE or file:PATH"},
 	{"--register a=hooks.slack.com:443/CANARY", "--register", "write https://host/path, env:VARIABLE or file:PATH"},
 	{"--register a=https://host:99999/CANARY", "--register", "write a number from 1 to 65535"},
