@@ -370,9 +370,10 @@ func (r *Redis) end(endings []*ending) (failed []*ending) {
 	return failed
 }
 
-// renew renews every lock in flight, and reports whether the store answered.
+// renew renews every lock in flight, and reports whether the store answered. A
+// lost one is asked for on: it is taken again when the other's has ended.
 func (r *Redis) renew() bool {
-	locks := slices.DeleteFunc(r.local.inFlight(), func(l *Lock) bool { return l.lost })
+	locks := r.local.inFlight()
 	calls := make([]call, len(locks))
 	for i, lock := range locks {
 		calls[i] = call{script: renewScript, lock: lock, args: []any{lock.token, r.options.LockTTL.Milliseconds(), lock.value()}}
@@ -383,9 +384,11 @@ func (r *Redis) renew() bool {
 		switch {
 		case c.err != nil:
 			answered = false
-		case c.result == 0:
+		case c.result == 0 && !c.lock.lost:
 			c.lock.lost = true
 			r.options.Observe(LockLost, nil)
+		case c.result == 1:
+			c.lock.lost = false
 		}
 	}
 	return answered
