@@ -107,7 +107,7 @@ func (r *idleReader) Read(p []byte) (int, error) {
 	// Setting a deadline is not free: it is moved once it is a tenth used up.
 	if now := time.Now(); r.until.Sub(now) < r.timeout-r.timeout/10 {
 		r.until = now.Add(r.timeout)
-		_ = r.control.SetReadDeadline(r.until) // a ResponseWriter without deadlines has none to miss
+		r.setDeadline(r.until)
 	}
 	n, err := r.ReadCloser.Read(p)
 	if err != nil {
@@ -122,9 +122,20 @@ func (r *idleReader) Read(p []byte) (int, error) {
 func (r *idleReader) done() error {
 	if !r.until.IsZero() {
 		r.until = time.Time{}
-		_ = r.control.SetReadDeadline(time.Time{})
+		r.setDeadline(r.until)
 	}
 	return nil
+}
+
+// setDeadline does nothing once the handler has ended, when the Transport may
+// still be reading: the connection is then no longer this request's, and an
+// HTTP/2 stream no longer there.
+func (r *idleReader) setDeadline(until time.Time) {
+	r.x.reading.Lock()
+	defer r.x.reading.Unlock()
+	if !r.x.ended {
+		_ = r.control.SetReadDeadline(until) // a ResponseWriter without deadlines has none to miss
+	}
 }
 
 // streamBody lets a body that is not fingerprinted pass as it comes, with its

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,6 +39,8 @@ type exchange struct {
 	idle      atomic.Bool        // because it stopped
 	forwarded time.Time          // when it was sent on; zero if it was not
 	cutShort  atomic.Bool        // the client's body ended midway
+	reading   sync.Mutex         // guards ended against deadlines of the client's body
+	ended     bool               // the handler is about to return
 	sent      bool               // bytes may have reached the upstream
 	answered  bool               // the upstream's header has arrived
 	success   bool               // with a 2xx
@@ -156,6 +159,9 @@ func (x *exchange) settle() {
 
 // finish ends whatever has not ended yet, and tells of the request.
 func (x *exchange) finish() {
+	x.reading.Lock()
+	x.ended = true
+	x.reading.Unlock()
 	x.settle()
 	if !x.forwarded.IsZero() {
 		ended := x.answered && x.left == 0
