@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"strconv"
@@ -24,6 +25,7 @@ type Wire struct {
 	writeIdle time.Duration
 	reader    wireReader
 	refuse    []byte // what is left to say of the poison
+	ahead     []byte // what was read and not passed on
 	upgrade   atomic.Int32
 }
 
@@ -54,39 +56,62 @@ func (w *Wire) Read(p []byte) (int, error) {
 		}
 		return n, nil
 	}
-	n, err := w.Conn.Read(p)
-	unread, passed := p[:n], 0
-	switch w.reader.state {
-	case wireRaw:
+	if err := w.awaitAnswer(); err != nil {
+		return 0, err
+	}
+	n, err := copy(p, w.ahead), error(nil)
+	if w.ahead = w.ahead[n:]; n == 0 {
+		n, err = w.Conn.Read(p)
+	}
+	if w.reader.state == wireRaw {
 		return n, err
-	case wireUndecided:
-		// The server reads ahead while it waits for the upstream's answer. What
-		// it gets by then is no whole line.
-		w.reader.ahead = append(w.reader.ahead, unread...)
+	}
+	good := w.reader.read(p[:n])
+	switch {
+	case w.reader.state == wireUndecided:
+		w.upgrade.Store(upgradeAsked)
+		w.ahead = append(bytes.Clone(p[good:n]), w.ahead...)
+	case good < n:
+		w.reader.state, w.refuse = wireRefused, poison
+		if good == 0 {
+			return w.Read(p)
+		}
+	}
+	if good < n {
+		err = nil // it comes again, after what is left
+	}
+	return good, err
+}
+
+// awaitAnswer keeps what follows a request for another protocol from the
+// server, until its answer tells how to read it. The server, which wants to
+// know meanwhile whether the client leaves, sets a deadline when it has
+// answered.
+func (w *Wire) awaitAnswer() error {
+	for w.reader.state == wireUndecided {
 		switch w.upgrade.Load() {
-		case upgradeAsked:
-			return n, err
 		case upgradeSwitched:
 			w.reader = wireReader{state: wireRaw}
-			return n, err
+		case upgradeRefused:
+			w.reader.state = wireRequestLine
+		default:
+			if len(w.ahead) >= maxAhead {
+				return errAhead
+			}
+			p := make([]byte, 4<<10)
+			n, err := w.Conn.Read(p)
+			if w.ahead = append(w.ahead, p[:n]...); err != nil {
+				return err
+			}
 		}
-		// The request was one like others, and this is what follows it.
-		unread, passed = w.reader.ahead, len(w.reader.ahead)-n
-		w.reader.state, w.reader.ahead = wireRequestLine, nil
 	}
-	good := w.reader.read(unread)
-	if w.reader.state == wireUndecided {
-		w.upgrade.Store(upgradeAsked)
-	}
-	if good == len(unread) {
-		return n, err
-	}
-	w.reader.state, w.refuse = wireRefused, poison
-	if good <= passed {
-		return w.Read(p)
-	}
-	return good - passed, nil
+	return nil
 }
+
+// maxAhead is the most that a client may say before it knows in which protocol.
+const maxAhead = 64 << 10
+
+var errAhead = errors.New("too much was sent behind a request for another protocol")
 
 // CloseWrite lets the server end its half, and the client read the answer
 // before the rest is closed.
@@ -136,7 +161,6 @@ type wireReader struct {
 	state wireState
 	line  []byte // the part of the current line that came with earlier reads
 	left  int64
-	ahead []byte // what was read and passed on while undecided
 
 	// of the current request
 	http10    bool
@@ -152,11 +176,10 @@ type wireReader struct {
 func (r *wireReader) read(p []byte) (good int) {
 	for good < len(p) {
 		switch r.state {
-		case wireRaw, wireUndecided:
-			if r.state == wireUndecided {
-				r.ahead = append(r.ahead, p[good:]...)
-			}
+		case wireRaw:
 			return len(p)
+		case wireUndecided:
+			return good
 		case wireBody, wireChunk:
 			n := min(r.left, int64(len(p)-good))
 			r.left -= n
@@ -299,7 +322,7 @@ func (r *wireReader) endHeader() bool {
 
 // next is what follows a whole request.
 func (r *wireReader) next() wireState {
-	if r.upgrading {
+	if r.upgrading && !r.http10 { // HTTP/1.0 has no other protocols
 		return wireUndecided
 	}
 	return wireRequestLine

@@ -229,7 +229,7 @@ func TestWireAfterAnUpgrade(t *testing.T) {
 	const ask = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 	for _, test := range []struct{ answer, then, want string }{
 		{"HTTP/1.1 101 Switching Protocols\r\n\r\n", "\x81\x00\n\n", "\x81\x00\n\n"},
-		{"HTTP/1.1 103 Early Hints\r\n\r\n", "\n", "\n"}, // still undecided: passed on, but judged later
+		{"HTTP/1.1 103 Early Hints\r\n\r\n", "\n", ""}, // still undecided
 		{"HTTP/1.1 200 OK\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"},
 		{"HTTP/1.1 200 OK\r\n\r\n", "GET / HTTP/1.1\n\n", string(poison)},
 	} {
