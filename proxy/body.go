@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -97,6 +98,8 @@ type idleReader struct {
 	control *http.ResponseController
 	timeout time.Duration
 	until   time.Time
+	mu      sync.Mutex // held by Read
+	closed  atomic.Bool
 }
 
 func (x *exchange) idleReader(body io.ReadCloser) *idleReader {
@@ -104,22 +107,47 @@ func (x *exchange) idleReader(body io.ReadCloser) *idleReader {
 }
 
 func (r *idleReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	// Setting a deadline is not free: it is moved once it is a tenth used up.
 	if now := time.Now(); r.until.Sub(now) < r.timeout-r.timeout/10 {
 		r.until = now.Add(r.timeout)
 		r.setDeadline(r.until)
 	}
+	if r.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	n, err := r.ReadCloser.Read(p)
-	if err != nil {
-		r.x.cutShort.Store(err != io.EOF)
+	switch {
+	case err == io.EOF:
 		_ = r.done()
+	case err != nil:
+		// The deadline stays: net/http reads on before it closes the connection,
+		// and would wait for the rest without end.
+		r.x.cutShort.Store(!r.closed.Load())
 	}
 	return n, err
+}
+
+// Close ends a Read that waits for the client, where the exchange ends before
+// the client's body does: net/http's own Close would wait for it.
+func (r *idleReader) Close() error {
+	if r.closed.Swap(true) || r.x.bodyRead.Load() {
+		return nil
+	}
+	r.setDeadline(time.Unix(1, 0))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.x.bodyRead.Load() {
+		r.setDeadline(time.Time{})
+	}
+	return nil
 }
 
 // done takes the deadline away: what is read from the connection next is not
 // of this body.
 func (r *idleReader) done() error {
+	r.x.bodyRead.Store(true)
 	if !r.until.IsZero() {
 		r.until = time.Time{}
 		r.setDeadline(r.until)
@@ -141,7 +169,8 @@ func (r *idleReader) setDeadline(until time.Time) {
 // streamBody lets a body that is not fingerprinted pass as it comes, with its
 // trailers after it.
 func (x *exchange) streamBody(out *http.Request) {
-	body := &trailedBody{Reader: x.idleReader(out.Body), Closer: out.Body}
+	in := x.idleReader(out.Body)
+	body := &trailedBody{Reader: in, Closer: in}
 	if out.ContentLength < 0 {
 		// net/http fills the client's trailers in when it has read the body, and
 		// the Transport sends what is there when it has.

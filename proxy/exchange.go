@@ -39,8 +39,10 @@ type exchange struct {
 	idle      atomic.Bool        // because it stopped
 	forwarded time.Time          // when it was sent on; zero if it was not
 	cutShort  atomic.Bool        // the client's body ended midway
+	bodyRead  atomic.Bool        // the client's body was read to its end
 	reading   sync.Mutex         // guards ended against deadlines of the client's body
 	ended     bool               // the handler is about to return
+	foreign   atomic.Bool        // the answer was there before the request
 	sent      bool               // bytes may have reached the upstream
 	answered  bool               // the upstream's header has arrived
 	success   bool               // with a 2xx
@@ -85,6 +87,7 @@ func (x *exchange) serve() {
 			x.event.Shadowed = reason
 			x.in.Body = rejoined{io.MultiReader(bytes.NewReader(body), x.in.Body), x.in.Body}
 		default:
+			x.closeAfter()
 			x.refuse(reason)
 			return
 		}
@@ -159,6 +162,10 @@ func (x *exchange) settle() {
 
 // finish ends whatever has not ended yet, and tells of the request.
 func (x *exchange) finish() {
+	if x.unread() {
+		// net/http reads on, so that the client gets to reading the answer.
+		_ = http.NewResponseController(x.client).SetReadDeadline(time.Now().Add(x.proxy.options.BodyTimeout))
+	}
 	x.reading.Lock()
 	x.ended = true
 	x.reading.Unlock()
@@ -193,4 +200,19 @@ func (x *exchange) clientGone() {
 	// Nothing that follows on this connection can be the client's next request.
 	x.client.Header().Set("Connection", "close")
 	x.client.WriteHeader(http.StatusBadRequest)
+}
+
+// unread reports whether the client may still be sending its body. One that
+// has stopped does not count.
+func (x *exchange) unread() bool {
+	return x.in.ContentLength != 0 && !x.bodyRead.Load() && !x.cutShort.Load()
+}
+
+// closeAfter lets the answer out before the rest of the client's body has come
+// in, for which net/http would wait, and keeps that rest from being read as
+// another request.
+func (x *exchange) closeAfter() {
+	if x.in.ProtoMajor == 1 {
+		x.client.Header().Set("Connection", "close")
+	}
 }

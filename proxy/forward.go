@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"net/http/httputil"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,8 +33,14 @@ func newTransport(r Route) *http.Transport {
 		protocols.SetHTTP2(true)
 	}
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialer.DialContext,
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &upstreamConn{Conn: conn}, nil
+		},
 		TLSHandshakeTimeout:   dialTimeout,
 		ResponseHeaderTimeout: r.Timeout,
 		// A burst of any size leaves its connections for the next one.
@@ -149,9 +157,68 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 		// Another connection is asked for only where nothing was written on the
 		// first, or to repeat a request that may be.
 		trace.GetConn = func(string) { x.sent = false }
-		trace.GotConn = func(httptrace.GotConnInfo) { x.sent = true }
+		var conn *upstreamConn
+		trace.GotConn = func(info httptrace.GotConnInfo) {
+			x.sent = true
+			if conn = x.route.http1Conn(info.Conn); conn != nil {
+				conn.read.Store(false)
+			}
+		}
+		trace.GotFirstResponseByte = func() {
+			if conn != nil && !conn.read.Load() {
+				x.foreign.Store(true)
+				_ = conn.Close()
+			}
+		}
 	}
-	return x.route.transport.RoundTrip(out)
+	res, err := x.route.transport.RoundTrip(out)
+	if x.foreign.Load() {
+		if err == nil {
+			_ = res.Body.Close()
+		}
+		return nil, errForeign
+	}
+	return res, err
+}
+
+// errForeign is why an answer is not passed on that was there before its
+// request: the upstream said more than one answer to an earlier request, which
+// must not become another client's. net/http looks for that only after it has
+// given the connection away.
+var errForeign = errors.New("an answer that was there before the request")
+
+// upstreamConn is a connection to an upstream which knows whether anything was
+// read since a request got it.
+type upstreamConn struct {
+	net.Conn
+	read atomic.Bool
+}
+
+func (c *upstreamConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.read.Store(true)
+	}
+	return n, err
+}
+
+// CloseWrite ends one half of a tunnel.
+func (c *upstreamConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// http1Conn returns the upstreamConn below conn, or nil where several requests
+// share it.
+func (rt *route) http1Conn(conn net.Conn) *upstreamConn {
+	if secure, ok := conn.(*tls.Conn); ok {
+		if secure.ConnectionState().NegotiatedProtocol == "h2" {
+			return nil
+		}
+		conn = secure.NetConn()
+	}
+	c, ok := conn.(*upstreamConn)
+	if !ok || rt.Upstream.h2c {
+		return nil
+	}
+	return c
 }
 
 // begin takes note of the upstream's header.
@@ -210,6 +277,9 @@ func (x *exchange) Header() http.Header { return x.client.Header() }
 // WriteHeader sends a header to the client; if it is final, with our fields.
 func (x *exchange) WriteHeader(status int) {
 	if status >= 200 {
+		if x.unread() {
+			x.closeAfter()
+		}
 		x.event.Status = status
 		x.addRateLimit(x.decisions)
 		if x.left == 0 {

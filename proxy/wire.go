@@ -115,8 +115,10 @@ var errAhead = errors.New("too much was sent behind a request for another protoc
 
 // CloseWrite lets the server end its half, and the client read the answer
 // before the rest is closed.
-func (w *Wire) CloseWrite() error {
-	if half, ok := w.Conn.(interface{ CloseWrite() error }); ok {
+func (w *Wire) CloseWrite() error { return closeWrite(w.Conn) }
+
+func closeWrite(conn net.Conn) error {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
 	return nil

@@ -67,7 +67,8 @@ func (c *config) logger(w io.Writer) *slog.Logger {
 	if c.logFormat == "json" {
 		handler = slog.NewJSONHandler(w, options)
 	}
-	redis.SetLogger(quiet{}) // the cluster tells what matters of it
+	log.SetOutput(io.Discard) // net/http's Transport quotes upstreams there
+	redis.SetLogger(quiet{})  // the cluster tells what matters of it
 	return slog.New(handler)
 }
 
@@ -171,7 +172,9 @@ func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) 
 			HTTP2:             &http.HTTP2Config{WriteByteTimeout: c.writeIdle},
 			IdleTimeout:       idleTimeout,
 			Protocols:         protocols,
-			ErrorLog:          log.New(io.Discard, "", 0), // what clients send is not for the log
+			// OPTIONS * is a path without a route, like any other.
+			DisableGeneralOptionsHandler: true,
+			ErrorLog:                     log.New(io.Discard, "", 0), // what clients send is not for the log
 		},
 	}, nil
 }
