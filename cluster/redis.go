@@ -109,8 +109,8 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	r.observe(err)
 	if err != nil {
 		if lock != nil {
-			// It may be ours without our knowing.
-			r.queue.add(&ending{lock: lock, until: r.local.now(), forget: r.local.now() + r.options.LockTTL})
+			now := r.local.now()
+			r.queue.add(&ending{lock: lock, until: now, forget: now + r.options.LockTTL, doubtful: true})
 		}
 		return Verdict{}, fmt.Errorf("%w: %w", ErrUndecided, err)
 	}
@@ -257,7 +257,10 @@ type ending struct {
 	lock   *Lock
 	until  time.Duration // end of the hold
 	forget time.Duration // from then on the store has let go of the lock by itself
-	tried  chan struct{} // closed once the store has been told, or has failed to answer; may be nil
+	// It may be the store's without our knowing: a store that stood still may
+	// find what it was asked only after it was told of the end.
+	doubtful bool
+	tried    chan struct{} // closed once the store has been told, or has failed to answer; may be nil
 }
 
 func (e *ending) settle() {
@@ -363,7 +366,11 @@ func (r *Redis) end(endings []*ending) (failed []*ending) {
 	r.pipeline(calls)
 	for i, e := range endings {
 		e.settle()
-		if calls[i].err != nil && now < e.forget {
+		again := calls[i].err != nil
+		if !again && calls[i].result == 0 && e.doubtful {
+			again, e.doubtful = true, false
+		}
+		if again && now < e.forget {
 			failed = append(failed, e)
 		}
 	}
