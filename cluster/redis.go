@@ -128,9 +128,6 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 // is a refusal, as [Memory.Refusal] does.
 func (r *Redis) Refusal(ask Ask) (v Verdict, known bool) { return r.local.Refusal(ask) }
 
-// Ping reports whether the store answers.
-func (r *Redis) Ping(ctx context.Context) error { return r.options.Client.Ping(ctx).Err() }
-
 // Close gives back what is queued for it, waits for the run loop to end and
 // closes the client. Locks in flight must have been released before.
 func (r *Redis) Close() error {
