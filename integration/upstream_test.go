@@ -118,7 +118,7 @@ func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
 	u.live[key]++
 	u.most = max(u.most, u.live[key])
 	u.mu.Unlock()
-	// The answer's last bytes leave after this.
+	// A short answer leaves after this.
 	defer func() {
 		u.mu.Lock()
 		u.live[key]--
