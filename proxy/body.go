@@ -80,14 +80,16 @@ func (x *exchange) readBody() ([]byte, error) {
 		case int64(len(body)) > limit:
 			return body, errBodyTooLarge
 		case err == io.EOF && (r.ContentLength < 0 || int64(len(body)) == announced):
-			return body, in.done()
+			in.done()
+			return body, nil
 		case err == io.EOF:
 			return nil, io.ErrUnexpectedEOF
 		case err != nil:
 			return nil, err
 		}
 	}
-	return body, in.done()
+	in.done()
+	return body, nil
 }
 
 // idleReader reads the client's body, and fails where nothing of it arrives
@@ -120,7 +122,7 @@ func (r *idleReader) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
 	switch {
 	case err == io.EOF:
-		_ = r.done()
+		r.done()
 	case err != nil:
 		// The deadline stays: net/http reads on before it closes the connection,
 		// and would wait for the rest without end.
@@ -146,13 +148,12 @@ func (r *idleReader) Close() error {
 
 // done takes the deadline away: what is read from the connection next is not
 // of this body.
-func (r *idleReader) done() error {
+func (r *idleReader) done() {
 	r.x.bodyRead.Store(true)
 	if !r.until.IsZero() {
 		r.until = time.Time{}
 		r.setDeadline(r.until)
 	}
-	return nil
 }
 
 // setDeadline does nothing once the handler has ended, when the Transport may
