@@ -46,5 +46,4 @@ deps:
 	sudo=""; test "$$(id -u)" = 0 || sudo=sudo; \
 	if command -v apt-get >/dev/null; then \
 	  $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -qqy --no-install-recommends $$missing >/dev/null; \
-	elif command -v brew >/dev/null; then brew install --quiet redis nginx; \
 	else echo "make test needs:$$missing" >&2; exit 1; fi

@@ -320,6 +320,9 @@ func (r *Redis) run() {
 		case <-r.queue.wake:
 			failed = append(failed, r.end(r.queue.take(batchSize))...)
 		case <-renewal.C:
+			if r.away.Load() {
+				r.load() // there may be no ask that would find it back
+			}
 			renewed = r.renew()
 		case <-again:
 			again = nil
@@ -338,7 +341,8 @@ func (r *Redis) run() {
 	}
 }
 
-// load sends the scripts ahead of the first ask, so that it finds them.
+// load sends the scripts ahead of the first ask, so that it finds them, and
+// tells whether the store answers.
 func (r *Redis) load() {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
 	defer cancel()
@@ -348,6 +352,7 @@ func (r *Redis) load() {
 			return
 		}
 	}
+	r.observe(nil)
 }
 
 // end tells the store of endings, and returns those that are to be told again.

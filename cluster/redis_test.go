@@ -726,3 +726,24 @@ func TestRedis_CloseLeavesNoGoroutine(t *testing.T) {
 		return !strings.Contains(string(stacks), "cluster.(*Redis)") && !strings.Contains(string(stacks), "go-redis")
 	})
 }
+
+// A replica without traffic, which a load balancer may have taken out for
+// being degraded, must come back too.
+func TestRedis_StoreIsFoundBackWithoutAnAsk(t *testing.T) {
+	server := startRedis(t)
+	changes := make(chan Change, 10)
+	r := join(t, server.URL(), Options{LockTTL: time.Second, Observe: func(change Change, _ error) { changes <- change }})
+	server.Kill()
+	undecided(t, r, unlocked(charge("many", "1000/h")))
+	server.Restart()
+	for _, want := range []Change{StoreAway, StoreBack} {
+		select {
+		case got := <-changes:
+			if got != want {
+				t.Fatalf("got change %d, want %d", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("change %d was not told", want)
+		}
+	}
+}
