@@ -11,9 +11,9 @@ import (
 )
 
 // Capacity is how many budgets, holds and refusals one replica remembers, of
-// each. Beyond it a Memory forgets the budget nearest to full, and the hold
-// and the refusal nearest to their ends. Locks of requests in flight are not counted: whoever bounds the
-// requests bounds them.
+// each. Beyond it a Memory forgets the budget nearest to full, and the hold and
+// the refusal nearest to their ends. Locks of requests in flight are not
+// counted: whoever bounds the requests bounds them.
 const Capacity = 100_000
 
 // Memory is a cluster of one: the locks and budgets of this process. It needs

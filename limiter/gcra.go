@@ -2,7 +2,8 @@ package limiter
 
 import "time"
 
-// Decision is the answer of one budget to one request, in whole microseconds. The zero Decision means that nothing is known of the budget.
+// Decision is the answer of one budget to one request, in whole microseconds.
+// The zero Decision means that nothing is known of the budget.
 type Decision struct {
 	Allowed    bool          // the request may be spent
 	Remaining  int           // requests that would be admitted right now
