@@ -3,7 +3,8 @@
 // A request asks for everything it needs at once, an in-flight lock and one
 // request from each of its budgets, and gets one [Verdict]: either all of it
 // is granted, or nothing is taken. [Memory] decides for a single process and
-// [Redis] for a fleet. Both are safe for concurrent use.
+// [Redis] for a fleet, also while its store is away. Both are safe for
+// concurrent use.
 package cluster
 
 import (
@@ -26,9 +27,17 @@ type Fingerprint [sha256.Size]byte
 // Ask is what one request needs before it may go on.
 type Ask struct {
 	Tag         string       // the route's name, or its pool's: what all keys of an ask have in common
+	Pauses      []string     // names of the cool-downs that it must not be under, within the tag
 	Fingerprint *Fingerprint // of the lock to take, within the tag; nil for none
 	Charges     []Charge     // budgets to spend one request from, each from another
 	RequestID   string       // told to duplicates as their holder's; without spaces
+
+	WhenUndecided WhenUndecided
+}
+
+// needsNothing reports whether the ask is admitted whatever the others do.
+func (a Ask) needsNothing() bool {
+	return a.Fingerprint == nil && len(a.Charges) == 0 && len(a.Pauses) == 0
 }
 
 // Charge is one request to be spent from a budget.
@@ -38,15 +47,26 @@ type Charge struct {
 	Limit  limiter.Limit
 }
 
+// WhenUndecided says what becomes of an ask to which the store gives no answer.
+type WhenUndecided string
+
+// The values of a WhenUndecided.
+const (
+	Local  WhenUndecided = "local"  // this replica decides by its own locks and its share of each budget
+	Open   WhenUndecided = "open"   // it goes on, unless this replica has an equal one in flight
+	Closed WhenUndecided = "closed" // it does not; also the meaning of the zero value
+)
+
 // Outcome says what a verdict is.
 type Outcome int
 
 // The outcomes of an ask. All but Admitted are refusals.
 const (
-	Admitted  Outcome = iota + 1
-	Duplicate         // an equal request is in flight
-	Held              // an equal request has just succeeded, or may have
-	Limited           // at least one budget refuses
+	Admitted    Outcome = iota + 1
+	CoolingDown         // the upstream has asked for a pause
+	Duplicate           // an equal request is in flight
+	Held                // an equal request has just succeeded, or may have
+	Limited             // at least one budget refuses
 )
 
 // Verdict is the one answer to an [Ask].
@@ -54,7 +74,12 @@ type Verdict struct {
 	Outcome   Outcome
 	Lock      *Lock              // of an admitted ask with a fingerprint, else nil; to be released
 	Holder    Holder             // whose lock stands in the way, for Duplicate and Held
+	Wait      time.Duration      // until the pause is over, for CoolingDown
 	Decisions []limiter.Decision // one for each charge if Admitted or Limited, else nil; some may be unknown
+
+	Degraded bool   // decided without the store
+	Fault    string // why, by [FaultOf]
+	Share    int    // the number of replicas by which each budget was divided, if so decided under [Local]
 }
 
 // Holder is the request that has a lock, as far as it is known.
@@ -78,6 +103,8 @@ type Lock struct {
 	requestID string
 	replica   string
 	admitted  time.Duration // on the clock of the Memory that knows it
+	stored    atomic.Bool   // the store may have it
+	doubtful  bool          // the store may get to take it only after it was told of the end
 	lost      bool          // found another's; the run loop's
 	released  atomic.Bool
 	owner     interface{ release(*Lock, time.Duration) }

@@ -27,6 +27,16 @@ func (c Charge) rateKey(tag string) string {
 	return key
 }
 
+// pauseKey is the part of a cool-down's key after the store's own prefix. The
+// empty name is the whole tag's.
+func pauseKey(tag, name string) string {
+	key := "{" + tag + "}:cool"
+	if name != "" {
+		key += ":" + name
+	}
+	return key
+}
+
 func (a Ask) charges() []limiter.Charge {
 	charges := make([]limiter.Charge, len(a.Charges))
 	for i, c := range a.Charges {

@@ -2,17 +2,15 @@ package cluster
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
 	"throttle-proxy/limiter"
 )
 
-// Capacity is how many budgets, holds and refusals one replica remembers, of
-// each. Beyond it a Memory forgets the budget nearest to full, and the hold and
-// the refusal nearest to their ends. Locks of requests in flight are not
+// Capacity is how many budgets, holds, refusals and cool-downs one replica
+// remembers, of each. Beyond it a Memory forgets the budget nearest to full, and
+// of the others the one nearest to its end. Locks of requests in flight are not
 // counted: whoever bounds the requests bounds them.
 const Capacity = 100_000
 
@@ -28,6 +26,7 @@ type Memory struct {
 	holds   *limiter.Deadlines[lockID] // and until when
 	budgets *limiter.Budgets
 	denials *limiter.Deadlines[string] // until when a budget that has refused goes on to refuse
+	pauses  *limiter.Deadlines[string] // ends of cool-downs
 }
 
 // NewMemory returns an empty Memory. replica names this process to the
@@ -41,6 +40,7 @@ func NewMemory(replica string) *Memory {
 		holds:   limiter.NewDeadlines[lockID](Capacity),
 		budgets: limiter.NewBudgets(Capacity),
 		denials: limiter.NewDeadlines[string](Capacity),
+		pauses:  limiter.NewDeadlines[string](Capacity),
 	}
 }
 
@@ -50,31 +50,43 @@ func (m *Memory) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
-	if v, known := m.duplicateLocked(ask, now); known {
-		return v, nil
+	v := m.decideLocked(ask, newLock(ask, m.replica, m), m.budgets, charges, now)
+	if v.Outcome == Limited {
+		m.denyLocked(charges, v.Decisions, now)
 	}
-	decisions, admitted := m.budgets.Take(now, charges)
-	if !admitted {
-		m.denyLocked(charges, decisions, now)
-		return Verdict{Outcome: Limited, Decisions: decisions}, nil
+	return v, nil
+}
+
+// decideLocked is the verdict by what this replica knows, with budgets that may
+// be its shares of the fleet's, or nil for none. The lock becomes the ask's if
+// it is admitted, and may be nil.
+func (m *Memory) decideLocked(ask Ask, lock *Lock, budgets *limiter.Budgets, charges []limiter.Charge, now time.Duration) Verdict {
+	if v, known := m.knownLocked(ask, now); known {
+		return v
 	}
-	lock := newLock(ask, m.replica, m)
+	v := Verdict{Outcome: Admitted, Lock: lock}
+	if budgets != nil {
+		admitted := false
+		if v.Decisions, admitted = budgets.Take(now, charges); !admitted {
+			return Verdict{Outcome: Limited, Decisions: v.Decisions}
+		}
+	}
 	m.addLocked(lock, now)
-	return Verdict{Outcome: Admitted, Lock: lock, Decisions: decisions}, nil
+	return v
 }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
-// is a refusal: a duplicate of a request of its own, or one that a budget
-// refuses which has refused before, and whose next request is not yet due.
-// That is certain, since the instant of GCRA only ever moves on. It takes
-// nothing, and is cheap enough to call before the request's body is read,
-// with the Fingerprint still nil. Of budgets that have not refused it says
-// nothing.
+// is a refusal: one under a cool-down, a duplicate of a request of its own, or
+// one that a budget refuses which has refused before, and whose next request is
+// not yet due. That is certain, since cool-downs are only ever extended and the
+// instant of GCRA only ever moves on. It takes nothing, and is cheap enough to
+// call before the request's body is read, with the Fingerprint still nil. Of
+// budgets that have not refused it says nothing.
 func (m *Memory) Refusal(ask Ask) (v Verdict, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
-	if v, known := m.duplicateLocked(ask, now); known {
+	if v, known := m.knownLocked(ask, now); known {
 		return v, true
 	}
 	m.denials.Expire(now)
@@ -90,6 +102,37 @@ func (m *Memory) Refusal(ask Ask) (v Verdict, known bool) {
 		}
 	}
 	return v, known
+}
+
+// Pause lets no ask that names the cool-down be admitted for d from now on. It
+// only ever extends one.
+func (m *Memory) Pause(tag, name string, d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pauseLocked(pauseKey(tag, name), m.now()+d)
+}
+
+func (m *Memory) pauseLocked(key string, until time.Duration) {
+	if known, ok := m.pauses.Get(key); !ok || until > known {
+		m.pauses.Set(key, until)
+	}
+}
+
+// knownLocked returns the verdict on an ask that is under a cool-down or a
+// duplicate.
+func (m *Memory) knownLocked(ask Ask, now time.Duration) (v Verdict, known bool) {
+	m.pauses.Expire(now)
+	if m.pauses.Len() > 0 {
+		for _, name := range ask.Pauses {
+			if until, ok := m.pauses.Get(pauseKey(ask.Tag, name)); ok && until > now {
+				v.Outcome, v.Wait, known = CoolingDown, max(v.Wait, until-now), true
+			}
+		}
+		if known {
+			return v, true
+		}
+	}
+	return m.duplicateLocked(ask, now)
 }
 
 func (m *Memory) duplicateLocked(ask Ask, now time.Duration) (v Verdict, known bool) {
@@ -132,6 +175,18 @@ func (m *Memory) add(lock *Lock) {
 	m.addLocked(lock, m.now())
 }
 
+// cool remembers the cool-downs that a store told of when it was asked: one
+// wait for each of the ask's, 0 for none.
+func (m *Memory) cool(ask Ask, waits []time.Duration, asked time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, wait := range waits {
+		if wait > 0 {
+			m.pauseLocked(pauseKey(ask.Tag, ask.Pauses[i]), asked+wait)
+		}
+	}
+}
+
 // addLocked makes lock, which may be nil, known as in flight.
 func (m *Memory) addLocked(lock *Lock, now time.Duration) {
 	if lock == nil {
@@ -158,11 +213,17 @@ func (m *Memory) release(lock *Lock, hold time.Duration) {
 	}
 }
 
-// inFlight returns the locks whose exchanges are under way.
-func (m *Memory) inFlight() []*Lock {
+// toRenew returns the locks whose exchanges are under way. The store may have
+// each from here on, so that its end must be told.
+func (m *Memory) toRenew() []*Lock {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Collect(maps.Values(m.locks))
+	locks := make([]*Lock, 0, len(m.locks))
+	for _, lock := range m.locks {
+		lock.stored.Store(true)
+		locks = append(locks, lock)
+	}
+	return locks
 }
 
 func (m *Memory) now() time.Duration { return time.Since(m.start) }

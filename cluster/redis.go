@@ -3,11 +3,7 @@ package cluster
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"fmt"
-	"math"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,46 +21,55 @@ var (
 	renewSource string
 	//go:embed release.lua
 	releaseSource string
+	//go:embed pause.lua
+	pauseSource string
+	//go:embed charge.lua
+	chargeSource string
+	//go:embed heartbeat.lua
+	heartbeatSource string
 
-	renewScript   = redis.NewScript(renewSource)
-	releaseScript = redis.NewScript(releaseSource)
-)
-
-// Change is something that happened to the store, or was found in it.
-type Change int
-
-// The changes that an observer is told of.
-const (
-	StoreAway Change = iota + 1 // the store did not answer; err says why
-	StoreBack                   // it answers again
-	LockLost                    // a lock was another's when it was to be renewed
+	renewScript     = redis.NewScript(renewSource)
+	releaseScript   = redis.NewScript(releaseSource)
+	pauseScript     = redis.NewScript(pauseSource)
+	chargeScript    = redis.NewScript(chargeSource)
+	heartbeatScript = redis.NewScript(heartbeatSource)
 )
 
 // Options configure a [Redis]. All of them are required, but for Observe.
 type Options struct {
-	Client  redis.UniversalClient // as made by [NewClient]; closed by [Redis.Close]
-	Prefix  string                // first part of every key
-	Replica string                // names this replica to the callers that it refuses; without spaces
-	LockTTL time.Duration         // a lock is gone at most this long after its replica died
-	Timeout time.Duration         // longest that Admit and Release wait for the store
+	// Connect returns a new client, as [NewClient] does. It is called once at
+	// the start, and again to find a store that was away.
+	Connect func() (redis.UniversalClient, error)
+	Prefix  string        // first part of every key
+	Self    Replica       // this replica, as the others are to know it
+	LockTTL time.Duration // a lock is gone at most this long after its replica died
+	Timeout time.Duration // longest that Admit, Pause and Release wait for the store
+	// Replicas is the number of replicas while it is not known how many live.
+	Replicas int
 
 	// Observe is called at each change. It must not block.
-	Observe func(change Change, err error)
+	Observe func(Change)
 }
 
 // Redis lets the replicas that share a Redis decide together, by its clock.
 // What this replica knows by itself it answers without asking: see
-// [Memory.Refusal].
+// [Memory.Refusal]. What is to be done while the Redis gives no answer each ask
+// says itself.
 type Redis struct {
 	options Options
 	local   *Memory
 	guard   *redis.Script
 	args    sync.Map // limiter.Limit → []any, redis_rate's arguments
-	away    atomic.Bool
+	client  atomic.Pointer[redis.UniversalClient]
+	parts   parts
+	fleet   fleet
+	counts  counts
+	policy  string // maxmemory-policy, as last seen by the run loop
 
-	queue queue
-	stop  chan struct{}
-	done  chan struct{}
+	queue    queue
+	returned chan struct{} // a part of the store answers again
+	stop     chan struct{}
+	stopped  sync.WaitGroup
 }
 
 // NewRedis returns a Redis and starts its run loop, which [Redis.Close] ends.
@@ -74,23 +79,32 @@ func NewRedis(o Options) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
+	client, err := o.Connect()
+	if err != nil {
+		return nil, err
+	}
 	if o.Observe == nil {
-		o.Observe = func(Change, error) {}
+		o.Observe = func(Change) {}
 	}
+	_, isCluster := client.(*redis.ClusterClient)
 	r := &Redis{
-		options: o,
-		local:   NewMemory(o.Replica),
-		guard:   redis.NewScript(strings.Replace(guardSource, "--[[redis_rate]]", script, 1)),
-		queue:   queue{wake: make(chan struct{}, 1)},
-		stop:    make(chan struct{}),
-		done:    make(chan struct{}),
+		options:  o,
+		local:    NewMemory(o.Self.ID),
+		guard:    redis.NewScript(strings.Replace(guardSource, "--[[redis_rate]]", script, 1)),
+		parts:    parts{byTag: isCluster},
+		queue:    queue{wake: make(chan struct{}, 1)},
+		returned: make(chan struct{}),
+		stop:     make(chan struct{}),
 	}
-	go r.run()
+	r.client.Store(&client)
+	r.stopped.Go(r.run)
 	return r, nil
 }
 
 // Admit decides ask in at most one trip to the store, and within its timeout.
-// The error wraps [ErrUndecided] and says why.
+// Without an answer, and at once while the store is known to be away, the
+// verdict is what the ask says, or else an error that wraps [ErrUndecided]; the
+// verdict's Fault then says why.
 //
 // The trip is not cut short when ctx is done: a client that leaves in the
 // middle of it would otherwise cost the connection, and the answer.
@@ -98,23 +112,28 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	if v, known := r.local.Refusal(ask); known {
 		return v, nil
 	}
-	if ask.Fingerprint == nil && len(ask.Charges) == 0 {
+	if ask.needsNothing() {
 		return Verdict{Outcome: Admitted}, nil // which says nothing of the store
 	}
-	lock := newLock(ask, r.options.Replica, r)
+	lock := newLock(ask, r.options.Self.ID, r)
+	part := r.parts.of(ask.Tag)
+	if part.away.Load() {
+		return r.undecided(ask, lock, part, errAway)
+	}
+	if lock != nil {
+		lock.stored.Store(true)
+	}
 	asked := r.local.now()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.options.Timeout)
 	defer cancel()
-	v, err := r.ask(ctx, ask, lock)
-	r.observe(err)
+	v, waits, err := r.ask(ctx, ask, lock)
+	r.record(part, err)
 	if err != nil {
-		if lock != nil {
-			now := r.local.now()
-			r.queue.add(&ending{lock: lock, until: now, forget: now + r.options.LockTTL, doubtful: true})
-		}
-		return Verdict{}, fmt.Errorf("%w: %w", ErrUndecided, err)
+		return r.undecided(ask, lock, part, err)
 	}
 	switch {
+	case v.Outcome == CoolingDown:
+		r.local.cool(ask, waits, asked)
 	case v.Outcome == Limited:
 		r.local.deny(ask, v.Decisions, asked)
 	case v.Outcome == Admitted && lock != nil:
@@ -124,63 +143,137 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	return v, nil
 }
 
+// undecided is the verdict on an ask to which the store gave no answer because
+// of err.
+func (r *Redis) undecided(ask Ask, lock *Lock, part *part, err error) (Verdict, error) {
+	v := Verdict{Degraded: true, Fault: FaultOf(err)}
+	switch ask.WhenUndecided {
+	case Local, Open:
+		var share int
+		if v, share = r.decideAlone(ask, lock, part); ask.WhenUndecided == Local {
+			v.Share = share
+		}
+		v.Degraded, v.Fault, err = true, FaultOf(err), nil
+	default:
+		err = fmt.Errorf("%w: %w", ErrUndecided, err)
+	}
+	if lock != nil && lock.stored.Load() {
+		// The store may have granted the lock, or be about to.
+		if lock.doubtful = true; v.Lock == nil {
+			r.queue.add(r.ending(lock, 0))
+		}
+	}
+	return v, err
+}
+
+// decideAlone decides ask by what this replica knows. Whatever it admits is
+// owed to the store's budgets.
+func (r *Redis) decideAlone(ask Ask, lock *Lock, part *part) (v Verdict, share int) {
+	charges := ask.charges()
+	r.local.mu.Lock()
+	defer r.local.mu.Unlock()
+	now := r.local.now()
+	alone := part.alone(now, r.fleet.live(r.options.Replicas))
+	var budgets *limiter.Budgets
+	shares := charges
+	if ask.WhenUndecided == Local {
+		budgets, shares = alone.budgets, make([]limiter.Charge, len(charges))
+		for i, c := range charges {
+			shares[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas)}
+		}
+	}
+	if v = r.local.decideLocked(ask, lock, budgets, shares, now); v.Outcome == Admitted {
+		part.debts.Add(now, charges, alone.replicas)
+	}
+	return v, alone.replicas
+}
+
 // Refusal returns the verdict on ask if this replica knows by itself that it
 // is a refusal, as [Memory.Refusal] does.
 func (r *Redis) Refusal(ask Ask) (v Verdict, known bool) { return r.local.Refusal(ask) }
+
+// Pause lets no ask that names the cool-down be admitted for d from now on, on
+// any replica. It only ever extends one, and waits until the store has been
+// told, or for its timeout.
+func (r *Redis) Pause(tag, name string, d time.Duration) {
+	r.local.Pause(tag, name, d)
+	until := r.local.now() + d
+	r.tell(&task{
+		tag:    tag,
+		script: pauseScript,
+		key:    pauseKey(tag, name),
+		args:   func(now time.Duration) []any { return []any{millis(until - now)} },
+		forget: until,
+	})
+}
 
 // Close gives back what is queued for it, waits for the run loop to end and
 // closes the client. Locks in flight must have been released before.
 func (r *Redis) Close() error {
 	close(r.stop)
-	<-r.done
-	return r.options.Client.Close()
+	r.stopped.Wait()
+	return r.redis().Close()
 }
 
-// ask runs the guard script. lock may be nil.
-func (r *Redis) ask(ctx context.Context, ask Ask, lock *Lock) (Verdict, error) {
-	keys := make([]string, 0, 1+len(ask.Charges))
-	args := make([]any, 0, 2+4*len(ask.Charges))
+func (r *Redis) redis() redis.UniversalClient { return *r.client.Load() }
+
+// ask runs the guard script. lock may be nil. waits are what is left of each of
+// the ask's cool-downs, where it is under one.
+func (r *Redis) ask(ctx context.Context, ask Ask, lock *Lock) (v Verdict, waits []time.Duration, err error) {
+	keys := make([]string, 0, len(ask.Pauses)+1+len(ask.Charges))
+	args := make([]any, 0, 3+4*len(ask.Charges))
+	for _, name := range ask.Pauses {
+		keys = append(keys, r.key(pauseKey(ask.Tag, name)))
+	}
 	value := ""
 	if lock != nil {
 		keys = append(keys, r.key(lock.lockKey()))
 		value = lock.value()
 	}
-	args = append(args, value, r.options.LockTTL.Milliseconds())
+	args = append(args, value, r.options.LockTTL.Milliseconds(), len(ask.Pauses))
 	for _, c := range ask.Charges {
 		limitArgs, err := r.limitArgs(c.Limit)
 		if err != nil {
-			return Verdict{}, err
+			return Verdict{}, nil, err
 		}
 		keys = append(keys, r.key(c.rateKey(ask.Tag)))
 		args = append(args, limitArgs...)
 	}
-	reply, err := r.guard.Run(ctx, once{r.options.Client}, keys, args...).Slice()
+	reply, err := r.guard.Run(ctx, once{r.redis()}, keys, args...).Slice()
 	if err != nil {
-		return Verdict{}, err
+		return Verdict{}, nil, err
 	}
 	return readReply(ask, reply)
 }
 
 // readReply reads what guard.lua answered.
-func readReply(ask Ask, reply []any) (Verdict, error) {
-	const admitted, duplicate, limited = 1, 2, 3
+func readReply(ask Ask, reply []any) (v Verdict, waits []time.Duration, err error) {
+	const admitted, duplicate, limited, coolingDown = 1, 2, 3, 4
 	unexpected := fmt.Errorf("unexpected answer of the guard script: %v", reply)
 	if len(reply) == 0 {
-		return Verdict{}, unexpected
+		return Verdict{}, nil, unexpected
 	}
 	switch outcome, _ := reply[0].(int64); {
+	case outcome == coolingDown && len(reply) == 1+len(ask.Pauses):
+		v.Outcome, waits = CoolingDown, make([]time.Duration, len(ask.Pauses))
+		for i := range waits {
+			left, _ := reply[1+i].(int64)
+			waits[i] = time.Duration(left) * time.Millisecond
+			v.Wait = max(v.Wait, waits[i])
+		}
+		return v, waits, nil
 	case outcome == duplicate && len(reply) == 3:
 		value, _ := reply[1].(string)
 		micros, _ := reply[2].(string)
 		now, err := time.ParseDuration(micros + "us")
 		if err != nil {
-			return Verdict{}, unexpected
+			return Verdict{}, nil, unexpected
 		}
 		holder, held := parseHolder(value, now)
 		if held {
-			return Verdict{Outcome: Held, Holder: holder}, nil
+			return Verdict{Outcome: Held, Holder: holder}, nil, nil
 		}
-		return Verdict{Outcome: Duplicate, Holder: holder}, nil
+		return Verdict{Outcome: Duplicate, Holder: holder}, nil, nil
 	case (outcome == admitted || outcome == limited) && len(reply) == 1+len(ask.Charges):
 		v := Verdict{Outcome: Admitted, Decisions: make([]limiter.Decision, len(ask.Charges))}
 		if outcome == limited {
@@ -189,13 +282,13 @@ func readReply(ask Ask, reply []any) (Verdict, error) {
 		for i, c := range ask.Charges {
 			decision, err := c.Limit.ReadReply(reply[1+i], outcome == admitted)
 			if err != nil {
-				return Verdict{}, err
+				return Verdict{}, nil, err
 			}
 			v.Decisions[i] = decision
 		}
-		return v, nil
+		return v, nil, nil
 	}
-	return Verdict{}, unexpected
+	return Verdict{}, nil, unexpected
 }
 
 func (r *Redis) limitArgs(l limiter.Limit) ([]any, error) {
@@ -212,245 +305,6 @@ func (r *Redis) limitArgs(l limiter.Limit) ([]any, error) {
 func (r *Redis) key(suffix string) string {
 	return r.options.Prefix + ":" + keyFormat + ":" + suffix
 }
-
-// observe tells of the store's going away and coming back.
-func (r *Redis) observe(err error) {
-	if away := err != nil; r.away.Load() != away && r.away.CompareAndSwap(!away, away) {
-		if away {
-			r.options.Observe(StoreAway, err)
-		} else {
-			r.options.Observe(StoreBack, nil)
-		}
-	}
-}
-
-// release ends lock's exchange. Without a hold it waits until the store has
-// been told, so that a client which repeats its request after the answer is
-// not refused for a lock that is about to go.
-func (r *Redis) release(lock *Lock, hold time.Duration) {
-	r.local.release(lock, hold)
-	e := &ending{
-		lock:   lock,
-		until:  r.local.now() + hold,
-		forget: r.local.now() + max(hold, r.options.LockTTL),
-	}
-	if hold > 0 {
-		r.queue.add(e)
-		return
-	}
-	tried := make(chan struct{})
-	e.tried = tried // the run loop's from here on
-	r.queue.add(e)
-	timeout := time.NewTimer(r.options.Timeout)
-	defer timeout.Stop()
-	select {
-	case <-tried:
-	case <-timeout.C:
-	}
-}
-
-// ending is a lock that is to be released or turned into a hold.
-type ending struct {
-	lock   *Lock
-	until  time.Duration // end of the hold
-	forget time.Duration // from then on the store has let go of the lock by itself
-	// It may be the store's without our knowing: a store that stood still may
-	// find what it was asked only after it was told of the end.
-	doubtful bool
-	tried    chan struct{} // closed once the store has been told, or has failed to answer; may be nil
-}
-
-func (e *ending) settle() {
-	if e.tried != nil {
-		close(e.tried)
-		e.tried = nil
-	}
-}
-
-// queue holds the endings that the run loop has not taken yet.
-type queue struct {
-	wake chan struct{} // has one element while endings may be there
-
-	mu      sync.Mutex
-	endings []*ending
-}
-
-func (q *queue) add(endings ...*ending) {
-	q.mu.Lock()
-	q.endings = append(q.endings, endings...)
-	q.mu.Unlock()
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take returns up to n endings, and leaves a wake-up for the rest.
-func (q *queue) take(n int) []*ending {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	n = min(n, len(q.endings))
-	taken := q.endings[:n:n]
-	if q.endings = q.endings[n:]; len(q.endings) > 0 {
-		select {
-		case q.wake <- struct{}{}:
-		default:
-		}
-	}
-	return taken
-}
-
-const (
-	batchSize  = 256                    // commands in one pipeline
-	retryAfter = 100 * time.Millisecond // pause before a store that failed is told again
-)
-
-// run is the one loop that talks to the store other than to ask: it renews
-// the locks in flight and tells of those that have ended.
-func (r *Redis) run() {
-	defer close(r.done)
-	r.load()
-	renewal := time.NewTicker(r.options.LockTTL / 3)
-	defer renewal.Stop()
-	var again <-chan time.Time // set while something failed and is to be tried again
-	var failed []*ending
-	renewed := true
-	for {
-		select {
-		case <-r.queue.wake:
-			failed = append(failed, r.end(r.queue.take(batchSize))...)
-		case <-renewal.C:
-			if r.away.Load() {
-				r.load() // there may be no ask that would find it back
-			}
-			renewed = r.renew()
-		case <-again:
-			again = nil
-			if !renewed {
-				renewed = r.renew()
-			}
-			r.queue.add(failed...)
-			failed = nil
-		case <-r.stop:
-			r.end(append(failed, r.queue.take(math.MaxInt)...))
-			return
-		}
-		if again == nil && (len(failed) > 0 || !renewed) {
-			again = time.After(retryAfter)
-		}
-	}
-}
-
-// load sends the scripts ahead of the first ask, so that it finds them, and
-// tells whether the store answers.
-func (r *Redis) load() {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
-	defer cancel()
-	for _, script := range []*redis.Script{r.guard, renewScript, releaseScript} {
-		if err := script.Load(ctx, r.options.Client).Err(); err != nil {
-			r.observe(err)
-			return
-		}
-	}
-	r.observe(nil)
-}
-
-// end tells the store of endings, and returns those that are to be told again.
-func (r *Redis) end(endings []*ending) (failed []*ending) {
-	now := r.local.now()
-	calls := make([]call, len(endings))
-	for i, e := range endings {
-		hold := max(0, e.until-now)
-		// A hold is kept for its last fraction of a millisecond too.
-		millis := (hold + time.Millisecond - 1).Milliseconds()
-		calls[i] = call{script: releaseScript, lock: e.lock, args: []any{e.lock.token, strconv.FormatInt(millis, 10)}}
-	}
-	r.pipeline(calls)
-	for i, e := range endings {
-		e.settle()
-		again := calls[i].err != nil
-		if !again && calls[i].result == 0 && e.doubtful {
-			again, e.doubtful = true, false
-		}
-		if again && now < e.forget {
-			failed = append(failed, e)
-		}
-	}
-	return failed
-}
-
-// renew renews every lock in flight, and reports whether the store answered. A
-// lost one is asked for on: it is taken again when the other's has ended.
-func (r *Redis) renew() bool {
-	locks := r.local.inFlight()
-	calls := make([]call, len(locks))
-	for i, lock := range locks {
-		calls[i] = call{script: renewScript, lock: lock, args: []any{lock.token, r.options.LockTTL.Milliseconds(), lock.value()}}
-	}
-	r.pipeline(calls)
-	answered := true
-	for _, c := range calls {
-		switch {
-		case c.err != nil:
-			answered = false
-		case c.result == 0 && !c.lock.lost:
-			c.lock.lost = true
-			r.options.Observe(LockLost, nil)
-		case c.result == 1:
-			c.lock.lost = false
-		}
-	}
-	return answered
-}
-
-// call is one script run on one lock.
-type call struct {
-	script *redis.Script
-	lock   *Lock
-	args   []any
-	result int64
-	err    error
-}
-
-// pipeline runs calls in batches. All of them may be run twice: none does
-// anything the second time. After a batch to which nothing was answered the
-// rest is not tried.
-func (r *Redis) pipeline(calls []call) {
-	away := false
-	for batch := range slices.Chunk(calls, batchSize) {
-		if away {
-			for i := range batch {
-				batch[i].err = errNotTried
-			}
-			continue
-		}
-		r.batch(batch)
-		if slices.ContainsFunc(batch, func(c call) bool { return redis.HasErrorPrefix(c.err, "NOSCRIPT") }) {
-			r.load()
-			r.batch(batch)
-		}
-		away = !slices.ContainsFunc(batch, func(c call) bool { return c.err == nil })
-		if away {
-			r.observe(batch[0].err)
-		}
-	}
-}
-
-func (r *Redis) batch(calls []call) {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
-	defer cancel()
-	pipe := r.options.Client.Pipeline()
-	replies := make([]*redis.Cmd, len(calls))
-	for i, c := range calls {
-		replies[i] = c.script.EvalSha(ctx, pipe, []string{r.key(c.lock.lockKey())}, c.args...)
-	}
-	_, _ = pipe.Exec(ctx) // each reply has its own error
-	for i := range calls {
-		calls[i].result, calls[i].err = replies[i].Int64()
-	}
-}
-
-var errNotTried = errors.New("not tried: the store did not answer")
 
 // once is a Redis that is asked each script at most once. Charging a budget is
 // not idempotent, and go-redis resends a command whose answer was lost: a

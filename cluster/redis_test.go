@@ -45,7 +45,7 @@ func testStore(t *testing.T, s store) {
 		t.Run(name, func(t *testing.T) {
 			fleet := make([]replica, 3)
 			for n := range fleet {
-				fleet[n] = join(t, s.url, Options{Prefix: fmt.Sprint("prefix-", i), Replica: fmt.Sprint("replica-", n)})
+				fleet[n] = join(t, s.url, Options{Prefix: fmt.Sprint("prefix-", i), Self: Replica{ID: fmt.Sprint("replica-", n)}})
 			}
 			behaviours[name](t, fleet)
 		})
@@ -94,8 +94,8 @@ func open(t *testing.T, url string, o Options) *Redis {
 	if o.Prefix == "" {
 		o.Prefix = "throttle"
 	}
-	if o.Replica == "" {
-		o.Replica = "replica-0"
+	if o.Self.ID == "" {
+		o.Self = Replica{ID: "replica-0"}
 	}
 	if o.LockTTL == 0 {
 		o.LockTTL = time.Minute
@@ -103,8 +103,11 @@ func open(t *testing.T, url string, o Options) *Redis {
 	if o.Timeout == 0 {
 		o.Timeout = 10 * time.Second
 	}
-	if o.Client == nil {
-		o.Client = connect(t, url, o.Timeout)
+	if o.Replicas == 0 {
+		o.Replicas = 1
+	}
+	if o.Connect == nil {
+		o.Connect = func() (redis.UniversalClient, error) { return NewClient(url, TLSFiles{}, o.Timeout) }
 	}
 	r, err := NewRedis(o)
 	if err != nil {
@@ -330,13 +333,13 @@ func TestRedis_AnothersLockIsLostAndNotTouched(t *testing.T) {
 	server := startRedis(t)
 	client := server.Client()
 	lost := make(chan struct{}, 100)
-	r := join(t, server.URL(), Options{LockTTL: time.Second, Observe: func(change Change, err error) {
-		if change != LockLost || err != nil {
-			t.Errorf("got change %d, %v, want LockLost", change, err)
+	r := join(t, server.URL(), Options{LockTTL: time.Second, Observe: func(change Change) {
+		if change.Kind != LockLost {
+			t.Errorf("got change %+v, want LockLost", change)
 		}
 		lost <- struct{}{}
 	}})
-	other := join(t, server.URL(), Options{Replica: "replica-1"})
+	other := join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
 	a := request("a")
 	lock := admit(t, r, a).Lock
 	// As after a pause longer than the TTL.
@@ -456,7 +459,8 @@ func loseAnswers(t *testing.T, s store) {
 	case *redis.ClusterClient:
 		client.OnNewNode(func(node *redis.Client) { node.AddHook(&loss) })
 	}
-	r, other := join(t, s.url, Options{Prefix: s.prefix, Client: client}), join(t, s.url, Options{Prefix: s.prefix})
+	connected := func() (redis.UniversalClient, error) { return client, nil }
+	r, other := join(t, s.url, Options{Prefix: s.prefix, Connect: connected}), join(t, s.url, Options{Prefix: s.prefix})
 	ten := charge("ten", "10/h")
 	admit(t, r, unlocked(ten))
 	for _, a := range []Ask{unlocked(ten), request("a", ten)} {
@@ -600,11 +604,11 @@ func TestReadReply_RefusesWhatIsMalformed(t *testing.T) {
 		{int64(1)}, {int64(1), nil}, {int64(1), decision, decision}, {int64(1), decision[:3]}, {int64(3), "no"},
 		{int64(2)}, {int64(2), "value"}, {int64(2), "value", "soon"}, {int64(2), "value", nil},
 	} {
-		if v, err := readReply(a, reply); err == nil {
+		if v, _, err := readReply(a, reply); err == nil {
 			t.Errorf("%v: got %+v, want an error", reply, v)
 		}
 	}
-	if v, err := readReply(a, []any{int64(1), decision}); err != nil || v.Outcome != Admitted {
+	if v, _, err := readReply(a, []any{int64(1), decision}); err != nil || v.Outcome != Admitted {
 		t.Errorf("got %+v, %v, want an admission", v, err)
 	}
 }
@@ -612,16 +616,16 @@ func TestReadReply_RefusesWhatIsMalformed(t *testing.T) {
 func TestRedis_ObserverSeesEachChangeOnce(t *testing.T) {
 	server := startRedis(t)
 	var mu sync.Mutex
-	var changes []Change
-	r := join(t, server.URL(), Options{Observe: func(change Change, err error) {
+	var changes []ChangeKind
+	r := join(t, server.URL(), Options{Observe: func(change Change) {
 		mu.Lock()
 		defer mu.Unlock()
-		changes = append(changes, change)
-		if (change == StoreAway) != (err != nil) {
-			t.Errorf("change %d: got error %v", change, err)
+		changes = append(changes, change.Kind)
+		if (change.Kind == StoreAway) != (change.Err != nil) {
+			t.Errorf("change %d: got error %v", change.Kind, change.Err)
 		}
 	}})
-	want := func(all ...Change) {
+	want := func(all ...ChangeKind) {
 		t.Helper()
 		mu.Lock()
 		defer mu.Unlock()
@@ -637,15 +641,15 @@ func TestRedis_ObserverSeesEachChangeOnce(t *testing.T) {
 		for range 3 {
 			undecided(t, r, unlocked(many))
 		}
-		want([]Change{StoreAway, StoreBack, StoreAway}[:1+2*round]...)
+		want([]ChangeKind{StoreAway, StoreBack, StoreAway}[:1+2*round]...)
 		// What needs no store tells nothing of it.
 		admit(t, r, unlocked())
-		want([]Change{StoreAway, StoreBack, StoreAway}[:1+2*round]...)
+		want([]ChangeKind{StoreAway, StoreBack, StoreAway}[:1+2*round]...)
 		server.Restart()
 		for range 3 {
 			admit(t, r, unlocked(many))
 		}
-		want([]Change{StoreAway, StoreBack, StoreAway, StoreBack}[:2+2*round]...)
+		want([]ChangeKind{StoreAway, StoreBack, StoreAway, StoreBack}[:2+2*round]...)
 	}
 }
 
@@ -731,12 +735,12 @@ func TestRedis_CloseLeavesNoGoroutine(t *testing.T) {
 // being degraded, must come back too.
 func TestRedis_StoreIsFoundBackWithoutAnAsk(t *testing.T) {
 	server := startRedis(t)
-	changes := make(chan Change, 10)
-	r := join(t, server.URL(), Options{LockTTL: time.Second, Observe: func(change Change, _ error) { changes <- change }})
+	changes := make(chan ChangeKind, 10)
+	r := join(t, server.URL(), Options{LockTTL: time.Second, Observe: func(change Change) { changes <- change.Kind }})
 	server.Kill()
 	undecided(t, r, unlocked(charge("many", "1000/h")))
 	server.Restart()
-	for _, want := range []Change{StoreAway, StoreBack} {
+	for _, want := range []ChangeKind{StoreAway, StoreBack} {
 		select {
 		case got := <-changes:
 			if got != want {

@@ -16,12 +16,20 @@ type Charge struct {
 // nearest to full is forgotten, which grants its key at most what that key
 // had spent of it.
 type Budgets struct {
-	tats *Deadlines[string]
+	tats       *Deadlines[string]
+	beganEmpty bool
+	began      time.Duration // where no request could be spent yet, if beganEmpty
 }
 
 // NewBudgets returns Budgets that remember at most capacity keys.
 func NewBudgets(capacity int) *Budgets {
 	return &Budgets{tats: NewDeadlines[string](capacity)}
+}
+
+// NewEmptyBudgets returns Budgets that remember at most capacity keys, each of
+// which had nothing left to spend at an instant.
+func NewEmptyBudgets(capacity int, at time.Duration) *Budgets {
+	return &Budgets{tats: NewDeadlines[string](capacity), beganEmpty: true, began: at}
 }
 
 // Take spends one request from every charge's budget, or from none where one
@@ -31,7 +39,7 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 	b.tats.Expire(now)
 	decisions, admitted = make([]Decision, len(charges)), true
 	for i, c := range charges {
-		tat := b.tat(c.Key, now)
+		tat := b.tat(c, now)
 		next, ok := c.Limit.take(tat, now)
 		if ok {
 			tat = next
@@ -40,7 +48,7 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 		decisions[i] = c.Limit.decision(ok, tat-now, float64(c.Limit.interval()))
 	}
 	for i, c := range charges {
-		tat := b.tat(c.Key, now)
+		tat := b.tat(c, now)
 		switch {
 		case admitted:
 			next, _ := c.Limit.take(tat, now)
@@ -52,9 +60,12 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 	return decisions, admitted
 }
 
-func (b *Budgets) tat(key string, now time.Duration) time.Duration {
-	if tat, ok := b.tats.Get(key); ok {
+func (b *Budgets) tat(c Charge, now time.Duration) time.Duration {
+	if tat, ok := b.tats.Get(c.Key); ok {
 		return max(tat, now)
+	}
+	if b.beganEmpty {
+		return max(b.began+c.Limit.offset(), now)
 	}
 	return now
 }

@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"container/heap"
+	"iter"
 	"time"
 )
 
@@ -68,6 +69,17 @@ func (d *Deadlines[K]) Expire(now time.Duration) (expired []K) {
 		expired = append(expired, d.pop())
 	}
 	return expired
+}
+
+// All yields every key and its instant, in no order.
+func (d *Deadlines[K]) All() iter.Seq2[K, time.Duration] {
+	return func(yield func(K, time.Duration) bool) {
+		for key, e := range d.byKey {
+			if !yield(key, e.at) {
+				return
+			}
+		}
+	}
 }
 
 // Len returns how many keys are remembered.

@@ -163,10 +163,10 @@ func FuzzDecide(f *testing.F) {
 				exact.spend(now)
 				admitted = append(admitted, now)
 			default:
-				checkNextAfter(t, l, budgets.tat("key", now), now, d.NextAfter)
+				checkNextAfter(t, l, budgets.tat(Charge{"key", l}, now), now, d.NextAfter)
 			}
 			// The microsecond is what a Decision is rounded to.
-			free := now + l.offset() - budgets.tat("key", now)
+			free := now + l.offset() - budgets.tat(Charge{"key", l}, now)
 			if most := int((free + time.Microsecond) / l.interval()); ok && (d.Remaining > most || d.Remaining < int((free-time.Microsecond)/l.interval())) {
 				t.Fatalf("%v at %v, %v free: got %d remaining", l, now, free, d.Remaining)
 			}

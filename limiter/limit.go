@@ -135,6 +135,22 @@ func (l Limit) String() string {
 	return s
 }
 
+// Share returns one n-th of l, for n replicas that cannot ask each other: the
+// rate is divided exactly, the burst down to at least one request.
+func (l Limit) Share(n int) Limit {
+	share := Limit{Rate: l.Rate, Period: l.Period, Burst: max(1, l.Burst/n)}
+	if n > 1 {
+		share.Period = time.Duration(min(float64(l.Period)*float64(n), float64(maxOffset)/float64(share.Burst)))
+	}
+	return share
+}
+
+// Remaining returns how many requests l would admit at an instant from which
+// its budget takes resetAfter to be full again.
+func (l Limit) Remaining(resetAfter time.Duration) int {
+	return l.decision(true, resetAfter, float64(l.interval())).Remaining
+}
+
 // interval is the emission interval: the time in which one request is earned.
 // It is rounded up to whole nanoseconds, so that rounding never admits more
 // than the rate.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"throttle-proxy/cluster"
+	"throttle-proxy/limiter"
 )
 
 // Event is the record of one finished request. It has no part of its path,
@@ -21,6 +22,13 @@ type Event struct {
 	Limits   []string // names of the limits that refused
 	Fault    string   // what was wrong with the upstream, by the error types of RFC 9209
 	Nearest  string   // for an unknown route, the one most like it
+
+	// Decisions are those of the route's limits, by the store; nil where it did
+	// not decide, and unknown for some limits of a refusal.
+	Decisions  []limiter.Decision
+	Degraded   bool          // decided, or not, without the store
+	StoreFault string        // why, by [cluster.FaultOf]
+	CoolDown   time.Duration // for which the upstream has asked; 0 if it has not
 
 	Started        time.Time
 	Duration       time.Duration

@@ -217,7 +217,7 @@ func TestEventTellsNoSecrets(t *testing.T) {
 			case ReasonLimited:
 				send("canary 1")
 				send("canary 2")
-			case ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight:
+			case ReasonCoolingDown, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight:
 				x.before(t, r)
 			case ReasonUpstreamRefused, ReasonUpstreamClosed, ReasonUpstreamTimeout:
 				transport := x.upstream

@@ -100,7 +100,13 @@ func (x *exchange) serve() {
 
 // ask returns what the request needs, but for the lock.
 func (x *exchange) ask() cluster.Ask {
-	ask := cluster.Ask{Tag: x.route.tag, Charges: x.route.charges, RequestID: x.id}
+	ask := cluster.Ask{
+		Tag:           x.route.tag,
+		Pauses:        x.pauses(),
+		Charges:       x.route.charges,
+		RequestID:     x.id,
+		WhenUndecided: x.route.WhenUndecided,
+	}
 	copied := false
 	for i, l := range x.route.Limits {
 		if l.By == (By{}) {
@@ -125,12 +131,10 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 		x.refuse(ReasonTooManyInFlight)
 		return false
 	}
-	if ask.Fingerprint == nil && len(ask.Charges) == 0 {
-		return true
-	}
 	asked := time.Now()
 	v, err := x.proxy.options.Cluster.Admit(x.in.Context(), ask)
 	x.event.Verdict = time.Since(asked)
+	x.event.Degraded, x.event.StoreFault = v.Degraded, v.Fault
 	switch {
 	case err != nil && x.route.Shadow:
 		x.event.Shadowed = ReasonUndecided
@@ -138,7 +142,11 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 		x.refuse(ReasonUndecided)
 		return false
 	case v.Outcome == cluster.Admitted:
-		x.lock, x.decisions = v.Lock, v.Decisions
+		x.lock = v.Lock
+		if !v.Degraded { // of a share nobody is told: it ends with the outage
+			x.decisions = v.Decisions
+		}
+		x.event.Decisions = x.decisions
 	case x.route.Shadow:
 		x.event.Shadowed = x.recordRefusal(v)
 	default:

@@ -225,6 +225,7 @@ func (rt *route) http1Conn(conn net.Conn) *upstreamConn {
 func (x *exchange) begin(res *http.Response) error {
 	x.event.Upstream = time.Since(x.forwarded)
 	x.answered, x.success = true, res.StatusCode >= 200 && res.StatusCode < 300
+	x.coolDown(res)
 	x.left = res.ContentLength
 	if x.in.Method == http.MethodHead || res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified {
 		x.left = 0

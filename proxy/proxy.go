@@ -20,11 +20,14 @@ import (
 
 // Cluster is what a Proxy needs of the replicas' agreement.
 type Cluster interface {
-	// Admit decides ask. An error means that the store gave no answer.
+	// Admit decides ask. An error means that the store gave no answer, and that
+	// the ask is not to go on without.
 	Admit(ctx context.Context, ask cluster.Ask) (cluster.Verdict, error)
 	// Refusal returns the verdict on ask where this replica knows by itself
 	// that it is a refusal.
 	Refusal(ask cluster.Ask) (v cluster.Verdict, known bool)
+	// Pause lets no ask that names the cool-down be admitted for d from now on.
+	Pause(tag, name string, d time.Duration)
 }
 
 // Options configure a [Proxy].

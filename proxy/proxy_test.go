@@ -56,6 +56,7 @@ func newRig(tb testing.TB, upstream http.RoundTripper, changes ...func(*Route)) 
 		ClientGone:      Finish,
 		AnswerIdle:      time.Minute,
 		Forwarded:       true,
+		MaxCoolDown:     5 * time.Minute,
 	}
 	for _, change := range changes {
 		change(&route)

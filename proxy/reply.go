@@ -23,6 +23,8 @@ type problem struct {
 	RequestID string   `json:"request_id"`
 	Holder    *holder  `json:"holder,omitempty"`
 	Violated  []string `json:"violated-policies,omitempty"`
+	Degraded  bool     `json:"degraded,omitempty"`
+	Share     string   `json:"share,omitempty"` // of each budget
 }
 
 // holder is what a duplicate is told of the request that it repeats.
@@ -60,10 +62,20 @@ func (x *exchange) refuseVerdict(v cluster.Verdict) {
 	reason := x.recordRefusal(v)
 	x.event.Reason = reason
 	about := reasons[reason]
-	p := problem{Detail: about.detail}
-	if v.Outcome == cluster.Limited {
+	p := problem{Detail: about.detail, Degraded: v.Degraded}
+	switch v.Outcome {
+	case cluster.CoolingDown:
+		x.reply(about.status, about, p, strconv.Itoa(wholeSeconds(v.Wait)))
+		return
+	case cluster.Limited:
 		p.Violated = x.event.Limits
-		x.addRateLimit(v.Decisions)
+		if v.Degraded {
+			p.Detail = "This replica's share of the budget is spent, and the store of the whole is away. This request was not sent."
+			p.Share = "1/" + strconv.Itoa(v.Share)
+		} else {
+			x.addRateLimit(v.Decisions)
+			x.event.Decisions = v.Decisions
+		}
 		var wait time.Duration
 		for _, d := range v.Decisions {
 			if d.Refused() {
@@ -86,6 +98,8 @@ func (x *exchange) refuseVerdict(v cluster.Verdict) {
 func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 	x.event.Holder = v.Holder
 	switch v.Outcome {
+	case cluster.CoolingDown:
+		return ReasonCoolingDown
 	case cluster.Duplicate:
 		return ReasonDuplicate
 	case cluster.Held:

@@ -90,6 +90,10 @@ var refusals = map[Reason]refusal{
 			wantOutcome(t, r.do(post("2")), "200")
 		},
 	},
+	ReasonCoolingDown: {
+		status: 429, kind: quotaExceeded, title: "Too many requests", grpc: "8", retryAfter: "7",
+		before: func(_ *testing.T, r *rig) { r.options.Cluster.Pause("hook", "", 7*time.Second) },
+	},
 	ReasonUndecided: {
 		status: 503, kind: reducedCapacity, title: "Undecided", grpc: "14", retryAfter: "1",
 		before: func(_ *testing.T, r *rig) { r.options.Cluster = away{r.options.Cluster} },

@@ -32,6 +32,9 @@ type Route struct {
 	Hold            time.Duration
 	DuplicateStatus int // of the answer to a duplicate, as a rule 409
 
+	WhenUndecided cluster.WhenUndecided
+	MaxCoolDown   time.Duration // longest that the upstream's Retry-After pauses the route; 0 for never
+
 	Timeout      time.Duration // from the request's last byte sent until the answer begins
 	ClosedStatus int           // of the answer when the upstream cut the connection before answering, as a rule 499
 	ClientGone   ClientGone
@@ -93,18 +96,29 @@ const (
 // route is a Route with all that can be prepared before a request comes.
 type route struct {
 	Route
-	tag       string
-	transport http.RoundTripper
-	charges   []cluster.Charge // with the callers still to be filled in
-	headers   []string         // of the fingerprint, canonical and sorted
-	policy    string           // RateLimit-Policy
-	items     []string         // of RateLimit, one a limit, as far as its name
+	tag         string
+	pause       string   // name of its cool-down within the tag
+	pauses      []string // that alone
+	credentials []string // fields by which callers have cool-downs of their own
+	transport   http.RoundTripper
+	charges     []cluster.Charge // with the callers still to be filled in
+	headers     []string         // of the fingerprint, canonical and sorted
+	policy      string           // RateLimit-Policy
+	items       []string         // of RateLimit, one a limit, as far as its name
 }
 
 func newRoute(r Route) (*route, error) {
 	rt := &route{Route: r, tag: r.Name, transport: newTransport(r)}
 	if r.Pool != "" {
-		rt.tag = r.Pool
+		rt.tag, rt.pause = r.Pool, r.Name // each upstream of a pool cools down by itself
+	}
+	rt.pauses = []string{rt.pause}
+	for _, name := range [...]string{"Authorization", "X-Api-Key"} {
+		set := name == "Authorization" && r.Upstream.url.User != nil ||
+			slices.ContainsFunc(r.SetHeaders, func(f Field) bool { return f.Name == name })
+		if !set {
+			rt.credentials = append(rt.credentials, name)
+		}
 	}
 	headers := append([]string{"Content-Type", "Content-Encoding"}, r.DedupeHeaders...)
 	var policies httpsfv.List

@@ -39,16 +39,24 @@ func (c *checkCommand) Run(p *process) error {
 	for _, r := range conf.routes {
 		report("upstream of "+r.Name, reachUpstream(r.Upstream))
 	}
-	if conf.redis != nil {
-		defer conf.redis.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
-		defer cancel()
-		report("redis "+conf.redisAddress, conf.redis.Ping(ctx).Err())
+	if conf.connect != nil {
+		report("redis "+conf.redisAddress, reachRedis(conf.connect))
 	}
 	if failed {
 		return errors.New("not everything can be reached")
 	}
 	return nil
+}
+
+func reachRedis(connect func() (redis.UniversalClient, error)) error {
+	client, err := connect()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	return client.Ping(ctx).Err()
 }
 
 // reachUpstream connects to an upstream, by TLS if it has it. It says nothing

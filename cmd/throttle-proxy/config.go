@@ -41,17 +41,21 @@ type config struct {
 	bodyIdle         time.Duration
 	writeIdle        time.Duration
 
-	redis        redis.UniversalClient // nil for a cluster of one
-	redisAddress string                // of the Redis, without credentials
-	redisSource  string                // what named it: a flag or a variable
+	connect      func() (redis.UniversalClient, error) // to the Redis; nil for a cluster of one
+	redisAddress string                                // of the Redis, without credentials
+	redisSource  string                                // what named it: a flag or a variable
 	redisPrefix  string
 	storeTimeout time.Duration
 	lockTTL      time.Duration
+	replicas     int
 
 	replica   string
 	logFormat string
 	logLevel  slog.Level
 }
+
+// maxReplicas bounds what a share of a budget can be divided by.
+const maxReplicas = 10_000
 
 var (
 	prefixPattern = regexp.MustCompile(`^[A-Za-z0-9_.:-]+$`)
@@ -444,10 +448,20 @@ func (f *flags) parsePolicies(p *parsing, c *config) {
 	forwarded := policy(p, "forwarded", f.Forwarded, true, parseSwitch)
 	setHeaders := f.parseSetHeaders(p)
 	shadow := policy(p, "shadow", f.Shadow, false, parseSwitch)
+	whenUndecided := policy(p, "when-undecided", f.WhenUndecided, cluster.Local, oneOf(cluster.Local, cluster.Open, cluster.Closed))
+	coolDown := policy(p, "cool-down", f.CoolDown, true, parseSwitch)
+	maxCoolDown, err := parseTime(f.MaxCoolDown)
+	if err != nil {
+		p.fail("max-cool-down", "%w", err)
+	}
 	for i := range c.routes {
 		r := &c.routes[i]
 		r.Dedupe, r.DedupeHeaders, r.Hold, r.DuplicateStatus = dedupe(r.Name), headers(r.Name), hold(r.Name), duplicateStatus(r.Name)
 		r.AnswerIdle, r.Forwarded, r.SetHeaders = answerIdle(r.Name), forwarded(r.Name), setHeaders(r.Name)
+		r.WhenUndecided = whenUndecided(r.Name)
+		if coolDown(r.Name) {
+			r.MaxCoolDown = maxCoolDown
+		}
 		r.Timeout, r.ClientGone, r.ClosedStatus, r.Shadow = timeout(r.Name), clientGone(r.Name), closedStatus(r.Name), shadow(r.Name)
 	}
 }
@@ -495,6 +509,9 @@ func (f *flags) parseStore(p *parsing, c *config) {
 	} else if least := 10 * c.storeTimeout; c.lockTTL < least {
 		p.fail("lock-ttl", "%s is below 10 store timeouts, too short to be renewed in time: write at least %s, or a lower --store-timeout", f.LockTTL, least)
 	}
+	if c.replicas, err = strconv.Atoi(f.Replicas); err != nil || c.replicas < 1 || c.replicas > maxReplicas {
+		p.fail("replicas", "%q is not a number of replicas: write a whole number from 1 to %d", f.Replicas, maxReplicas)
+	}
 	if !prefixPattern.MatchString(f.RedisPrefix) {
 		p.fail("redis-prefix", "%q cannot begin a key: write letters, digits and _ . : -", f.RedisPrefix)
 	}
@@ -514,13 +531,18 @@ func (f *flags) parseStore(p *parsing, c *config) {
 		p.fail("redis-cert", "a client certificate and its key go together: write --redis-cert and --redis-key, or neither")
 		return
 	}
-	if c.redis, err = cluster.NewClient(rawURL, files, max(c.storeTimeout, time.Millisecond)); err != nil {
+	c.connect = func() (redis.UniversalClient, error) {
+		return cluster.NewClient(rawURL, files, max(c.storeTimeout, time.Millisecond))
+	}
+	client, err := c.connect()
+	if err != nil {
 		if errors.As(err, new(*fs.PathError)) {
 			err = fmt.Errorf("%w: write paths of PEM files for --redis-ca, --redis-cert and --redis-key", err)
 		}
 		p.fail("redis", "%w", err)
 		return
 	}
+	_ = client.Close() // the flags can be used; there was no connection yet
 	c.redisAddress = cluster.Address(rawURL)
 	if name := p.environment.source("redis"); p.environment[name] == f.Redis {
 		c.redisSource = name

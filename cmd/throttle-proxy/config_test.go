@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"throttle-proxy/cluster"
 	"throttle-proxy/limiter"
 	"throttle-proxy/proxy"
 )
@@ -35,6 +36,8 @@ func TestDefaults(t *testing.T) {
 			ClientGone:      proxy.Finish,
 			AnswerIdle:      5 * time.Minute,
 			Forwarded:       true,
+			WhenUndecided:   cluster.Local,
+			MaxCoolDown:     5 * time.Minute,
 		}},
 		maxBody:       10 << 20,
 		bodyMemory:    256 << 20,
@@ -46,6 +49,7 @@ func TestDefaults(t *testing.T) {
 		shared:        map[string][]proxy.Limit{},
 		storeTimeout:  100 * time.Millisecond,
 		lockTTL:       5 * time.Second,
+		replicas:      1,
 		replica:       host,
 		logFormat:     "text",
 		logLevel:      slog.LevelInfo,
@@ -76,6 +80,8 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--max-body 1␣MB", func(c *config) any { return c.maxBody }, int64(1e6)},
 		{"--trusted-proxy 10.1.2.3/8 --trusted-proxy ::1 --trusted-proxy unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8", "::1/128")},
 		{"THROTTLE_PROXY_TRUSTED_PROXY=10.0.0.0/8␣unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8")},
+		{"--replicas 3", func(c *config) any { return c.replicas }, 3},
+		{"--max-cool-down 1m", func(c *config) any { return c.routes[0].MaxCoolDown }, time.Minute},
 		{"--store-timeout 50ms --lock-ttl 500ms", func(c *config) any { return c.storeTimeout + c.lockTTL }, 550 * time.Millisecond},
 		{"--replica-name a", func(c *config) any { return c.replica }, "a"},
 		{"--log-format json", func(c *config) any { return c.logFormat }, "json"},
@@ -103,7 +109,7 @@ func TestFlagsOfTheReplica(t *testing.T) {
 func listens(c *config) any { return c.network + " " + c.address }
 
 func store(c *config) any {
-	if c.redis == nil {
+	if c.connect == nil {
 		return ""
 	}
 	return c.redisAddress + " " + c.redisSource + " " + c.redisPrefix
@@ -134,6 +140,8 @@ func TestPolicyOfARouteReplacesTheDefault(t *testing.T) {
 		{"answer-idle", "1s", "2m", func(r proxy.Route) any { return r.AnswerIdle }, time.Second, 2 * time.Minute},
 		{"forwarded", "off", "on", func(r proxy.Route) any { return r.Forwarded }, false, true},
 		{"set-header", "X-A=1", "X-B=2", func(r proxy.Route) any { return len(r.SetHeaders) }, 1, 1},
+		{"when-undecided", "open", "closed", func(r proxy.Route) any { return r.WhenUndecided }, cluster.Open, cluster.Closed},
+		{"cool-down", "off", "on", func(r proxy.Route) any { return r.MaxCoolDown }, time.Duration(0), 5 * time.Minute},
 		{"shadow", "on", "off", func(r proxy.Route) any { return r.Shadow }, true, false},
 	} {
 		tested = append(tested, test.flag)
@@ -239,7 +247,7 @@ func TestConfigPrintsNoSecret(t *testing.T) {
 		"--redis redis://CANARY:CANARY@host/1")
 	texts := append(c.describe(), c.routes[0].Upstream.LogValue().String())
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
-		texts = append(texts, fmt.Sprintf(verb, c), fmt.Sprintf(verb, *c), fmt.Sprintf(verb, c.routes), fmt.Sprintf(verb, c.redis))
+		texts = append(texts, fmt.Sprintf(verb, c), fmt.Sprintf(verb, *c), fmt.Sprintf(verb, c.routes), fmt.Sprintf(verb, c.connect))
 	}
 	for _, text := range texts {
 		if strings.Contains(text, canary) || strings.Contains(text, fmt.Sprintf("%x", canary)) {

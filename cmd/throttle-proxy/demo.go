@@ -13,6 +13,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"throttle-proxy/cluster"
 )
 
@@ -44,9 +46,13 @@ func (d *demoCommand) Run(p *process) error {
 	servers.Go(func() { _ = upstream.Serve(listener) })
 	defer upstream.Close()
 
-	f := flags{
-		Register: []string{"hook=http://" + listener.Addr().String()}, Rate: []string{demoRate}, Port: "0", Redis: "none", RedisPrefix: "throttle",
-		MaxBody: "10MiB", BodyMemory: "256MiB", MaxInFlight: "10000", HeaderTimeout: "10s", BodyIdle: "30s", WriteIdle: "1m", LockTTL: "5s", StoreTimeout: "100ms", LogFormat: "text", LogLevel: "info",
+	var f flags
+	parser, err := kong.New(&f)
+	if err != nil {
+		return err
+	}
+	if _, err := parser.Parse([]string{"--register=hook=http://" + listener.Addr().String(), "--rate=" + demoRate}); err != nil {
+		return err
 	}
 	c, err := f.parse(environment{})
 	if err != nil {

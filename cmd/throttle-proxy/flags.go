@@ -40,6 +40,8 @@ type flags struct {
 	ClientGone           []string `sep:"none" group:"exchange" placeholder:"[R=]POLICY" help:"When the client of a locked exchange leaves: finish it until the answer's header is there, or cancel it. (finish)"`
 	UpstreamClosedStatus []string `sep:"none" group:"exchange" placeholder:"[R=]CODE" help:"Status where the upstream cut the connection before answering. (499)"`
 	TrustedProxy         []string `sep:"none" group:"exchange" placeholder:"CIDR|unix" help:"From whom X-Forwarded-* is believed. Repeatable."`
+	CoolDown             []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Pause a route, for the caller's credentials if there are some, where its upstream answers 429 or 503 with Retry-After. (on)"`
+	MaxCoolDown          string   `group:"exchange" default:"5m" placeholder:"TIME" help:"Longest such pause (${default})."`
 	HeaderTimeout        string   `group:"exchange" default:"10s" placeholder:"TIME" help:"For a client to send a request's header (${default})."`
 	BodyIdle             string   `group:"exchange" default:"30s" placeholder:"TIME" help:"Longest pause in a client's body (${default})."`
 	WriteIdle            string   `group:"exchange" default:"1m" placeholder:"TIME" help:"Longest that a client may leave a part of its answer unread (${default})."`
@@ -52,6 +54,9 @@ type flags struct {
 	RedisKey     string `group:"store" placeholder:"FILE" help:"Key of the client certificate."`
 	RedisPrefix  string `group:"store" default:"throttle" placeholder:"PREFIX" help:"First part of every key: fleets with different prefixes share nothing (${default})."`
 	StoreTimeout string `group:"store" default:"100ms" placeholder:"TIME" help:"Longest that a request waits for a verdict (${default})."`
+
+	WhenUndecided []string `sep:"none" group:"store" placeholder:"[R=]POLICY" help:"While Redis gives no answer. local: this replica decides by its own locks and its share of each budget; open: forward; closed: 503. (local)"`
+	Replicas      string   `group:"store" default:"1" placeholder:"N" help:"By how many replicas budgets are divided while Redis has never told how many live (${default})."`
 
 	ReplicaName string `group:"operation" placeholder:"NAME" help:"Name of this replica, for operators (host name)."`
 	LogFormat   string `group:"operation" default:"text" placeholder:"text|json" help:"Format of the log on standard error (${default})."`

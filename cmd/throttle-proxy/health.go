@@ -16,11 +16,11 @@ import (
 // need neither a verdict nor the store.
 type health struct {
 	draining atomic.Bool
-	awaySecs atomic.Pointer[time.Time] // since when the store is away; nil while it is not
+	store    interface { // nil for a cluster of one
+		Away() (since time.Time, ok bool)
+	}
+	policies string // of routes whose store is away
 }
-
-func (h *health) storeAway(since time.Time) { h.awaySecs.CompareAndSwap(nil, &since) }
-func (h *health) storeBack()                { h.awaySecs.Store(nil) }
 
 // wrap answers the health paths, and leaves all others to next. No route can
 // be called "-".
@@ -48,8 +48,10 @@ func (h *health) ready() (status int, text string) {
 	if h.draining.Load() {
 		return http.StatusServiceUnavailable, "draining"
 	}
-	if since := h.awaySecs.Load(); since != nil {
-		return http.StatusOK, fmt.Sprintf("degraded: store away %ds, policy closed", int(time.Since(*since).Seconds()))
+	if h.store != nil {
+		if since, away := h.store.Away(); away {
+			return http.StatusOK, fmt.Sprintf("degraded: store away %ds, policy %s", int(time.Since(since).Seconds()), h.policies)
+		}
 	}
 	return http.StatusOK, "ok"
 }

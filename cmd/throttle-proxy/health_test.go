@@ -12,6 +12,11 @@ import (
 	"throttle-proxy/integration/redistest"
 )
 
+// outage is a store that is away since an instant, if that is not zero.
+type outage struct{ since time.Time }
+
+func (o *outage) Away() (time.Time, bool) { return o.since, !o.since.IsZero() }
+
 func TestHealthCommand(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -21,8 +26,8 @@ func TestHealthCommand(t *testing.T) {
 		stderr string // what is in it
 	}{
 		{"ready", func(*health) {}, 0, "ok\n", ""},
-		{"degraded", func(h *health) { h.storeAway(time.Now()) }, 0, "degraded: store away ", ""},
-		{"recovered", func(h *health) { h.storeAway(time.Now()); h.storeBack() }, 0, "ok\n", ""},
+		{"degraded", func(h *health) { h.store, h.policies = &outage{time.Now()}, "local" }, 0, "degraded: store away 0s, policy local\n", ""},
+		{"recovered", func(h *health) { h.store = &outage{} }, 0, "ok\n", ""},
 		{"draining", func(h *health) { h.draining.Store(true) }, exitFailed, "draining\n", "not ready"},
 	} {
 		h := &health{}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -54,6 +55,12 @@ func requestLog(logger *slog.Logger) func(*proxy.Event) {
 		if len(e.Limits) > 0 {
 			attrs = append(attrs, slog.String("limits", strings.Join(e.Limits, ",")))
 		}
+		if e.Degraded {
+			attrs = append(attrs, slog.Bool("degraded", true), slog.String("store_fault", e.StoreFault))
+		}
+		if e.CoolDown > 0 {
+			attrs = append(attrs, slog.Duration("cool_down", e.CoolDown))
+		}
 		if e.Fault != "" {
 			attrs = append(attrs, slog.String("fault", e.Fault))
 		}
@@ -78,19 +85,36 @@ func outcome(e *proxy.Event) string {
 	return "forwarded"
 }
 
-// storeObserver returns an observer that logs changes of the store and tells
-// the replica's health of them.
-func storeObserver(logger *slog.Logger, h *health) func(cluster.Change, error) {
-	return func(change cluster.Change, err error) {
-		switch change {
+// maxDifferences is how many routes are named in which another replica differs.
+const maxDifferences = 10
+
+// storeObserver returns an observer that logs changes of the store and fleet.
+func storeObserver(logger *slog.Logger) func(cluster.Change) {
+	return func(change cluster.Change) {
+		log := logger
+		if change.Tag != "" {
+			log = log.With(slog.String("routes", change.Tag))
+		}
+		switch change.Kind {
 		case cluster.StoreAway:
-			h.storeAway(time.Now())
-			logger.Warn("store away", slog.Any("error", err))
+			log.Warn("store away", slog.String("fault", cluster.FaultOf(change.Err)), slog.Any("error", change.Err))
 		case cluster.StoreBack:
-			h.storeBack()
-			logger.Info("store back")
+			log.Info("store back", slog.Duration("after", change.Lasted.Round(time.Millisecond)))
 		case cluster.LockLost:
-			logger.Warn("lock lost: another request has taken it while its holder was in flight")
+			log.Warn("lock lost: another request has taken it while its holder was in flight")
+		case cluster.StoreEvicts:
+			log.Warn("the store may evict locks and budgets before they expire: set maxmemory-policy noeviction", slog.String("maxmemory_policy", change.Policy))
+		case cluster.ReplicaDiffers:
+			differ := change.Peer.Differences
+			for i, d := range differ {
+				if i == maxDifferences {
+					log.Warn(fmt.Sprintf("%s differs in %d more routes", change.Peer.Name, len(differ)-i))
+					break
+				}
+				what := map[string]string{"upstream": "uses another upstream", "policy": "has another policy", "absence": "and this replica do not both have it"}[d.In]
+				log.Warn(fmt.Sprintf("route %s: %s %s", d.Route, change.Peer.Name, what),
+					slog.String("replica", change.Peer.ID), slog.String("version", change.Peer.Version))
+			}
 		}
 	}
 }

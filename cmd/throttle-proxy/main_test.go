@@ -74,9 +74,6 @@ func parse(t *testing.T, line string) *config {
 	if err != nil {
 		t.Fatalf("%s: %v", line, err)
 	}
-	if conf.redis != nil {
-		t.Cleanup(func() { _ = conf.redis.Close() })
-	}
 	return conf
 }
 
@@ -213,6 +210,11 @@ var unusable = []struct{ line, flag, says string }{
 
 	{"--store-timeout 0s", "--store-timeout", "write a duration longer than 0, as in 5s or 200ms"},
 	{"--store-timeout 10us", "--store-timeout", "write at least 1ms"},
+	{"--when-undecided foo", "--when-undecided", "write local, open or closed"},
+	{"--replicas 0", "--replicas", "write a whole number from 1 to 10000"},
+	{"--replicas many", "--replicas", "write a whole number from 1 to 10000"},
+	{"--cool-down yes", "--cool-down", "write on or off"},
+	{"--max-cool-down 0s", "--max-cool-down", "write a duration longer than 0, as in 5s or 200ms"},
 	{"--lock-ttl x", "--lock-ttl", "write a duration longer than 0, as in 5s or 200ms"},
 	{"--lock-ttl 900ms --store-timeout 100ms", "--lock-ttl", "write at least 1s, or a lower --store-timeout"},
 	{"--redis CANARY", "--redis", "write redis://host:port"},

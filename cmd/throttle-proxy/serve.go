@@ -121,21 +121,42 @@ func (c *config) listen() (net.Listener, error) {
 // openStore chooses what the replicas decide by. id is what clients are told of
 // this one.
 func (c *config) openStore(id string, logger *slog.Logger, h *health) (store proxy.Cluster, closeStore func(), err error) {
-	if c.redis == nil {
+	if c.connect == nil {
 		return cluster.NewMemory(id), func() {}, nil
 	}
 	r, err := cluster.NewRedis(cluster.Options{
-		Client:  c.redis,
-		Prefix:  c.redisPrefix,
-		Replica: id,
-		LockTTL: c.lockTTL,
-		Timeout: c.storeTimeout,
-		Observe: storeObserver(logger, h),
+		Connect:  c.connect,
+		Prefix:   c.redisPrefix,
+		Self:     c.self(id),
+		LockTTL:  c.lockTTL,
+		Timeout:  c.storeTimeout,
+		Replicas: c.replicas,
+		Observe:  storeObserver(logger),
 	})
 	if err != nil {
 		return nil, nil, err
 	}
+	h.store, h.policies = r, c.policies()
 	return r, func() { _ = r.Close() }, nil
+}
+
+// self is this replica as the others are to know it.
+func (c *config) self(id string) cluster.Replica {
+	self := cluster.Replica{ID: id, Name: c.replica, Version: version(), Started: time.Now(), Routes: map[string]cluster.Digest{}}
+	for _, r := range c.routes {
+		self.Routes[r.Name] = r.Digest()
+	}
+	return self
+}
+
+// policies names what the routes do while the store is away.
+func (c *config) policies() string {
+	var names []string
+	for _, r := range c.routes {
+		names = append(names, string(r.WhenUndecided))
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), " and ")
 }
 
 // replica is a throttle-proxy without its listener.
@@ -210,7 +231,7 @@ func (c *config) describe() []string {
 	for _, r := range c.routes {
 		lines = append(lines, fmt.Sprintf("%-*s  %s; %s", width, r.Name, c.describeLimits(r), describeDedupe(r)))
 	}
-	if c.redis == nil {
+	if c.connect == nil {
 		return append(lines, "store: this process alone; with --redis replicas would decide together")
 	}
 	source := "--redis"

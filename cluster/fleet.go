@@ -1,0 +1,191 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	beatInterval = time.Second
+	beatExpiry   = 5 * time.Second // a replica that is silent for as long counts as gone
+)
+
+// Replica is what the replicas of a fleet know of each other.
+type Replica struct {
+	ID      string            `json:"id"`   // random, without spaces; all that clients are told
+	Name    string            `json:"name"` // for operators
+	Version string            `json:"version"`
+	Started time.Time         `json:"started"`
+	Routes  map[string]Digest `json:"routes"` // by name
+}
+
+// Digest tells replicas that differ in a route, without telling in what.
+type Digest struct {
+	Upstream string `json:"upstream"`
+	Policy   string `json:"policy"`
+}
+
+// differences returns in what other differs from r: for each such route its
+// "upstream" or "policy", or its "absence" from one of them.
+func (r Replica) differences(other Replica) (differ []Difference) {
+	for name, ours := range r.Routes {
+		switch theirs, ok := other.Routes[name]; {
+		case !ok:
+			differ = append(differ, Difference{name, "absence"})
+		case ours.Upstream != theirs.Upstream:
+			differ = append(differ, Difference{name, "upstream"})
+		case ours.Policy != theirs.Policy:
+			differ = append(differ, Difference{name, "policy"})
+		}
+	}
+	for name := range other.Routes {
+		if _, ok := r.Routes[name]; !ok {
+			differ = append(differ, Difference{name, "absence"})
+		}
+	}
+	slices.SortFunc(differ, func(a, b Difference) int { return strings.Compare(a.Route, b.Route) })
+	return differ
+}
+
+// Difference is a route in which two replicas differ.
+type Difference struct {
+	Route string `json:"route"`
+	In    string `json:"in"` // "upstream", "policy", or "absence" where only one of them has it
+}
+
+// Peer is another replica of the fleet.
+type Peer struct {
+	Replica
+	Differences []Difference
+}
+
+// fleet is who lives, as far as the store has told.
+type fleet struct {
+	mu    sync.Mutex
+	known bool
+	peers map[string]Peer // by id
+	count int             // with this one
+}
+
+// live returns how many replicas there are, or fallback if that was never
+// known.
+func (f *fleet) live(fallback int) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.known {
+		return fallback
+	}
+	return f.count
+}
+
+func (r *Redis) replicaKey(id string) string { return r.key("replica:" + id) }
+
+// beat tells the store that this replica lives, and asks who else does.
+func (r *Redis) beat() {
+	whole := r.parts.of("")
+	if whole.away.Load() {
+		return
+	}
+	ids, err := r.heartbeat()
+	if !r.parts.byTag { // in a cluster it says nothing of the routes' parts
+		r.record(whole, err)
+	}
+	if err == nil {
+		r.meet(ids)
+	}
+}
+
+func (r *Redis) heartbeat() (ids []string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	defer cancel()
+	client, self := r.redis(), r.options.Self
+	pipe := client.Pipeline()
+	kept := pipe.PExpire(ctx, r.replicaKey(self.ID), beatExpiry)
+	beat := heartbeatScript.EvalSha(ctx, pipe, []string{r.key("replicas")}, self.ID, beatExpiry.Milliseconds())
+	_, _ = pipe.Exec(ctx) // each reply has its own error
+	if redis.HasErrorPrefix(beat.Err(), "NOSCRIPT") {
+		beat = heartbeatScript.Eval(ctx, client, []string{r.key("replicas")}, self.ID, beatExpiry.Milliseconds())
+	}
+	if err := kept.Err(); err != nil {
+		return nil, err
+	}
+	if !kept.Val() {
+		value, err := json.Marshal(self)
+		if err != nil {
+			return nil, err
+		}
+		if err := client.Set(ctx, r.replicaKey(self.ID), value, beatExpiry).Err(); err != nil {
+			return nil, err
+		}
+	}
+	return beat.StringSlice()
+}
+
+// meet takes note of who lives, and tells of those that differ from this
+// replica. A replica stays what it is for as long as it lives, so each is read
+// once.
+func (r *Redis) meet(ids []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	defer cancel()
+	peers := make(map[string]Peer, len(ids))
+	var met []Peer
+	for _, id := range ids {
+		if id == r.options.Self.ID {
+			continue
+		}
+		r.fleet.mu.Lock()
+		peer, known := r.fleet.peers[id]
+		r.fleet.mu.Unlock()
+		if !known {
+			value, err := r.redis().Get(ctx, r.replicaKey(id)).Bytes()
+			if err != nil || json.Unmarshal(value, &peer.Replica) != nil {
+				peers[id] = Peer{Replica: Replica{ID: id}} // of another version, or gone in this moment
+				continue
+			}
+			peer.Differences = r.options.Self.differences(peer.Replica)
+			met = append(met, peer)
+		}
+		peers[id] = peer
+	}
+	r.fleet.mu.Lock()
+	r.fleet.known, r.fleet.peers, r.fleet.count = true, peers, len(peers)+1
+	r.fleet.mu.Unlock()
+	for _, peer := range met {
+		if len(peer.Differences) > 0 {
+			r.options.Observe(Change{Kind: ReplicaDiffers, Peer: peer})
+		}
+	}
+}
+
+// leave tells the others that this replica is no more.
+func (r *Redis) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	defer cancel()
+	pipe := r.redis().Pipeline()
+	pipe.ZRem(ctx, r.key("replicas"), r.options.Self.ID)
+	pipe.Del(ctx, r.replicaKey(r.options.Self.ID))
+	_, _ = pipe.Exec(ctx) // or its heartbeat expires
+}
+
+// warn tells once of a store that may evict what it holds: an evicted lock is a
+// lock lost. A store that does not let itself be asked is believed.
+func (r *Redis) warn() {
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	defer cancel()
+	info, err := r.redis().Info(ctx, "memory").Result()
+	if err != nil {
+		return
+	}
+	_, policy, _ := strings.Cut(info, "maxmemory_policy:")
+	policy, _, _ = strings.Cut(policy, "\r")
+	if policy != "" && policy != "noeviction" && policy != r.policy {
+		r.options.Observe(Change{Kind: StoreEvicts, Policy: policy})
+	}
+	r.policy = policy
+}

@@ -1,0 +1,226 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+
+	"throttle-proxy/limiter"
+)
+
+const (
+	failuresRunning = 5 // after so many asks without an answer the store is away,
+	failuresOfAsks  = 10
+	recentAsks      = 20 // or after failuresOfAsks of so many
+
+	probeInterval = 200 * time.Millisecond // on average, and half as long at least
+	probeExpiry   = time.Second
+)
+
+// part is what fails as one: the whole store, or in a Redis Cluster, of which
+// one master can be away, the slot of one tag.
+type part struct {
+	tag     string      // empty for the whole store
+	suspect atomic.Bool // the last ask got no answer
+	away    atomic.Bool // it is not asked
+	probing atomic.Bool // one goroutine looks for it
+
+	// Two breakers, since one counts either way. Neither lets an ask through to
+	// see whether the store is back: that is [Redis.probe]'s, so that no request
+	// pays for it.
+	running, ratio circuitbreaker.CircuitBreaker[any]
+
+	mu    sync.Mutex
+	since time.Time // since when it is away; zero if it is not
+	err   error     // why
+
+	// Guarded by the mutex of the Redis' Memory.
+	solo  *solo // nil while the store answers
+	debts *limiter.Debts
+}
+
+// solo is how this replica decides while the store gives no answer.
+type solo struct {
+	replicas int              // that share each budget
+	budgets  *limiter.Budgets // this replica's shares
+}
+
+func newPart(tag string) *part {
+	// Only a probe closes them again.
+	const never = 100 * 365 * 24 * time.Hour
+	return &part{
+		tag:     tag,
+		running: circuitbreaker.NewBuilder[any]().WithFailureThreshold(failuresRunning).WithDelay(never).Build(),
+		ratio:   circuitbreaker.NewBuilder[any]().WithFailureThresholdRatio(failuresOfAsks, recentAsks).WithDelay(never).Build(),
+		debts:   limiter.NewDebts(Capacity),
+	}
+}
+
+// alone returns how to decide without the store. Its budgets begin empty, so
+// that an outage hands out no burst.
+func (p *part) alone(now time.Duration, replicas int) *solo {
+	if p.solo == nil {
+		p.solo = &solo{replicas: replicas, budgets: limiter.NewEmptyBudgets(Capacity, now)}
+	}
+	return p.solo
+}
+
+// parts are the parts of one store.
+type parts struct {
+	byTag bool
+	known sync.Map // tag → *part
+}
+
+func (p *parts) of(tag string) *part {
+	if !p.byTag {
+		tag = ""
+	}
+	if known, ok := p.known.Load(tag); ok {
+		return known.(*part)
+	}
+	known, _ := p.known.LoadOrStore(tag, newPart(tag))
+	return known.(*part)
+}
+
+// record takes note of whether p has answered. err is nil, or why it has not.
+func (r *Redis) record(p *part, err error) {
+	if err == nil {
+		if p.away.Load() {
+			return // an ask from before; the probe tells
+		}
+		p.running.RecordSuccess()
+		p.ratio.RecordSuccess()
+		if p.suspect.Load() {
+			r.well(p)
+		}
+		return
+	}
+	fault := FaultOf(err)
+	r.counts.fault(fault)
+	if fault == faultWrongType {
+		return // of one key; the store is well
+	}
+	p.running.RecordFailure()
+	p.ratio.RecordFailure()
+	p.suspect.Store(true)
+	if p.probing.CompareAndSwap(false, true) {
+		r.stopped.Go(func() { r.probe(p) })
+	}
+	if (p.running.IsOpen() || p.ratio.IsOpen()) && p.away.CompareAndSwap(false, true) {
+		p.mu.Lock()
+		p.since, p.err = time.Now(), err
+		p.mu.Unlock()
+		r.options.Observe(Change{Kind: StoreAway, Tag: p.tag, Err: err})
+	}
+}
+
+// well ends the suspicion that p is away.
+func (r *Redis) well(p *part) {
+	p.suspect.Store(false)
+	r.local.mu.Lock()
+	p.solo = nil
+	r.local.mu.Unlock()
+	r.queue.add(r.owed(p)...)
+}
+
+// probe looks for a part of the store that has failed to answer, until it does.
+func (r *Redis) probe(p *part) {
+	for p.suspect.Load() || !p.rest() {
+		select {
+		case <-r.stop:
+			return
+		// Replicas that lost the store together do not come back together.
+		case <-time.After(probeInterval/2 + rand.N(probeInterval)):
+		}
+		wasAway := p.away.Load()
+		err := r.reach(p, wasAway)
+		if err == nil && wasAway {
+			r.back(p)
+		} else {
+			r.record(p, err)
+		}
+	}
+}
+
+// rest ends the probing, and reports whether nobody has asked for it meanwhile.
+func (p *part) rest() bool {
+	p.probing.Store(false)
+	return !p.suspect.Load() || !p.probing.CompareAndSwap(false, true)
+}
+
+// back ends an outage of p.
+func (r *Redis) back(p *part) {
+	// What was admitted meanwhile is charged before anybody asks.
+	failed := r.perform(r.owed(p))
+	p.running.Close()
+	p.ratio.Close()
+	p.mu.Lock()
+	lasted := time.Since(p.since)
+	p.since, p.err = time.Time{}, nil
+	p.mu.Unlock()
+	p.away.Store(false)
+	r.well(p)
+	r.queue.add(failed...)
+	r.options.Observe(Change{Kind: StoreBack, Tag: p.tag, Lasted: lasted})
+	select {
+	case r.returned <- struct{}{}:
+	case <-r.stop:
+	}
+}
+
+// reach writes to p: a store that can only be read is of no use. Where anew, it
+// does so by a new client, which then takes the place of the old one: that one
+// may believe for a second on that there is nothing to connect to.
+func (r *Redis) reach(p *part, anew bool) error {
+	client := r.redis()
+	if anew {
+		var err error
+		if client, err = r.options.Connect(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	defer cancel()
+	key := "probe"
+	if p.tag != "" {
+		key = "{" + p.tag + "}:probe"
+	}
+	err := client.Set(ctx, r.key(key), r.options.Self.ID, probeExpiry).Err()
+	switch {
+	case !anew:
+	case err != nil:
+		_ = client.Close()
+	default:
+		old := *r.client.Swap(&client)
+		// Whoever waits for an answer of the old one has had it by then.
+		time.AfterFunc(r.options.Timeout, func() { _ = old.Close() })
+	}
+	return err
+}
+
+// errAway is why a store that is known to be away is not asked.
+var errAway = errors.New("the store is away")
+
+// Away returns since when a part of the store, or all of it, is away. ok is
+// false if none is.
+func (r *Redis) Away() (since time.Time, ok bool) {
+	for p := range r.parts.all() {
+		p.mu.Lock()
+		if !p.since.IsZero() && (!ok || p.since.Before(since)) {
+			since, ok = p.since, true
+		}
+		p.mu.Unlock()
+	}
+	return since, ok
+}
+
+func (p *parts) all() func(yield func(*part) bool) {
+	return func(yield func(*part) bool) {
+		p.known.Range(func(_, known any) bool { return yield(known.(*part)) })
+	}
+}

@@ -1,0 +1,82 @@
+package cluster
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Status is a picture of what a replica knows.
+type Status struct {
+	Locks  []LockStatus  // of exchanges under way, the oldest first
+	Pauses []PauseStatus // cool-downs, the last to end first
+
+	// What follows is empty without a store.
+	Away    []AwayStatus
+	Live    int // replicas, with this one; 0 while it is not known
+	Peers   []Peer
+	Renewed uint64            // locks, since the start
+	Lost    uint64            // likewise
+	Faults  map[string]uint64 // asks and other calls without an answer since the start, by [FaultOf]
+}
+
+// LockStatus is a lock in flight.
+type LockStatus struct {
+	Tag       string
+	RequestID string
+	Age       time.Duration
+}
+
+// PauseStatus is a cool-down. It does not say whose.
+type PauseStatus struct {
+	Key  string // without the store's prefix
+	Left time.Duration
+}
+
+// AwayStatus is a part of the store that does not answer.
+type AwayStatus struct {
+	Tag   string // of the routes concerned; empty for all
+	Since time.Time
+	Fault string
+}
+
+// Status returns what this replica has in flight.
+func (m *Memory) Status() (s Status) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	for id, lock := range m.locks {
+		s.Locks = append(s.Locks, LockStatus{Tag: id.tag, RequestID: lock.requestID, Age: now - lock.admitted})
+	}
+	for key, until := range m.pauses.All() {
+		if until > now {
+			s.Pauses = append(s.Pauses, PauseStatus{Key: key, Left: until - now})
+		}
+	}
+	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
+	slices.SortFunc(s.Pauses, func(a, b PauseStatus) int { return cmp.Compare(b.Left, a.Left) })
+	return s
+}
+
+// Status returns what this replica has in flight, and knows of the store and of
+// the others.
+func (r *Redis) Status() Status {
+	s := r.local.Status()
+	for p := range r.parts.all() {
+		p.mu.Lock()
+		if !p.since.IsZero() {
+			s.Away = append(s.Away, AwayStatus{Tag: p.tag, Since: p.since, Fault: FaultOf(p.err)})
+		}
+		p.mu.Unlock()
+	}
+	s.Live = r.fleet.live(0)
+	r.fleet.mu.Lock()
+	s.Peers = slices.SortedFunc(maps.Values(r.fleet.peers), func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
+	r.fleet.mu.Unlock()
+	s.Renewed, s.Lost = r.counts.renewed.Load(), r.counts.lost.Load()
+	r.counts.mu.Lock()
+	s.Faults = maps.Clone(r.counts.faults)
+	r.counts.mu.Unlock()
+	return s
+}

@@ -1,0 +1,329 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"throttle-proxy/limiter"
+)
+
+// task is something that the store is told, until it answers or it no longer
+// matters. All tasks may be told twice: the second time does no harm.
+type task struct {
+	tag    string
+	script *redis.Script
+	key    string // after the store's own prefix
+	args   func(now time.Duration) []any
+	forget time.Duration // from when on it no longer matters
+	// It is told once more if there was nothing to do: a store that stood still
+	// may find what it was asked only after it was told of the end.
+	doubtful bool
+	charge   bool          // told even to a part that is away still: before anybody asks it again
+	tried    chan struct{} // closed once the store has been told, or has failed to answer; may be nil
+}
+
+func (t *task) settle() {
+	if t.tried != nil {
+		close(t.tried)
+		t.tried = nil
+	}
+}
+
+// queue holds the tasks that the run loop has not taken yet.
+type queue struct {
+	wake chan struct{} // has one element while tasks may be there
+
+	mu    sync.Mutex
+	tasks []*task
+}
+
+func (q *queue) add(tasks ...*task) {
+	q.mu.Lock()
+	q.tasks = append(q.tasks, tasks...)
+	q.mu.Unlock()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns up to n tasks, and leaves a wake-up for the rest.
+func (q *queue) take(n int) []*task {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n = min(n, len(q.tasks))
+	taken := q.tasks[:n:n]
+	if q.tasks = q.tasks[n:]; len(q.tasks) > 0 {
+		select {
+		case q.wake <- struct{}{}:
+		default:
+		}
+	}
+	return taken
+}
+
+// tell queues t, and waits until the store has been told or has had its time.
+// It does not wait for one that is away.
+func (r *Redis) tell(t *task) {
+	tried := make(chan struct{})
+	t.tried = tried // the run loop's from here on
+	r.queue.add(t)
+	if r.parts.of(t.tag).away.Load() {
+		return
+	}
+	timeout := time.NewTimer(r.options.Timeout)
+	defer timeout.Stop()
+	select {
+	case <-tried:
+	case <-timeout.C:
+	}
+}
+
+// release ends lock's exchange. Without a hold it waits until the store has
+// been told, so that a client which repeats its request after the answer is
+// not refused for a lock that is about to go.
+func (r *Redis) release(lock *Lock, hold time.Duration) {
+	r.local.release(lock, hold)
+	switch {
+	case !lock.stored.Load():
+	case hold > 0:
+		r.queue.add(r.ending(lock, hold))
+	default:
+		r.tell(r.ending(lock, 0))
+	}
+}
+
+// ending is the task to release lock, or to turn it into a hold.
+func (r *Redis) ending(lock *Lock, hold time.Duration) *task {
+	now := r.local.now()
+	until := now + hold
+	return &task{
+		tag:      lock.id.tag,
+		script:   releaseScript,
+		key:      lock.lockKey(),
+		args:     func(now time.Duration) []any { return []any{lock.token, millis(until - now)} },
+		forget:   now + max(hold, r.options.LockTTL),
+		doubtful: lock.doubtful,
+	}
+}
+
+// charging is the task to charge what was spent while the store was away.
+func (r *Redis) charging(tag string, d limiter.Debt) (*task, error) {
+	limit, err := r.limitArgs(d.Limit)
+	if err != nil {
+		return nil, err
+	}
+	return &task{
+		tag:    tag,
+		script: chargeScript,
+		key:    d.Key,
+		args: func(now time.Duration) []any {
+			// The last of redis_rate's arguments is what is asked for.
+			return append(slices.Clone(limit[:len(limit)-1]), strconv.FormatFloat(d.Requests(now), 'g', -1, 64))
+		},
+		forget: d.End,
+		charge: true,
+	}, nil
+}
+
+// millis rounds up: a hold is kept for its last fraction of a millisecond too.
+func millis(d time.Duration) string {
+	return strconv.FormatInt((max(0, d) + time.Millisecond - 1).Milliseconds(), 10)
+}
+
+const (
+	batchSize  = 256                    // commands in one pipeline
+	retryAfter = 100 * time.Millisecond // pause before a store that failed is told again
+)
+
+// run is the one loop that talks to the store other than to ask and to look
+// whether it is back: it renews the locks in flight, tells of those that have
+// ended, and says that this replica lives.
+func (r *Redis) run() {
+	r.load()
+	r.beat()
+	r.warn()
+	renewal := time.NewTicker(r.options.LockTTL / 3)
+	defer renewal.Stop()
+	heartbeat := time.NewTicker(beatInterval)
+	defer heartbeat.Stop()
+	var again <-chan time.Time // set while something failed and is to be tried again
+	var failed []*task
+	renewed := true
+	for {
+		select {
+		case <-r.queue.wake:
+			failed = append(failed, r.perform(r.queue.take(batchSize))...)
+		case <-renewal.C:
+			renewed = r.renew()
+		case <-heartbeat.C:
+			r.beat()
+		case <-r.returned:
+			r.load()
+			renewed = r.renew() // takes the locks of what was admitted meanwhile
+			failed = r.perform(failed)
+			r.beat()
+			r.warn()
+		case <-again:
+			again = nil
+			if !renewed {
+				renewed = r.renew()
+			}
+			failed = r.perform(failed)
+		case <-r.stop:
+			r.perform(append(failed, r.queue.take(math.MaxInt)...))
+			r.leave()
+			return
+		}
+		if again == nil && (len(failed) > 0 || !renewed) {
+			again = time.After(retryAfter)
+		}
+	}
+}
+
+// load sends the scripts ahead of the first ask, so that it finds them. Where
+// that fails they are sent when they are asked for.
+func (r *Redis) load() {
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	defer cancel()
+	for _, script := range []*redis.Script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, heartbeatScript} {
+		if script.Load(ctx, r.redis()).Err() != nil {
+			return
+		}
+	}
+}
+
+// perform tells the store of tasks, and returns those that are to be told again,
+// among them all of a part that is away.
+func (r *Redis) perform(tasks []*task) (again []*task) {
+	now := r.local.now()
+	calls := make([]call, len(tasks))
+	for i, t := range tasks {
+		calls[i] = call{part: r.parts.of(t.tag), script: t.script, key: t.key, args: t.args(now)}
+		if t.charge {
+			calls[i].part = nil
+		}
+	}
+	r.pipeline(calls)
+	for i, t := range tasks {
+		t.settle()
+		repeat := calls[i].err != nil
+		if !repeat && calls[i].result == 0 && t.doubtful {
+			repeat, t.doubtful = true, false
+		}
+		if repeat && now < t.forget {
+			again = append(again, t)
+		}
+	}
+	return again
+}
+
+// owed returns the tasks to charge what was admitted without p.
+func (r *Redis) owed(p *part) (tasks []*task) {
+	r.local.mu.Lock()
+	debts := p.debts.Take(r.local.now(), r.fleet.live(r.options.Replicas))
+	r.local.mu.Unlock()
+	for _, d := range debts {
+		if t, err := r.charging(p.tag, d); err == nil { // an error was there before the first ask, too
+			tasks = append(tasks, t)
+		}
+	}
+	return tasks
+}
+
+// renew renews every lock in flight, and reports whether the store answered. A
+// lost one is asked for on: it is taken again when the other's has ended.
+func (r *Redis) renew() bool {
+	locks := r.local.toRenew()
+	calls := make([]call, len(locks))
+	for i, lock := range locks {
+		calls[i] = call{
+			part:   r.parts.of(lock.id.tag),
+			script: renewScript,
+			key:    lock.lockKey(),
+			args:   []any{lock.token, r.options.LockTTL.Milliseconds(), lock.value()},
+		}
+	}
+	r.pipeline(calls)
+	answered := true
+	for i, c := range calls {
+		lock := locks[i]
+		switch {
+		case errors.Is(c.err, errAway): // renewed when it is back
+		case c.err != nil:
+			answered = false
+		case c.result == 0 && !lock.lost:
+			lock.lost = true
+			r.counts.lost.Add(1)
+			r.options.Observe(Change{Kind: LockLost, Tag: lock.id.tag})
+		case c.result == 1:
+			lock.lost = false
+			r.counts.renewed.Add(1)
+		}
+	}
+	return answered
+}
+
+// call is one script run on one key.
+type call struct {
+	part   *part // nil to call it even if it is away
+	script *redis.Script
+	key    string // after the store's own prefix
+	args   []any
+	result int64
+	err    error
+}
+
+// pipeline runs calls in batches, but for those of a part that is away. After a
+// batch to which nothing was answered the rest is not tried.
+func (r *Redis) pipeline(calls []call) {
+	var reached []*call
+	for i := range calls {
+		if c := &calls[i]; c.part != nil && c.part.away.Load() {
+			c.err = errAway
+		} else {
+			reached = append(reached, c)
+		}
+	}
+	var away error
+	for batch := range slices.Chunk(reached, batchSize) {
+		if away != nil {
+			for _, c := range batch {
+				c.err = away
+			}
+			continue
+		}
+		r.batch(batch)
+		if slices.ContainsFunc(batch, func(c *call) bool { return redis.HasErrorPrefix(c.err, "NOSCRIPT") }) {
+			r.load()
+			r.batch(batch)
+		}
+		if !slices.ContainsFunc(batch, func(c *call) bool { return c.err == nil }) {
+			away = batch[0].err
+			if batch[0].part != nil {
+				r.record(batch[0].part, away)
+			}
+		}
+	}
+}
+
+func (r *Redis) batch(calls []*call) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	defer cancel()
+	pipe := r.redis().Pipeline()
+	replies := make([]*redis.Cmd, len(calls))
+	for i, c := range calls {
+		replies[i] = c.script.EvalSha(ctx, pipe, []string{r.key(c.key)}, c.args...)
+	}
+	_, _ = pipe.Exec(ctx) // each reply has its own error
+	for i, c := range calls {
+		c.result, c.err = replies[i].Int64()
+	}
+}
