@@ -6,6 +6,7 @@ package redistest
 import (
 	"context"
 	"crypto/tls"
+	_ "embed"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -85,22 +86,24 @@ func StartTLS(tb testing.TB, args ...string) (*Server, TLSFiles) {
 	}), client
 }
 
+//go:embed testdata/skew.c
+var skewSource string
+
 // StartSkewed starts a server whose wall clock is off by skew.
 func StartSkewed(tb testing.TB, skew time.Duration, args ...string) *Server {
 	tb.Helper()
-	// Not by the command faketime: it stays between us and the server.
-	found, _ := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
-	if len(found) == 0 {
-		tb.Fatal("no libfaketime (make test installs it)")
+	library := filepath.Join(tb.TempDir(), "skew.so")
+	compile := exec.Command("gcc", "-shared", "-fPIC", "-o", library, fmt.Sprintf("-DSKEW=%d", int64(skew.Seconds())), "-xc", "-")
+	compile.Stdin = strings.NewReader(skewSource)
+	if out, err := compile.CombinedOutput(); err != nil {
+		tb.Fatalf("gcc: %v (make test installs it)\n%s", err, out)
 	}
 	port := FreePort(tb)
 	return launch(&Server{
 		Addr: net.JoinHostPort("127.0.0.1", port),
 		tb:   tb,
 		args: append(defaults(tb, "--port", port), args...),
-		env: []string{
-			"LD_PRELOAD=" + found[0], fmt.Sprintf("FAKETIME=%+d", int(skew.Seconds())), "FAKETIME_DONT_FAKE_MONOTONIC=1",
-		},
+		env:  []string{"LD_PRELOAD=" + library},
 	})
 }
 
