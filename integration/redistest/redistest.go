@@ -1,13 +1,19 @@
-// Package redistest starts real redis-server processes for tests. It is the
-// only place that does. A redis-server that is missing fails the test.
+// Package redistest starts real Redis servers for tests, alone and together,
+// and links to them that fail. It is the only place that does. A redis-server
+// that is missing fails the test.
 package redistest
 
 import (
 	"context"
+	"crypto/tls"
+	_ "embed"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,40 +23,131 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// startTimeout bounds how long a server may take to answer, on a machine that
-// is busy with other tests.
-const startTimeout = 30 * time.Second
+// startTimeout bounds how long servers may take to answer and to know of each
+// other, on a machine that is busy with other tests.
+const startTimeout = time.Minute
 
-// Server is one redis-server on a loopback port. It ends with the test.
+// Server is one redis-server. It ends with the test.
 type Server struct {
-	Addr   string // 127.0.0.1:port
-	tb     testing.TB
-	args   []string
-	cmd    *exec.Cmd
-	exited chan struct{}
+	Addr    string // 127.0.0.1:port, or the path of a socket
+	tb      testing.TB
+	network string
+	scheme  string
+	tls     *tls.Config // of Client; nil without TLS
+	args    []string
+	env     []string
+	cmd     *exec.Cmd
+	exited  chan struct{}
 }
 
-// Start starts a redis-server without persistence. args are added to its
-// command line and override what is set here.
+// Start starts a redis-server without persistence on a loopback port. args are
+// added to its command line and override what is set here.
 func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	port := FreePort(tb)
-	s := &Server{
+	return launch(&Server{
 		Addr: net.JoinHostPort("127.0.0.1", port),
 		tb:   tb,
-		args: append([]string{
-			"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-			"--enable-debug-command", "local", "--dir", tb.TempDir(),
-		}, args...),
+		args: append(defaults(tb, "--port", port), args...),
+	})
+}
+
+// StartUnix starts a server that listens on a unix socket alone.
+func StartUnix(tb testing.TB, args ...string) *Server {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "redis") // of a test with a long name TempDir is too long for a socket
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, "s")
+	return launch(&Server{
+		Addr:    path,
+		tb:      tb,
+		network: "unix",
+		scheme:  "unix",
+		args:    append(defaults(tb, "--port", "0", "--unixsocket", path), args...),
+	})
+}
+
+// StartTLS starts a server that speaks TLS alone, and only with who has a
+// certificate for it. The files are what a client needs.
+func StartTLS(tb testing.TB, args ...string) (*Server, TLSFiles) {
+	tb.Helper()
+	port := FreePort(tb)
+	server, client, config := newTLSFiles(tb)
+	return launch(&Server{
+		Addr:   net.JoinHostPort("127.0.0.1", port),
+		tb:     tb,
+		scheme: "rediss",
+		tls:    config,
+		args: append(defaults(tb, "--port", "0", "--tls-port", port, "--tls-auth-clients", "yes",
+			"--tls-ca-cert-file", server.CA, "--tls-cert-file", server.Cert, "--tls-key-file", server.Key), args...),
+	}), client
+}
+
+//go:embed testdata/skew.c
+var skewSource string
+
+// StartSkewed starts a server whose wall clock is off by skew.
+func StartSkewed(tb testing.TB, skew time.Duration, args ...string) *Server {
+	tb.Helper()
+	library := filepath.Join(tb.TempDir(), "skew.so")
+	compile := exec.Command("gcc", "-shared", "-fPIC", "-o", library, fmt.Sprintf("-DSKEW=%d", int64(skew.Seconds())), "-xc", "-")
+	compile.Stdin = strings.NewReader(skewSource)
+	if out, err := compile.CombinedOutput(); err != nil {
+		tb.Fatalf("gcc: %v (make test installs it)\n%s", err, out)
+	}
+	port := FreePort(tb)
+	return launch(&Server{
+		Addr: net.JoinHostPort("127.0.0.1", port),
+		tb:   tb,
+		args: append(defaults(tb, "--port", port), args...),
+		env:  []string{"LD_PRELOAD=" + library},
+	})
+}
+
+// StartReplicaOf starts a server that follows master, and returns once it has
+// what master has.
+func StartReplicaOf(tb testing.TB, master *Server, args ...string) *Server {
+	tb.Helper()
+	host, port, _ := net.SplitHostPort(master.Addr)
+	s := Start(tb, append([]string{"--replicaof", host + " " + port, "--repl-diskless-sync-delay", "0"}, args...)...)
+	s.awaitMaster()
+	return s
+}
+
+// defaults are the arguments of all servers, and those given.
+func defaults(tb testing.TB, args ...string) []string {
+	tb.Helper()
+	return append([]string{
+		"--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--enable-debug-command", "local", "--dir", tb.TempDir(),
+	}, args...)
+}
+
+// ACLUser returns the arguments that give a server a user. rules are as in ACL
+// SETUSER.
+func ACLUser(name, password, rules string) []string {
+	return append([]string{"--user", name, "on", ">" + password}, strings.Fields(rules)...)
+}
+
+func launch(s *Server) *Server {
+	s.tb.Helper()
+	if s.network == "" {
+		s.network = "tcp"
+	}
+	if s.scheme == "" {
+		s.scheme = "redis"
 	}
 	s.start()
-	tb.Cleanup(s.Kill)
+	s.tb.Cleanup(s.Kill)
 	return s
 }
 
 func (s *Server) start() {
 	s.tb.Helper()
 	s.cmd = exec.Command("redis-server", s.args...)
+	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		s.tb.Fatalf("redis-server: %v (make test installs it)", err)
@@ -67,7 +164,7 @@ func (s *Server) start() {
 func (s *Server) await() {
 	s.tb.Helper()
 	for deadline := time.Now().Add(startTimeout); ; {
-		conn, err := net.DialTimeout("tcp", s.Addr, time.Second)
+		conn, err := net.DialTimeout(s.network, s.Addr, time.Second)
 		if err == nil {
 			_ = conn.Close()
 			return
@@ -83,14 +180,47 @@ func (s *Server) await() {
 	}
 }
 
-// URL returns the server's URL, as --redis takes it.
-func (s *Server) URL() string { return "redis://" + s.Addr }
+// awaitMaster returns once a server that follows another has what that has.
+func (s *Server) awaitMaster() {
+	s.tb.Helper()
+	client := s.Client()
+	await(s.tb, "the replica follows its master", func(ctx context.Context) bool {
+		return strings.Contains(client.Info(ctx, "replication").Val(), "master_link_status:up")
+	})
+}
 
-// Client returns a client for the test's own use.
+// await returns once condition holds.
+func await(tb testing.TB, what string, condition func(context.Context) bool) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	for !condition(ctx) {
+		select {
+		case <-ctx.Done():
+			tb.Fatalf("not in %s: %s", startTimeout, what)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// URL returns the server's URL without credentials, as --redis takes it.
+func (s *Server) URL() string { return s.scheme + "://" + s.Addr }
+
+// Client returns a client for the test's own use, as the default user.
 func (s *Server) Client() *redis.Client {
-	client := redis.NewClient(&redis.Options{Addr: s.Addr})
+	client := redis.NewClient(&redis.Options{
+		Network: s.network, Addr: s.Addr, Password: s.setting("--requirepass"), TLSConfig: s.tls,
+	})
 	s.tb.Cleanup(func() { _ = client.Close() })
 	return client
+}
+
+// setting returns the value of an argument, or nothing.
+func (s *Server) setting(name string) string {
+	if i := slices.Index(s.args, name); i >= 0 {
+		return s.args[i+1]
+	}
+	return ""
 }
 
 // Pause stops the process without its noticing; Resume lets it go on.
@@ -110,65 +240,10 @@ func (s *Server) Kill() {
 	<-s.exited
 }
 
-// Restart starts a killed server again, empty, on the same port.
+// Restart starts a killed server again, empty, at the same address.
 func (s *Server) Restart() {
 	s.tb.Helper()
 	s.start()
-}
-
-// Cluster is a Redis Cluster of masters without replicas.
-type Cluster struct {
-	Nodes []*Server
-}
-
-// StartCluster starts a cluster of three masters that cover all slots.
-func StartCluster(tb testing.TB) *Cluster {
-	tb.Helper()
-	c := &Cluster{}
-	for range 3 {
-		c.Nodes = append(c.Nodes, Start(tb,
-			"--cluster-enabled", "yes", "--cluster-port", FreePort(tb), "--cluster-node-timeout", "5000"))
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	first := c.Nodes[0].Client()
-	const slots = 16384
-	for i, node := range c.Nodes {
-		client := node.Client()
-		if err := client.ClusterAddSlotsRange(ctx, i*slots/3, (i+1)*slots/3-1).Err(); err != nil {
-			tb.Fatal(err)
-		}
-		if i > 0 {
-			host, port, _ := net.SplitHostPort(node.Addr)
-			bus := node.args[len(node.args)-3] // the value of --cluster-port
-			if err := first.Do(ctx, "cluster", "meet", host, port, bus).Err(); err != nil {
-				tb.Fatal(err)
-			}
-		}
-	}
-	for _, node := range c.Nodes {
-		for client := node.Client(); ; {
-			info, err := client.ClusterInfo(ctx).Result()
-			if err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3") {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				tb.Fatalf("the cluster did not form: %v\n%s", err, info)
-			case <-time.After(20 * time.Millisecond):
-			}
-		}
-	}
-	return c
-}
-
-// URL returns the cluster's URL, as --redis takes it.
-func (c *Cluster) URL() string {
-	var addrs []string
-	for _, node := range c.Nodes {
-		addrs = append(addrs, node.Addr)
-	}
-	return "redis+cluster://" + strings.Join(addrs, ",")
 }
 
 // FreePort returns a loopback port that nothing listens on, below the range

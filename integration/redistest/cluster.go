@@ -1,0 +1,141 @@
+package redistest
+
+import (
+	"context"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// slots is how many a Redis Cluster has.
+const slots = 16384
+
+// Cluster is a Redis Cluster of three masters that cover all slots.
+type Cluster struct {
+	Nodes    []*Server // the masters at the start
+	Replicas []*Server // of each of them, in that order, or none
+}
+
+// StartCluster starts a cluster of masters without replicas.
+func StartCluster(tb testing.TB) *Cluster {
+	tb.Helper()
+	return startCluster(tb, false)
+}
+
+// StartReplicatedCluster starts a cluster in which each master has a replica
+// that takes its place.
+func StartReplicatedCluster(tb testing.TB) *Cluster {
+	tb.Helper()
+	return startCluster(tb, true)
+}
+
+func startCluster(tb testing.TB, replicated bool) *Cluster {
+	tb.Helper()
+	c := &Cluster{}
+	start := func() *Server {
+		return Start(tb, "--cluster-enabled", "yes", "--cluster-port", FreePort(tb), "--cluster-node-timeout", "3000",
+			"--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
+	}
+	for range 3 {
+		c.Nodes = append(c.Nodes, start())
+		if replicated {
+			c.Replicas = append(c.Replicas, start())
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	first := c.Nodes[0].Client()
+	for i, node := range c.Nodes {
+		if err := node.Client().ClusterAddSlotsRange(ctx, i*slots/3, (i+1)*slots/3-1).Err(); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	all := append(c.Nodes[:3:3], c.Replicas...)
+	for _, node := range all[1:] {
+		host, port, _ := net.SplitHostPort(node.Addr)
+		if err := first.Do(ctx, "cluster", "meet", host, port, node.setting("--cluster-port")).Err(); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	for i, replica := range c.Replicas {
+		client, master := replica.Client(), id(c.Nodes[i])
+		await(tb, "a replica knows its master", func(ctx context.Context) bool {
+			return client.ClusterReplicate(ctx, master).Err() == nil
+		})
+	}
+	for _, node := range all {
+		client := node.Client()
+		await(tb, "the cluster has formed", func(ctx context.Context) bool {
+			nodes := client.ClusterNodes(ctx).Val()
+			return strings.Contains(client.ClusterInfo(ctx).Val(), "cluster_state:ok") &&
+				strings.Count(nodes, "\n") == len(all) && strings.Count(nodes, "slave") == len(c.Replicas)
+		})
+	}
+	for _, replica := range c.Replicas {
+		replica.awaitMaster()
+	}
+	return c
+}
+
+// URL returns the cluster's URL, as --redis takes it.
+func (c *Cluster) URL() string { return "redis+cluster://" + addrs(c.Nodes) }
+
+// Owner returns the place in Nodes of the master that has key at the start.
+func (c *Cluster) Owner(key string) int {
+	return min(c.slot(key)*3/slots, 2)
+}
+
+// MoveSlot moves the slot of key, with all that is in it, between two masters.
+func (c *Cluster) MoveSlot(key string, from, to *Server) {
+	from.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	source, target, slot := from.Client(), to.Client(), c.slot(key)
+	do := func(client *redis.Client, args ...any) {
+		from.tb.Helper()
+		if err := client.Do(ctx, args...).Err(); err != nil {
+			from.tb.Fatalf("%v: %v", args[:2], err)
+		}
+	}
+	do(target, "cluster", "setslot", slot, "importing", id(from))
+	do(source, "cluster", "setslot", slot, "migrating", id(to))
+	host, port, _ := net.SplitHostPort(to.Addr)
+	for {
+		keys := source.ClusterGetKeysInSlot(ctx, slot, 100).Val()
+		if len(keys) == 0 {
+			break
+		}
+		migrate := []any{"migrate", host, port, "", 0, startTimeout.Milliseconds(), "replace", "keys"}
+		for _, key := range keys {
+			migrate = append(migrate, key)
+		}
+		do(source, migrate...)
+	}
+	for _, node := range append([]*Server{to, from}, c.Nodes...) {
+		do(node.Client(), "cluster", "setslot", slot, "node", id(to))
+	}
+}
+
+func (c *Cluster) slot(key string) int {
+	return int(c.Nodes[0].Client().ClusterKeySlot(context.Background(), key).Val())
+}
+
+// id returns what a cluster knows its node by.
+func id(node *Server) string {
+	node.tb.Helper()
+	id, err := node.Client().ClusterMyID(context.Background()).Result()
+	if err != nil {
+		node.tb.Fatal(err)
+	}
+	return id
+}
+
+func addrs(servers []*Server) string {
+	var all []string
+	for _, s := range servers {
+		all = append(all, s.Addr)
+	}
+	return strings.Join(all, ",")
+}
