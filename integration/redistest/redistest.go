@@ -240,11 +240,15 @@ func (s *Server) Kill() {
 	<-s.exited
 }
 
-// Restart starts a killed server again, empty, at the same address.
+// Restart starts a killed server again at the same address, with what it has
+// saved.
 func (s *Server) Restart() {
 	s.tb.Helper()
 	s.start()
 }
+
+// Configure adds args to the command line of the next Restart.
+func (s *Server) Configure(args ...string) { s.args = append(s.args, args...) }
 
 // FreePort returns a loopback port that nothing listens on, below the range
 // that the system takes ports for outgoing connections from.
