@@ -177,10 +177,10 @@ func (r *Redis) back(p *part) {
 // does so by a new client, which then takes the place of the old one: that one
 // may believe for a second on that there is nothing to connect to.
 func (r *Redis) reach(p *part, anew bool) error {
-	client := r.redis()
+	conn := r.conn.Load()
 	if anew {
 		var err error
-		if client, err = r.options.Connect(); err != nil {
+		if conn, err = r.options.connect(); err != nil {
 			return err
 		}
 	}
@@ -190,15 +190,15 @@ func (r *Redis) reach(p *part, anew bool) error {
 	if p.tag != "" {
 		key = "{" + p.tag + "}:probe"
 	}
-	err := client.Set(ctx, r.key(key), r.options.Self.ID, probeExpiry).Err()
+	err := conn.client.Set(ctx, r.key(key), r.options.Self.ID, probeExpiry).Err()
 	switch {
 	case !anew:
 	case err != nil:
-		_ = client.Close()
+		_ = conn.close()
 	default:
-		old := *r.client.Swap(&client)
+		old := r.conn.Swap(conn)
 		// Whoever waits for an answer of the old one has had it by then.
-		time.AfterFunc(r.options.Timeout, func() { _ = old.Close() })
+		time.AfterFunc(r.options.Timeout, func() { _ = old.close() })
 	}
 	return err
 }

@@ -44,6 +44,8 @@ type Options struct {
 	Self    Replica       // this replica, as the others are to know it
 	LockTTL time.Duration // a lock is gone at most this long after its replica died
 	Timeout time.Duration // longest that Admit, Pause and Release wait for the store
+	// Pipeline sends the asks of concurrent requests together.
+	Pipeline bool
 	// Replicas is the number of replicas while it is not known how many live.
 	Replicas int
 
@@ -60,7 +62,7 @@ type Redis struct {
 	local   *Memory
 	guard   *redis.Script
 	args    sync.Map // limiter.Limit → []any, redis_rate's arguments
-	client  atomic.Pointer[redis.UniversalClient]
+	conn    atomic.Pointer[connection]
 	parts   parts
 	fleet   fleet
 	counts  counts
@@ -79,14 +81,14 @@ func NewRedis(o Options) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := o.Connect()
+	conn, err := o.connect()
 	if err != nil {
 		return nil, err
 	}
 	if o.Observe == nil {
 		o.Observe = func(Change) {}
 	}
-	_, isCluster := client.(*redis.ClusterClient)
+	_, isCluster := conn.client.(*redis.ClusterClient)
 	r := &Redis{
 		options:  o,
 		local:    NewMemory(o.Self.ID),
@@ -96,7 +98,7 @@ func NewRedis(o Options) (*Redis, error) {
 		returned: make(chan struct{}),
 		stop:     make(chan struct{}),
 	}
-	r.client.Store(&client)
+	r.conn.Store(conn)
 	r.stopped.Go(r.run)
 	return r, nil
 }
@@ -212,10 +214,10 @@ func (r *Redis) Pause(tag, name string, d time.Duration) {
 func (r *Redis) Close() error {
 	close(r.stop)
 	r.stopped.Wait()
-	return r.redis().Close()
+	return r.conn.Load().close()
 }
 
-func (r *Redis) redis() redis.UniversalClient { return *r.client.Load() }
+func (r *Redis) redis() redis.UniversalClient { return r.conn.Load().client }
 
 // ask runs the guard script. lock may be nil. waits are what is left of each of
 // the ask's cool-downs, where it is under one.
@@ -239,7 +241,7 @@ func (r *Redis) ask(ctx context.Context, ask Ask, lock *Lock) (v Verdict, waits 
 		keys = append(keys, r.key(c.rateKey(ask.Tag)))
 		args = append(args, limitArgs...)
 	}
-	reply, err := r.guard.Run(ctx, once{r.redis()}, keys, args...).Slice()
+	reply, err := r.guard.Run(ctx, r.conn.Load().once(), keys, args...).Slice()
 	if err != nil {
 		return Verdict{}, nil, err
 	}
@@ -305,32 +307,3 @@ func (r *Redis) limitArgs(l limiter.Limit) ([]any, error) {
 func (r *Redis) key(suffix string) string {
 	return r.options.Prefix + ":" + keyFormat + ":" + suffix
 }
-
-// once is a Redis that is asked each script at most once. Charging a budget is
-// not idempotent, and go-redis resends a command whose answer was lost: a
-// plain client obeys MaxRetries, a cluster client only the command itself.
-type once struct{ redis.UniversalClient }
-
-func (o once) EvalSha(ctx context.Context, sha1 string, keys []string, args ...any) *redis.Cmd {
-	return o.eval(ctx, "evalsha", sha1, keys, args)
-}
-
-func (o once) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	return o.eval(ctx, "eval", script, keys, args)
-}
-
-func (o once) eval(ctx context.Context, name, script string, keys []string, args []any) *redis.Cmd {
-	all := make([]any, 0, 3+len(keys)+len(args))
-	all = append(all, name, script, len(keys))
-	for _, key := range keys {
-		all = append(all, key)
-	}
-	cmd := redis.NewCmd(ctx, append(all, args...)...)
-	cmd.SetFirstKeyPos(3)
-	_ = o.Process(ctx, noRetry{cmd}) // cmd has the error
-	return cmd
-}
-
-type noRetry struct{ *redis.Cmd }
-
-func (noRetry) NoRetry() bool { return true }

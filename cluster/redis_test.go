@@ -106,6 +106,7 @@ func open(t *testing.T, url string, o Options) *Redis {
 	if o.Replicas == 0 {
 		o.Replicas = 1
 	}
+	o.Pipeline = true
 	if o.Connect == nil {
 		o.Connect = func() (redis.UniversalClient, error) { return NewClient(url, TLSFiles{}, o.Timeout) }
 	}

@@ -40,14 +40,35 @@ func (t *task) settle() {
 type queue struct {
 	wake chan struct{} // has one element while tasks may be there
 
-	mu    sync.Mutex
-	tasks []*task
+	mu       sync.Mutex
+	tasks    []*task
+	arriving bool // a wake-up is due
 }
 
+// add queues tasks. Those that somebody waits for are told at once, the others
+// a moment later, with what has come in meanwhile.
 func (q *queue) add(tasks ...*task) {
+	if len(tasks) == 0 {
+		return
+	}
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.tasks = append(q.tasks, tasks...)
-	q.mu.Unlock()
+	switch {
+	case slices.ContainsFunc(tasks, func(t *task) bool { return t.tried != nil }):
+		q.wakeUp()
+	case !q.arriving:
+		q.arriving = true
+		time.AfterFunc(gather, func() {
+			q.mu.Lock()
+			q.arriving = false
+			q.mu.Unlock()
+			q.wakeUp()
+		})
+	}
+}
+
+func (q *queue) wakeUp() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
@@ -61,10 +82,7 @@ func (q *queue) take(n int) []*task {
 	n = min(n, len(q.tasks))
 	taken := q.tasks[:n:n]
 	if q.tasks = q.tasks[n:]; len(q.tasks) > 0 {
-		select {
-		case q.wake <- struct{}{}:
-		default:
-		}
+		q.wakeUp()
 	}
 	return taken
 }
@@ -140,6 +158,7 @@ func millis(d time.Duration) string {
 
 const (
 	batchSize  = 256                    // commands in one pipeline
+	gather     = 5 * time.Millisecond   // for tasks that nobody waits for
 	retryAfter = 100 * time.Millisecond // pause before a store that failed is told again
 )
 

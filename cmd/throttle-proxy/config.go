@@ -45,6 +45,7 @@ type config struct {
 	redisAddress string                                // of the Redis, without credentials
 	redisSource  string                                // what named it: a flag or a variable
 	redisPrefix  string
+	pipeline     bool
 	storeTimeout time.Duration
 	lockTTL      time.Duration
 	replicas     int
@@ -508,6 +509,9 @@ func (f *flags) parseStore(p *parsing, c *config) {
 		p.fail("lock-ttl", "%w", err)
 	} else if least := 10 * c.storeTimeout; c.lockTTL < least {
 		p.fail("lock-ttl", "%s is below 10 store timeouts, too short to be renewed in time: write at least %s, or a lower --store-timeout", f.LockTTL, least)
+	}
+	if c.pipeline, err = parseSwitch(f.RedisPipeline); err != nil {
+		p.fail("redis-pipeline", "%q: %w", f.RedisPipeline, err)
 	}
 	if c.replicas, err = strconv.Atoi(f.Replicas); err != nil || c.replicas < 1 || c.replicas > maxReplicas {
 		p.fail("replicas", "%q is not a number of replicas: write a whole number from 1 to %d", f.Replicas, maxReplicas)

@@ -48,12 +48,13 @@ type flags struct {
 	MaxInFlight          string   `group:"exchange" default:"10000" placeholder:"N" help:"Exchanges of this replica at once (${default})."`
 	Shadow               []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Decide and report, but refuse nothing. (off)"`
 
-	Redis        string `group:"store" placeholder:"URL" default:"none" help:"redis://, rediss://, unix://, redis+sentinel://h1,h2/0?master_name=m or redis+cluster://h1,h2; env:VARIABLE and file:PATH too (${default})."`
-	RedisCA      string `name:"redis-ca" group:"store" placeholder:"FILE" help:"Certificates to trust for rediss, in place of the system's."`
-	RedisCert    string `group:"store" placeholder:"FILE" help:"Client certificate for rediss."`
-	RedisKey     string `group:"store" placeholder:"FILE" help:"Key of the client certificate."`
-	RedisPrefix  string `group:"store" default:"throttle" placeholder:"PREFIX" help:"First part of every key: fleets with different prefixes share nothing (${default})."`
-	StoreTimeout string `group:"store" default:"100ms" placeholder:"TIME" help:"Longest that a request waits for a verdict (${default})."`
+	Redis         string `group:"store" placeholder:"URL" default:"none" help:"redis://, rediss://, unix://, redis+sentinel://h1,h2/0?master_name=m or redis+cluster://h1,h2; env:VARIABLE and file:PATH too (${default})."`
+	RedisCA       string `name:"redis-ca" group:"store" placeholder:"FILE" help:"Certificates to trust for rediss, in place of the system's."`
+	RedisCert     string `group:"store" placeholder:"FILE" help:"Client certificate for rediss."`
+	RedisKey      string `group:"store" placeholder:"FILE" help:"Key of the client certificate."`
+	RedisPrefix   string `group:"store" default:"throttle" placeholder:"PREFIX" help:"First part of every key: fleets with different prefixes share nothing (${default})."`
+	RedisPipeline string `group:"store" default:"on" placeholder:"on|off" help:"Send what concurrent requests ask in one write to Redis (${default})."`
+	StoreTimeout  string `group:"store" default:"100ms" placeholder:"TIME" help:"Longest that a request waits for a verdict (${default})."`
 
 	WhenUndecided []string `sep:"none" group:"store" placeholder:"[R=]POLICY" help:"While Redis gives no answer. local: this replica decides by its own locks and its share of each budget; open: forward; closed: 503. (local)"`
 	Replicas      string   `group:"store" default:"1" placeholder:"N" help:"By how many replicas budgets are divided while Redis has never told how many live (${default})."`

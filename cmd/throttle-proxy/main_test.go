@@ -211,6 +211,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--store-timeout 0s", "--store-timeout", "write a duration longer than 0, as in 5s or 200ms"},
 	{"--store-timeout 10us", "--store-timeout", "write at least 1ms"},
 	{"--when-undecided foo", "--when-undecided", "write local, open or closed"},
+	{"--redis-pipeline yes", "--redis-pipeline", "write on or off"},
 	{"--replicas 0", "--replicas", "write a whole number from 1 to 10000"},
 	{"--replicas many", "--replicas", "write a whole number from 1 to 10000"},
 	{"--cool-down yes", "--cool-down", "write on or off"},

@@ -131,6 +131,7 @@ func (c *config) openStore(id string, logger *slog.Logger, h *health) (store pro
 		LockTTL:  c.lockTTL,
 		Timeout:  c.storeTimeout,
 		Replicas: c.replicas,
+		Pipeline: c.pipeline,
 		Observe:  storeObserver(logger),
 	})
 	if err != nil {
