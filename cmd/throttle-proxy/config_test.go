@@ -46,6 +46,7 @@ func TestDefaults(t *testing.T) {
 		shared:        map[string][]proxy.Limit{},
 		storeTimeout:  100 * time.Millisecond,
 		lockTTL:       5 * time.Second,
+		drainTimeout:  25 * time.Second,
 		replica:       host,
 		logFormat:     "text",
 		logLevel:      slog.LevelInfo,
@@ -77,6 +78,9 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--trusted-proxy 10.1.2.3/8 --trusted-proxy ::1 --trusted-proxy unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8", "::1/128")},
 		{"THROTTLE_PROXY_TRUSTED_PROXY=10.0.0.0/8␣unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8")},
 		{"--store-timeout 50ms --lock-ttl 500ms", func(c *config) any { return c.storeTimeout + c.lockTTL }, 550 * time.Millisecond},
+		{"--drain-delay 0s --drain-timeout 1ms", drains, "0s 1ms"},
+		{"THROTTLE_PROXY_DRAIN_DELAY=5s THROTTLE_PROXY_DRAIN_TIMEOUT=1m", drains, "5s 1m0s"},
+		{"THROTTLE_PROXY_DRAIN_DELAY=5s THROTTLE_PROXY_DRAIN_TIMEOUT=1m --drain-delay 6s --drain-timeout 2m", drains, "6s 2m0s"},
 		{"--replica-name a", func(c *config) any { return c.replica }, "a"},
 		{"--log-format json", func(c *config) any { return c.logFormat }, "json"},
 		{"--log-level DEBUG", func(c *config) any { return c.logLevel }, slog.LevelDebug},
@@ -101,6 +105,8 @@ func TestFlagsOfTheReplica(t *testing.T) {
 }
 
 func listens(c *config) any { return c.network + " " + c.address }
+
+func drains(c *config) any { return fmt.Sprintf("%s %s", c.drainDelay, c.drainTimeout) }
 
 func store(c *config) any {
 	if c.redis == nil {

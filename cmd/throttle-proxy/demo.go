@@ -46,13 +46,14 @@ func (d *demoCommand) Run(p *process) error {
 
 	f := flags{
 		Register: []string{"hook=http://" + listener.Addr().String()}, Rate: []string{demoRate}, Port: "0", Redis: "none", RedisPrefix: "throttle",
-		MaxBody: "10MiB", BodyMemory: "256MiB", MaxInFlight: "10000", HeaderTimeout: "10s", BodyIdle: "30s", WriteIdle: "1m", LockTTL: "5s", StoreTimeout: "100ms", LogFormat: "text", LogLevel: "info",
+		DrainDelay: "0s", DrainTimeout: "1s", MaxBody: "10MiB", BodyMemory: "256MiB", MaxInFlight: "10000", HeaderTimeout: "10s", BodyIdle: "30s", WriteIdle: "1m", LockTTL: "5s", StoreTimeout: "100ms", LogFormat: "text", LogLevel: "info",
 	}
 	c, err := f.parse(environment{})
 	if err != nil {
 		return err
 	}
-	ctx := untilSignal()
+	ctx, stopSignals := untilSignal()
+	defer stopSignals()
 	if d.Once {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)

@@ -53,6 +53,9 @@ type flags struct {
 	RedisPrefix  string `group:"store" default:"throttle" placeholder:"PREFIX" help:"First part of every key: fleets with different prefixes share nothing (${default})."`
 	StoreTimeout string `group:"store" default:"100ms" placeholder:"TIME" help:"Longest that a request waits for a verdict (${default})."`
 
+	DrainDelay   string `group:"operation" default:"0s" placeholder:"TIME" help:"After SIGTERM, serve on for this long while readiness fails (${default})."`
+	DrainTimeout string `group:"operation" default:"25s" placeholder:"TIME" help:"Then, longest that exchanges in flight, streams and tunnels may take to end (${default})."`
+
 	ReplicaName string `group:"operation" placeholder:"NAME" help:"Name of this replica, for operators (host name)."`
 	LogFormat   string `group:"operation" default:"text" placeholder:"text|json" help:"Format of the log on standard error (${default})."`
 	LogLevel    string `group:"operation" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
