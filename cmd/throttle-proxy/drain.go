@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	connectTime = 50 * time.Millisecond  // for a client to end a TCP handshake that it has begun
+	connectTime = 20 * time.Millisecond  // for a client to end a TCP handshake that it has begun
 	quietTime   = 500 * time.Millisecond // without a request on any connection: then idle ones are closed
 	goAwayTime  = 100 * time.Millisecond // for GOAWAY to be out before idle HTTP/2 connections are closed
 	cutTime     = 2 * time.Second        // for exchanges that were cut to end
@@ -32,7 +32,7 @@ func (r *replica) drain(listener *drainListener) {
 
 	ctx, cancel := context.WithTimeout(context.Background(), r.config.drainTimeout)
 	defer cancel()
-	listener.stop()
+	listener.stop(ctx)
 	r.traffic.closing.Store(true)
 	await(ctx, r.traffic.quiet)
 	time.AfterFunc(goAwayTime, func() {
@@ -92,19 +92,29 @@ func (l *drainListener) Accept() (net.Conn, error) {
 	return conn, err
 }
 
+// Close may be called again.
+func (l *drainListener) Close() error {
+	if err := l.Listener.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
 // stop refuses connections from now on. The system resets those that have been
 // made and not accepted when a listener is closed, so no others are let in
 // meanwhile.
-func (l *drainListener) stop() {
+func (l *drainListener) stop(ctx context.Context) {
+	pending := func() bool { return false }
 	switch inner := l.Listener.(type) {
 	case *net.TCPListener:
-		ignoreConnects(inner)
+		pending = ignoreConnects(inner)
 	case *net.UnixListener:
 		inner.SetUnlinkOnClose(false) // the path may be another's by then
 		_ = os.Remove(inner.Addr().String())
 	}
 	time.Sleep(connectTime)
-	_ = l.Listener.Close()
+	await(ctx, func() bool { return !pending() })
+	_ = l.Close()
 }
 
 // traffic is what a replica waits for when it drains.

@@ -36,7 +36,16 @@ func (p *pipes) Accept() (net.Conn, error) {
 	}
 }
 
-func (p *pipes) Close() error   { p.close(); return nil }
+func (p *pipes) Close() error {
+	select {
+	case <-p.closed:
+		return net.ErrClosed // as the system's listeners do
+	default:
+		p.close()
+		return nil
+	}
+}
+
 func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
 
 // pipeClient is one connection of a client.

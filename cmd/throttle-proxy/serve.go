@@ -103,7 +103,9 @@ func (c *config) listen(ctx context.Context, announce func(string)) (net.Listene
 			_ = os.Remove(c.address)
 		}
 	}
-	listener, err := net.Listen(c.network, c.address)
+	var system net.ListenConfig
+	system.SetMultipathTCP(false) // has no filters: see ignoreConnects
+	listener, err := system.Listen(ctx, c.network, c.address)
 	taken := c.network == "tcp" && errors.Is(err, syscall.EADDRINUSE)
 	if taken {
 		announce(fmt.Sprintf("%s is taken, trying again for %s", c.address, portPatience))
@@ -114,7 +116,7 @@ func (c *config) listen(ctx context.Context, announce func(string)) (net.Listene
 			return nil, ctx.Err()
 		case <-time.After(100 * time.Millisecond):
 		}
-		listener, err = net.Listen(c.network, c.address)
+		listener, err = system.Listen(ctx, c.network, c.address)
 	}
 	switch {
 	case taken:
