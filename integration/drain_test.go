@@ -307,6 +307,8 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 				over    = make(chan struct{})
 				load    sync.WaitGroup
 			)
+			stop := sync.OnceFunc(func() { close(over) })
+			defer stop()
 			for range clients {
 				load.Go(func() {
 					for {
@@ -339,7 +341,7 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 				replicas[restarts%len(replicas)] = startReplicaOn(t, r.addr, words...)
 				restarts++
 			}
-			close(over)
+			stop()
 			load.Wait()
 			t.Logf("%d requests, %d restarts", len(answers), restarts)
 			if lost > 0 {

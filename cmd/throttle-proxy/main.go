@@ -98,8 +98,8 @@ func complaint(err error, args []string) string {
 }
 
 // untilSignal returns a context that ends with the first SIGTERM or interrupt.
-// The second one ends the process, which the system's own way of doing so would
-// not in a container, where it is process 1.
+// The second one ends the process, also as process 1 of a container, to which
+// a signal that nobody handles does nothing.
 func untilSignal() (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
