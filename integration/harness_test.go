@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -184,7 +185,12 @@ var listening = regexp.MustCompile(`(?m)listening on ([^\s"]+)`)
 
 func startReplica(t *testing.T, words ...string) *replica {
 	t.Helper()
-	r := &replica{process: run(t, append(words, "--listen", "127.0.0.1:0")...)}
+	return startReplicaOn(t, "127.0.0.1:0", words...)
+}
+
+func startReplicaOn(t *testing.T, addr string, words ...string) *replica {
+	t.Helper()
+	r := &replica{process: run(t, append(slices.Clone(words), "--listen", addr)...)}
 	eventually(t, "the replica listens", func() bool {
 		match := listening.FindStringSubmatch(r.stderr.String())
 		if match == nil {
@@ -270,8 +276,9 @@ http {
 }
 `
 
-// startBalancer starts nginx, which deals requests to replicas in turn.
-func startBalancer(t *testing.T, replicas []*replica) (url string) {
+// startBalancer starts nginx, which deals requests to replicas in turn. changes
+// of its configuration are pairs of what is there and what is to be.
+func startBalancer(t *testing.T, replicas []*replica, changes ...string) (url string) {
 	t.Helper()
 	path, err := exec.LookPath("nginx")
 	if err != nil {
@@ -284,7 +291,8 @@ func startBalancer(t *testing.T, replicas []*replica) (url string) {
 	addr := net.JoinHostPort("127.0.0.1", redistest.FreePort(t))
 	dir := t.TempDir()
 	config := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(config, fmt.Appendf(nil, balancerConfig, servers.String(), addr), 0o600); err != nil {
+	text := strings.NewReplacer(changes...).Replace(fmt.Sprintf(balancerConfig, servers.String(), addr))
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p := launch(t, exec.Command(path, "-p", dir, "-c", config))

@@ -192,7 +192,7 @@ func (x *exchange) finish() {
 	switch {
 	case x.idle.Load():
 		x.event.Fault = "connection_read_timeout"
-	case x.broken && !x.event.ClientGone:
+	case x.broken && !x.event.ClientGone && x.proxy.cut.Err() == nil:
 		x.event.Fault = "http_response_incomplete"
 	}
 	x.event.Duration = time.Since(x.event.Started)

@@ -64,6 +64,7 @@ func (x *exchange) forward() {
 	// the connection whether the client has left.
 	ctx, x.cancel = context.WithCancel(ctx)
 	defer x.cancel()
+	defer context.AfterFunc(x.proxy.cut, x.cancel)()
 	defer func() {
 		if x.unwatch != nil {
 			x.unwatch()
@@ -265,6 +266,11 @@ func (x *exchange) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 	x.settle()
 	if x.cutShort.Load() || errors.Is(err, context.Canceled) && x.in.Context().Err() != nil {
 		x.clientGone()
+		return
+	}
+	if errors.Is(err, context.Canceled) && x.proxy.cut.Err() != nil {
+		x.closeAfter()
+		x.refuse(ReasonDraining)
 		return
 	}
 	reason, fault := x.classify(err)

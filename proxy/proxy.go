@@ -51,11 +51,14 @@ type Proxy struct {
 	routes   map[string]*route
 	bodies   bodies
 	inFlight atomic.Int64
+	cut      context.Context // ends with Cut
+	end      context.CancelFunc
 }
 
 // New returns a Proxy of routes, whose names must differ.
 func New(routes []Route, o Options) (*Proxy, error) {
 	p := &Proxy{options: o, routes: make(map[string]*route), bodies: bodies{limit: o.BodyMemory}}
+	p.cut, p.end = context.WithCancel(context.Background())
 	for _, r := range routes {
 		rt, err := newRoute(r)
 		if err != nil {
@@ -68,6 +71,11 @@ func New(routes []Route, o Options) (*Proxy, error) {
 	}
 	return p, nil
 }
+
+// Cut ends every exchange, also of clients that have left, and of requests to
+// come. A request that the upstream has not answered is answered 503; an
+// answer that has begun, and a tunnel, ends where it is.
+func (p *Proxy) Cut() { p.end() }
 
 // ServeHTTP decides and forwards one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {

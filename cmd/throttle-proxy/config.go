@@ -50,6 +50,9 @@ type config struct {
 	lockTTL      time.Duration
 	replicas     int
 
+	drainDelay   time.Duration
+	drainTimeout time.Duration
+
 	replica   string
 	logFormat string
 	logLevel  slog.Level
@@ -93,6 +96,13 @@ func (f *flags) parse(env environment) (*config, error) {
 	f.parseBounds(p, c)
 	for _, value := range f.TrustedProxy {
 		p.parseTrust(c, value)
+	}
+	var err error
+	if c.drainDelay, err = parseDelay(f.DrainDelay); err != nil {
+		p.fail("drain-delay", "%w", err)
+	}
+	if c.drainTimeout, err = parseTime(f.DrainTimeout); err != nil {
+		p.fail("drain-timeout", "%w", err)
 	}
 	if c.replica == "" {
 		c.replica, _ = os.Hostname() // no name is as good as a wrong one
@@ -440,7 +450,7 @@ func orAll(route string) string {
 func (f *flags) parsePolicies(p *parsing, c *config) {
 	dedupe := policy(p, "dedupe", f.Dedupe, proxy.DedupeOn, oneOf(proxy.DedupeOn, proxy.DedupeOff, proxy.DedupeAll, proxy.DedupeKey))
 	headers := policy(p, "dedupe-header", f.DedupeHeader, strings.Split(defaultDedupeHeaders, ","), parseHeaders)
-	hold := policy(p, "hold", f.Hold, time.Second, parseHold)
+	hold := policy(p, "hold", f.Hold, time.Second, parseDelay)
 	duplicateStatus := policy(p, "duplicate-status", f.DuplicateStatus, 409, parseStatus)
 	timeout := policy(p, "timeout", f.Timeout, time.Minute, parseTime)
 	clientGone := policy(p, "client-gone", f.ClientGone, proxy.Finish, oneOf(proxy.Finish, proxy.Cancel))
@@ -605,7 +615,8 @@ func parseTime(s string) (time.Duration, error) {
 	return d, nil
 }
 
-func parseHold(s string) (time.Duration, error) {
+// parseDelay is parseTime for a time that may be 0.
+func parseDelay(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {
 		return 0, fmt.Errorf("%q is not a time: write a duration of at least 0s, as in 1s or 200ms", s)

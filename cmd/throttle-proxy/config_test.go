@@ -51,6 +51,7 @@ func TestDefaults(t *testing.T) {
 		lockTTL:       5 * time.Second,
 		replicas:      1,
 		pipeline:      true,
+		drainTimeout:  25 * time.Second,
 		replica:       host,
 		logFormat:     "text",
 		logLevel:      slog.LevelInfo,
@@ -85,6 +86,9 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--replicas 3", func(c *config) any { return c.replicas }, 3},
 		{"--max-cool-down 1m", func(c *config) any { return c.routes[0].MaxCoolDown }, time.Minute},
 		{"--store-timeout 50ms --lock-ttl 500ms", func(c *config) any { return c.storeTimeout + c.lockTTL }, 550 * time.Millisecond},
+		{"--drain-delay 0s --drain-timeout 1ms", drains, "0s 1ms"},
+		{"THROTTLE_PROXY_DRAIN_DELAY=5s THROTTLE_PROXY_DRAIN_TIMEOUT=1m", drains, "5s 1m0s"},
+		{"THROTTLE_PROXY_DRAIN_DELAY=5s THROTTLE_PROXY_DRAIN_TIMEOUT=1m --drain-delay 6s --drain-timeout 2m", drains, "6s 2m0s"},
 		{"--replica-name a", func(c *config) any { return c.replica }, "a"},
 		{"--log-format json", func(c *config) any { return c.logFormat }, "json"},
 		{"--log-level DEBUG", func(c *config) any { return c.logLevel }, slog.LevelDebug},
@@ -109,6 +113,8 @@ func TestFlagsOfTheReplica(t *testing.T) {
 }
 
 func listens(c *config) any { return c.network + " " + c.address }
+
+func drains(c *config) any { return fmt.Sprintf("%s %s", c.drainDelay, c.drainTimeout) }
 
 func store(c *config) any {
 	if c.connect == nil {

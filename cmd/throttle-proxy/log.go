@@ -22,7 +22,7 @@ func requestLog(logger *slog.Logger) func(*proxy.Event) {
 	return func(e *proxy.Event) {
 		level := slog.LevelInfo
 		switch e.Reason {
-		case proxy.ReasonUndecided, proxy.ReasonUpstreamRefused, proxy.ReasonUpstreamTimeout, proxy.ReasonUpstreamClosed:
+		case proxy.ReasonUndecided, proxy.ReasonUpstreamRefused, proxy.ReasonUpstreamTimeout, proxy.ReasonUpstreamClosed, proxy.ReasonDraining:
 			level = slog.LevelWarn
 		}
 		if !logger.Enabled(context.Background(), level) {
