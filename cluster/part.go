@@ -40,8 +40,9 @@ type part struct {
 	err   error     // why
 
 	// Guarded by the mutex of the Redis' Memory.
-	solo  *solo // nil while the store answers
-	debts *limiter.Debts
+	solo   *solo            // nil while the store answers
+	beside *limiter.Budgets // for asks that meet a key of a wrong type; nil until needed
+	debts  *limiter.Debts
 }
 
 // solo is how this replica decides while the store gives no answer.
@@ -61,13 +62,25 @@ func newPart(tag string) *part {
 	}
 }
 
-// alone returns how to decide without the store. Its budgets begin empty, so
-// that an outage hands out no burst.
-func (p *part) alone(now time.Duration, replicas int) *solo {
-	if p.solo == nil {
-		p.solo = &solo{replicas: replicas, budgets: limiter.NewEmptyBudgets(Capacity, now)}
+// alone returns how to decide without the store, which has not answered because
+// of fault. Its budgets begin empty, so that an outage hands out no burst.
+func (p *part) alone(now time.Duration, replicas int, fault string) *solo {
+	if fault == faultWrongType {
+		if p.beside == nil {
+			p.beside = limiter.NewEmptyBudgets(Capacity, now)
+		}
+		return &solo{replicas, p.beside}
 	}
-	return p.solo
+	if p.solo != nil {
+		return p.solo
+	}
+	begun := &solo{replicas, limiter.NewEmptyBudgets(Capacity, now)}
+	// Where the store has answered another ask meanwhile, nothing ends what
+	// begins here: the next outage would find all that it has saved up.
+	if p.suspect.Load() {
+		p.solo = begun
+	}
+	return begun
 }
 
 // parts are the parts of one store.

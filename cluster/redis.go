@@ -152,10 +152,14 @@ func (r *Redis) undecided(ask Ask, lock *Lock, part *part, err error) (Verdict, 
 	switch ask.WhenUndecided {
 	case Local, Open:
 		var share int
-		if v, share = r.decideAlone(ask, lock, part); ask.WhenUndecided == Local {
+		fault := v.Fault
+		if v, share = r.decideAlone(ask, lock, part, fault); ask.WhenUndecided == Local {
 			v.Share = share
 		}
-		v.Degraded, v.Fault, err = true, FaultOf(err), nil
+		v.Degraded, v.Fault, err = true, fault, nil
+		if !part.suspect.Load() { // or it is charged when the store answers
+			r.queue.add(r.owed(part)...)
+		}
 	default:
 		err = fmt.Errorf("%w: %w", ErrUndecided, err)
 	}
@@ -170,12 +174,12 @@ func (r *Redis) undecided(ask Ask, lock *Lock, part *part, err error) (Verdict, 
 
 // decideAlone decides ask by what this replica knows. Whatever it admits is
 // owed to the store's budgets.
-func (r *Redis) decideAlone(ask Ask, lock *Lock, part *part) (v Verdict, share int) {
+func (r *Redis) decideAlone(ask Ask, lock *Lock, part *part, fault string) (v Verdict, share int) {
 	charges := ask.charges()
 	r.local.mu.Lock()
 	defer r.local.mu.Unlock()
 	now := r.local.now()
-	alone := part.alone(now, r.fleet.live(r.options.Replicas))
+	alone := part.alone(now, r.fleet.live(r.options.Replicas), fault)
 	var budgets *limiter.Budgets
 	shares := charges
 	if ask.WhenUndecided == Local {
