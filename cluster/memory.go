@@ -213,15 +213,17 @@ func (m *Memory) release(lock *Lock, hold time.Duration) {
 	}
 }
 
-// toRenew returns the locks whose exchanges are under way. The store may have
-// each from here on, so that its end must be told.
-func (m *Memory) toRenew() []*Lock {
+// toRenew returns the locks whose exchanges are under way, of tags that can be
+// reached. The store may have each from here on, so that its end must be told.
+func (m *Memory) toRenew(reached func(tag string) bool) []*Lock {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	locks := make([]*Lock, 0, len(m.locks))
-	for _, lock := range m.locks {
-		lock.stored.Store(true)
-		locks = append(locks, lock)
+	for id, lock := range m.locks {
+		if reached(id.tag) {
+			lock.stored.Store(true)
+			locks = append(locks, lock)
+		}
 	}
 	return locks
 }

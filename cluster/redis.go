@@ -165,7 +165,8 @@ func (r *Redis) undecided(ask Ask, lock *Lock, part *part, err error) (Verdict, 
 	}
 	if lock != nil && lock.stored.Load() {
 		// The store may have granted the lock, or be about to.
-		if lock.doubtful = true; v.Lock == nil {
+		lock.doubtful.Store(true)
+		if v.Lock == nil {
 			r.queue.add(r.ending(lock, 0))
 		}
 	}
