@@ -169,10 +169,17 @@ func (m *Memory) denyLocked(charges []limiter.Charge, decisions []limiter.Decisi
 	}
 }
 
-func (m *Memory) add(lock *Lock) {
+// add makes lock, which a store has granted, known as in flight, unless ask is
+// a duplicate by what this replica knows.
+func (m *Memory) add(ask Ask, lock *Lock) (v Verdict, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.addLocked(lock, m.now())
+	now := m.now()
+	if v, known := m.duplicateLocked(ask, now); known {
+		return v, true
+	}
+	m.addLocked(lock, now)
+	return Verdict{}, false
 }
 
 // cool remembers the cool-downs that a store told of when it was asked: one

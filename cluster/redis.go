@@ -139,7 +139,11 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	case v.Outcome == Limited:
 		r.local.deny(ask, v.Decisions, asked)
 	case v.Outcome == Admitted && lock != nil:
-		r.local.add(lock)
+		if refusal, known := r.local.add(ask, lock); known {
+			// An equal ask that got no answer has gone on meanwhile.
+			r.queue.add(r.ending(lock, 0))
+			return refusal, nil
+		}
 		v.Lock = lock
 	}
 	return v, nil
