@@ -260,7 +260,7 @@ func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
 // owed returns the tasks to charge what was admitted without p.
 func (r *Redis) owed(p *part) (tasks []*task) {
 	r.local.mu.Lock()
-	debts := p.debts.Take(r.local.now(), r.fleet.live(r.options.Replicas))
+	debts := p.debts.Take(r.local.now())
 	r.local.mu.Unlock()
 	for _, d := range debts {
 		if t, err := r.charging(p.tag, d); err == nil { // an error was there before the first ask, too
