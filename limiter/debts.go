@@ -35,7 +35,7 @@ func (d *Debts) Add(now time.Duration, charges []Charge, n int) {
 	for _, c := range charges {
 		key := debtor{c, n}
 		end, _ := d.ends.Get(key)
-		d.ends.Set(key, max(end, now)+c.Limit.shareInterval(n))
+		d.ends.Set(key, min(max(end, now)+c.Limit.shareInterval(n), now+maxOffset))
 	}
 }
 
