@@ -104,7 +104,7 @@ type Lock struct {
 	replica   string
 	admitted  time.Duration // on the clock of the Memory that knows it
 	stored    atomic.Bool   // the store may have it
-	doubtful  bool          // the store may get to take it only after it was told of the end
+	doubtful  atomic.Bool   // the store may get to take it only after it was told of the end
 	lost      bool          // found another's; the run loop's
 	released  atomic.Bool
 	owner     interface{ release(*Lock, time.Duration) }

@@ -63,6 +63,7 @@ type Difference struct {
 type Peer struct {
 	Replica
 	Differences []Difference
+	read        bool // else no more is known than that it lives
 }
 
 // fleet is who lives, as far as the store has told.
@@ -128,8 +129,8 @@ func (r *Redis) heartbeat() (ids []string, err error) {
 }
 
 // meet takes note of who lives, and tells of those that differ from this
-// replica. A replica stays what it is for as long as it lives, so each is read
-// once.
+// replica. A replica stays what it is for as long as it lives, so what has been
+// read of it is not read again.
 func (r *Redis) meet(ids []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
 	defer cancel()
@@ -140,14 +141,15 @@ func (r *Redis) meet(ids []string) {
 			continue
 		}
 		r.fleet.mu.Lock()
-		peer, known := r.fleet.peers[id]
+		peer := r.fleet.peers[id]
 		r.fleet.mu.Unlock()
-		if !known {
+		if !peer.read {
 			value, err := r.redis().Get(ctx, r.replicaKey(id)).Bytes()
 			if err != nil || json.Unmarshal(value, &peer.Replica) != nil {
-				peers[id] = Peer{Replica: Replica{ID: id}} // of another version, or gone in this moment
+				peers[id] = Peer{Replica: Replica{ID: id}} // of another version, or coming or going in this moment
 				continue
 			}
+			peer.read = true
 			peer.Differences = r.options.Self.differences(peer.Replica)
 			met = append(met, peer)
 		}

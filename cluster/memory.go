@@ -169,10 +169,17 @@ func (m *Memory) denyLocked(charges []limiter.Charge, decisions []limiter.Decisi
 	}
 }
 
-func (m *Memory) add(lock *Lock) {
+// add makes lock, which a store has granted, known as in flight, unless ask is
+// a duplicate by what this replica knows.
+func (m *Memory) add(ask Ask, lock *Lock) (v Verdict, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.addLocked(lock, m.now())
+	now := m.now()
+	if v, known := m.duplicateLocked(ask, now); known {
+		return v, true
+	}
+	m.addLocked(lock, now)
+	return Verdict{}, false
 }
 
 // cool remembers the cool-downs that a store told of when it was asked: one
@@ -213,15 +220,17 @@ func (m *Memory) release(lock *Lock, hold time.Duration) {
 	}
 }
 
-// toRenew returns the locks whose exchanges are under way. The store may have
-// each from here on, so that its end must be told.
-func (m *Memory) toRenew() []*Lock {
+// toRenew returns the locks whose exchanges are under way, of tags that can be
+// reached. The store may have each from here on, so that its end must be told.
+func (m *Memory) toRenew(reached func(tag string) bool) []*Lock {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	locks := make([]*Lock, 0, len(m.locks))
-	for _, lock := range m.locks {
-		lock.stored.Store(true)
-		locks = append(locks, lock)
+	for id, lock := range m.locks {
+		if reached(id.tag) {
+			lock.stored.Store(true)
+			locks = append(locks, lock)
+		}
 	}
 	return locks
 }

@@ -35,13 +35,16 @@ type part struct {
 	// pays for it.
 	running, ratio circuitbreaker.CircuitBreaker[any]
 
+	changing sync.Mutex // held while it goes away or comes back, and is told to
+
 	mu    sync.Mutex
 	since time.Time // since when it is away; zero if it is not
 	err   error     // why
 
 	// Guarded by the mutex of the Redis' Memory.
-	solo  *solo // nil while the store answers
-	debts *limiter.Debts
+	solo   *solo            // nil while the store answers
+	beside *limiter.Budgets // for asks that meet a key of a wrong type; nil until needed
+	debts  *limiter.Debts
 }
 
 // solo is how this replica decides while the store gives no answer.
@@ -61,13 +64,25 @@ func newPart(tag string) *part {
 	}
 }
 
-// alone returns how to decide without the store. Its budgets begin empty, so
-// that an outage hands out no burst.
-func (p *part) alone(now time.Duration, replicas int) *solo {
-	if p.solo == nil {
-		p.solo = &solo{replicas: replicas, budgets: limiter.NewEmptyBudgets(Capacity, now)}
+// alone returns how to decide without the store, which has not answered because
+// of fault. Its budgets begin empty, so that an outage hands out no burst.
+func (p *part) alone(now time.Duration, replicas int, fault string) *solo {
+	if fault == faultWrongType {
+		if p.beside == nil {
+			p.beside = limiter.NewEmptyBudgets(Capacity, now)
+		}
+		return &solo{replicas, p.beside}
 	}
-	return p.solo
+	if p.solo != nil {
+		return p.solo
+	}
+	begun := &solo{replicas, limiter.NewEmptyBudgets(Capacity, now)}
+	// Where the store has answered another ask meanwhile, nothing ends what
+	// begins here: the next outage would find all that it has saved up.
+	if p.suspect.Load() {
+		p.solo = begun
+	}
+	return begun
 }
 
 // parts are the parts of one store.
@@ -111,12 +126,23 @@ func (r *Redis) record(p *part, err error) {
 	if p.probing.CompareAndSwap(false, true) {
 		r.stopped.Go(func() { r.probe(p) })
 	}
-	if (p.running.IsOpen() || p.ratio.IsOpen()) && p.away.CompareAndSwap(false, true) {
-		p.mu.Lock()
-		p.since, p.err = time.Now(), err
-		p.mu.Unlock()
-		r.options.Observe(Change{Kind: StoreAway, Tag: p.tag, Err: err})
+	if p.running.IsOpen() || p.ratio.IsOpen() {
+		r.gone(p, err)
 	}
+}
+
+// gone begins an outage of p, if none is under way.
+func (r *Redis) gone(p *part, err error) {
+	p.changing.Lock()
+	defer p.changing.Unlock()
+	if p.running.IsClosed() && p.ratio.IsClosed() || p.away.Load() {
+		return
+	}
+	p.mu.Lock()
+	p.since, p.err = time.Now(), err
+	p.mu.Unlock()
+	p.away.Store(true)
+	r.options.Observe(Change{Kind: StoreAway, Tag: p.tag, Err: err})
 }
 
 // well ends the suspicion that p is away.
@@ -156,7 +182,19 @@ func (p *part) rest() bool {
 // back ends an outage of p.
 func (r *Redis) back(p *part) {
 	// What was admitted meanwhile is charged before anybody asks.
-	failed := r.perform(r.owed(p))
+	failed := r.perform(r.owed(p), true)
+	r.restore(p)
+	r.queue.add(failed...)
+	select {
+	case r.returned <- struct{}{}:
+	case <-r.stop:
+	}
+}
+
+// restore lets p be asked again.
+func (r *Redis) restore(p *part) {
+	p.changing.Lock()
+	defer p.changing.Unlock()
 	p.running.Close()
 	p.ratio.Close()
 	p.mu.Lock()
@@ -165,12 +203,7 @@ func (r *Redis) back(p *part) {
 	p.mu.Unlock()
 	p.away.Store(false)
 	r.well(p)
-	r.queue.add(failed...)
 	r.options.Observe(Change{Kind: StoreBack, Tag: p.tag, Lasted: lasted})
-	select {
-	case r.returned <- struct{}{}:
-	case <-r.stop:
-	}
 }
 
 // reach writes to p: a store that can only be read is of no use. Where anew, it
@@ -197,8 +230,13 @@ func (r *Redis) reach(p *part, anew bool) error {
 		_ = conn.close()
 	default:
 		old := r.conn.Swap(conn)
-		// Whoever waits for an answer of the old one has had it by then.
-		time.AfterFunc(r.options.Timeout, func() { _ = old.close() })
+		r.stopped.Go(func() {
+			select {
+			case <-r.stop:
+			case <-time.After(r.options.Timeout): // whoever waits for an answer of it has had it by then
+			}
+			_ = old.close()
+		})
 	}
 	return err
 }

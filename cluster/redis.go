@@ -139,7 +139,11 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	case v.Outcome == Limited:
 		r.local.deny(ask, v.Decisions, asked)
 	case v.Outcome == Admitted && lock != nil:
-		r.local.add(lock)
+		if refusal, known := r.local.add(ask, lock); known {
+			// An equal ask that got no answer has gone on meanwhile.
+			r.queue.add(r.ending(lock, 0))
+			return refusal, nil
+		}
 		v.Lock = lock
 	}
 	return v, nil
@@ -152,16 +156,21 @@ func (r *Redis) undecided(ask Ask, lock *Lock, part *part, err error) (Verdict, 
 	switch ask.WhenUndecided {
 	case Local, Open:
 		var share int
-		if v, share = r.decideAlone(ask, lock, part); ask.WhenUndecided == Local {
+		fault := v.Fault
+		if v, share = r.decideAlone(ask, lock, part, fault); ask.WhenUndecided == Local {
 			v.Share = share
 		}
-		v.Degraded, v.Fault, err = true, FaultOf(err), nil
+		v.Degraded, v.Fault, err = true, fault, nil
+		if !part.suspect.Load() { // or it is charged when the store answers
+			r.queue.add(r.owed(part)...)
+		}
 	default:
 		err = fmt.Errorf("%w: %w", ErrUndecided, err)
 	}
 	if lock != nil && lock.stored.Load() {
 		// The store may have granted the lock, or be about to.
-		if lock.doubtful = true; v.Lock == nil {
+		lock.doubtful.Store(true)
+		if v.Lock == nil {
 			r.queue.add(r.ending(lock, 0))
 		}
 	}
@@ -170,12 +179,12 @@ func (r *Redis) undecided(ask Ask, lock *Lock, part *part, err error) (Verdict, 
 
 // decideAlone decides ask by what this replica knows. Whatever it admits is
 // owed to the store's budgets.
-func (r *Redis) decideAlone(ask Ask, lock *Lock, part *part) (v Verdict, share int) {
+func (r *Redis) decideAlone(ask Ask, lock *Lock, part *part, fault string) (v Verdict, share int) {
 	charges := ask.charges()
 	r.local.mu.Lock()
 	defer r.local.mu.Unlock()
 	now := r.local.now()
-	alone := part.alone(now, r.fleet.live(r.options.Replicas))
+	alone := part.alone(now, r.fleet.live(r.options.Replicas), fault)
 	var budgets *limiter.Budgets
 	shares := charges
 	if ask.WhenUndecided == Local {

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -139,6 +138,15 @@ func must[T any](t *testing.T, cmd interface{ Result() (T, error) }) T {
 	return value
 }
 
+// keysOf returns the keys of asks: not those by which replicas know each other
+// and look for the store.
+func keysOf(t *testing.T, client *redis.Client) []string {
+	t.Helper()
+	return slices.DeleteFunc(must(t, client.Keys(t.Context(), "*")), func(key string) bool {
+		return strings.HasPrefix(key, "throttle:1:replica") || strings.HasSuffix(key, ":probe")
+	})
+}
+
 // lockKey is where the lock of an ask is, by default.
 func lockKey(a Ask) string { return fmt.Sprintf("throttle:1:{%s}:lock:%x", a.Tag, *a.Fingerprint) }
 
@@ -170,6 +178,8 @@ func TestRedis_KeysAndValues(t *testing.T) {
 		"throttle:1:{slack}:rate:slack-2":          15 * time.Minute,
 		"throttle:1:{slack}:rate:by-caller:5e8848": time.Hour,
 		"throttle:1:{pool}:rate:slack":             24 * time.Hour,
+		"throttle:1:replicas":                      beatExpiry,
+		"throttle:1:replica:replica-0":             beatExpiry,
 	}
 	for _, key := range must(t, client.Keys(t.Context(), "*")) {
 		most, known := longest[key]
@@ -215,7 +225,7 @@ func TestRedis_OneTripForAnAskAndNoneForWhatIsKnown(t *testing.T) {
 	client := server.Client()
 	r, other := join(t, server.URL(), Options{}), join(t, server.URL(), Options{})
 	eventually(t, "scripts loaded", func() bool {
-		return !slices.Contains(must(t, client.ScriptExists(t.Context(), r.guard.Hash(), renewScript.Hash(), releaseScript.Hash())), false)
+		return !slices.Contains(must(t, client.ScriptExists(t.Context(), r.guard.Hash(), renewScript.Hash(), releaseScript.Hash(), heartbeatScript.Hash())), false)
 	})
 	one, many := charge("one", "1/h"), charge("many", "100/h")
 	var lock *Lock
@@ -252,16 +262,24 @@ func TestRedis_OneTripForAnAskAndNoneForWhatIsKnown(t *testing.T) {
 	} {
 		must(t, client.ConfigResetStat(t.Context()))
 		step.do()
-		if got := calls(t, client, "evalsha"); got != step.trips || calls(t, client, "eval") != 0 {
+		if got := scriptsRun(t, client); got != step.trips {
 			t.Errorf("%s: got %d scripts run, want %d", step.name, got, step.trips)
 		}
 	}
 }
 
-// calls returns how often a server ran a command since its figures were reset.
-func calls(t *testing.T, client *redis.Client, command string) int {
+// scriptsRun returns how many scripts a server ran since its figures were reset,
+// besides heartbeats, of which each runs one ZADD.
+func scriptsRun(t *testing.T, client *redis.Client) int {
 	t.Helper()
-	_, rest, found := strings.Cut(must(t, client.Info(t.Context(), "commandstats")), "cmdstat_"+command+":calls=")
+	stats := must(t, client.Info(t.Context(), "commandstats"))
+	return calls(t, stats, "evalsha") + calls(t, stats, "eval") - calls(t, stats, "zadd")
+}
+
+// calls returns how often a server ran a command, by its figures.
+func calls(t *testing.T, stats, command string) int {
+	t.Helper()
+	_, rest, found := strings.Cut(stats, "cmdstat_"+command+":calls=")
 	if !found {
 		return 0
 	}
@@ -403,8 +421,8 @@ func TestRedis_ManyReleasesAtOnce(t *testing.T) {
 		}
 		return Admitted
 	})
-	if n := must(t, client.DBSize(t.Context())); n != 0 {
-		t.Errorf("got %d keys, want none", n)
+	if keys := keysOf(t, client); len(keys) != 0 {
+		t.Errorf("got %d keys, want none", len(keys))
 	}
 }
 
@@ -415,33 +433,28 @@ func pause(t *testing.T, s store) {
 	patient := join(t, s.url, Options{Prefix: s.prefix})
 	ten := charge("ten", "10/h")
 	admit(t, patient, unlocked(ten))
-	var before *Lock
+	var lock *Lock
 	eventually(t, "admitted, with a connection to spare", func() bool {
 		v, err := r.Admit(t.Context(), request("b"))
-		before = v.Lock
-		return err == nil && before != nil
+		lock = v.Lock
+		return err == nil && lock != nil
 	})
 
-	var clients []*redis.Client
-	for _, server := range s.servers {
-		clients = append(clients, server.Client())
+	client := connect(t, s.url, 10*time.Second)
+	defer client.Close()
+	spent := func() string {
+		return must(t, client.Get(t.Context(), s.prefix+":1:{slack}:rate:ten"))
 	}
-	sets := func() (n int) {
-		for _, client := range clients {
-			n += calls(t, client, "set")
-		}
-		return n
-	}
-	written := sets()
+	before := spent()
 	for _, server := range s.servers {
 		server.Pause()
 	}
 	undecided(t, r, request("c", ten))
-	before.Release(0) // returns, and is told later
+	lock.Release(0) // returns, and is told later
 	for _, server := range s.servers {
 		server.Resume()
 	}
-	eventually(t, "the buffered ask executed", func() bool { return sets() == written+2 })
+	eventually(t, "the buffered ask executed", func() bool { return spent() != before })
 	for _, body := range []string{"b", "c"} {
 		eventually(t, "no orphan of "+body, func() bool { return ask(t, patient, request(body)).Outcome == Admitted })
 	}
@@ -542,7 +555,7 @@ func TestRedis_KeyOfAWrongTypeIsUndecided(t *testing.T) {
 		must(t, client.RPush(t.Context(), key, "value"))
 		undecided(t, r, a)
 		// All or nothing: neither the lock nor the other limit was written.
-		if keys := must(t, client.Keys(t.Context(), "*")); len(keys) != 1 {
+		if keys := keysOf(t, client); len(keys) != 1 {
 			t.Errorf("got %v, want %s alone", keys, key)
 		}
 		must(t, client.Del(t.Context(), key))
@@ -614,46 +627,6 @@ func TestReadReply_RefusesWhatIsMalformed(t *testing.T) {
 	}
 }
 
-func TestRedis_ObserverSeesEachChangeOnce(t *testing.T) {
-	server := startRedis(t)
-	var mu sync.Mutex
-	var changes []ChangeKind
-	r := join(t, server.URL(), Options{Observe: func(change Change) {
-		mu.Lock()
-		defer mu.Unlock()
-		changes = append(changes, change.Kind)
-		if (change.Kind == StoreAway) != (change.Err != nil) {
-			t.Errorf("change %d: got error %v", change.Kind, change.Err)
-		}
-	}})
-	want := func(all ...ChangeKind) {
-		t.Helper()
-		mu.Lock()
-		defer mu.Unlock()
-		if !slices.Equal(changes, all) {
-			t.Fatalf("got %v, want %v", changes, all)
-		}
-	}
-	many := charge("many", "1000/h")
-	admit(t, r, unlocked(many))
-	want()
-	for round := range 2 {
-		server.Kill()
-		for range 3 {
-			undecided(t, r, unlocked(many))
-		}
-		want([]ChangeKind{StoreAway, StoreBack, StoreAway}[:1+2*round]...)
-		// What needs no store tells nothing of it.
-		admit(t, r, unlocked())
-		want([]ChangeKind{StoreAway, StoreBack, StoreAway}[:1+2*round]...)
-		server.Restart()
-		for range 3 {
-			admit(t, r, unlocked(many))
-		}
-		want([]ChangeKind{StoreAway, StoreBack, StoreAway, StoreBack}[:2+2*round]...)
-	}
-}
-
 func TestRedis_PrefixesKeepFleetsApart(t *testing.T) {
 	server := startRedis(t)
 	one := charge("one", "1/h")
@@ -703,7 +676,7 @@ func TestRedis_CloseGivesBackWhatIsQueued(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	keys := must(t, client.Keys(t.Context(), "*"))
+	keys := keysOf(t, client)
 	for _, key := range keys {
 		if value := must(t, client.Get(t.Context(), key)); !strings.HasSuffix(value, " held") {
 			t.Fatalf("got %q, want a hold", value)
@@ -730,25 +703,4 @@ func TestRedis_CloseLeavesNoGoroutine(t *testing.T) {
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		return !strings.Contains(string(stacks), "cluster.(*Redis)") && !strings.Contains(string(stacks), "go-redis")
 	})
-}
-
-// A replica without traffic, which a load balancer may have taken out for
-// being degraded, must come back too.
-func TestRedis_StoreIsFoundBackWithoutAnAsk(t *testing.T) {
-	server := startRedis(t)
-	changes := make(chan ChangeKind, 10)
-	r := join(t, server.URL(), Options{LockTTL: time.Second, Observe: func(change Change) { changes <- change.Kind }})
-	server.Kill()
-	undecided(t, r, unlocked(charge("many", "1000/h")))
-	server.Restart()
-	for _, want := range []ChangeKind{StoreAway, StoreBack} {
-		select {
-		case got := <-changes:
-			if got != want {
-				t.Fatalf("got change %d, want %d", got, want)
-			}
-		case <-time.After(20 * time.Second):
-			t.Fatalf("change %d was not told", want)
-		}
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -22,10 +23,10 @@ type task struct {
 	key    string // after the store's own prefix
 	args   func(now time.Duration) []any
 	forget time.Duration // from when on it no longer matters
-	// It is told once more if there was nothing to do: a store that stood still
-	// may find what it was asked only after it was told of the end.
-	doubtful bool
-	charge   bool          // told even to a part that is away still: before anybody asks it again
+	// It is told once more if there was nothing to do, and this is set: a store
+	// that stood still may find what it was asked only after it was told of the
+	// end. nil where that does not matter.
+	doubtful *atomic.Bool
 	tried    chan struct{} // closed once the store has been told, or has failed to answer; may be nil
 }
 
@@ -128,7 +129,7 @@ func (r *Redis) ending(lock *Lock, hold time.Duration) *task {
 		key:      lock.lockKey(),
 		args:     func(now time.Duration) []any { return []any{lock.token, millis(until - now)} },
 		forget:   now + max(hold, r.options.LockTTL),
-		doubtful: lock.doubtful,
+		doubtful: &lock.doubtful,
 	}
 }
 
@@ -147,7 +148,6 @@ func (r *Redis) charging(tag string, d limiter.Debt) (*task, error) {
 			return append(slices.Clone(limit[:len(limit)-1]), strconv.FormatFloat(d.Requests(now), 'g', -1, 64))
 		},
 		forget: d.End,
-		charge: true,
 	}, nil
 }
 
@@ -179,7 +179,7 @@ func (r *Redis) run() {
 	for {
 		select {
 		case <-r.queue.wake:
-			failed = append(failed, r.perform(r.queue.take(batchSize))...)
+			failed = append(failed, r.perform(r.queue.take(batchSize), false)...)
 		case <-renewal.C:
 			renewed = r.renew()
 		case <-heartbeat.C:
@@ -187,7 +187,7 @@ func (r *Redis) run() {
 		case <-r.returned:
 			r.load()
 			renewed = r.renew() // takes the locks of what was admitted meanwhile
-			failed = r.perform(failed)
+			failed = r.perform(failed, false)
 			r.beat()
 			r.warn()
 		case <-again:
@@ -195,9 +195,9 @@ func (r *Redis) run() {
 			if !renewed {
 				renewed = r.renew()
 			}
-			failed = r.perform(failed)
+			failed = r.perform(failed, false)
 		case <-r.stop:
-			r.perform(append(failed, r.queue.take(math.MaxInt)...))
+			r.perform(append(failed, r.queue.take(math.MaxInt)...), false)
 			r.leave()
 			return
 		}
@@ -220,24 +220,37 @@ func (r *Redis) load() {
 }
 
 // perform tells the store of tasks, and returns those that are to be told again,
-// among them all of a part that is away.
-func (r *Redis) perform(tasks []*task) (again []*task) {
+// among them all of a part that is away, unless these are told anyway.
+func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
 	now := r.local.now()
-	calls := make([]call, len(tasks))
-	for i, t := range tasks {
-		calls[i] = call{part: r.parts.of(t.tag), script: t.script, key: t.key, args: t.args(now)}
-		if t.charge {
-			calls[i].part = nil
+	calls := make([]call, 0, len(tasks))
+	told := make([]*task, 0, len(tasks))
+	for _, t := range tasks {
+		c := call{part: r.parts.of(t.tag), script: t.script, key: t.key}
+		switch {
+		case now >= t.forget:
+			t.settle()
+			continue
+		case anyway:
+			c.part = nil
+		case c.part.away.Load():
+			t.settle()
+			again = append(again, t)
+			continue
 		}
+		c.args = t.args(now)
+		calls, told = append(calls, c), append(told, t)
 	}
 	r.pipeline(calls)
-	for i, t := range tasks {
+	for i, t := range told {
 		t.settle()
-		repeat := calls[i].err != nil
-		if !repeat && calls[i].result == 0 && t.doubtful {
-			repeat, t.doubtful = true, false
+		err := calls[i].err
+		// What has another type is not ours, and stays as it is.
+		repeat := err != nil && FaultOf(err) != faultWrongType
+		if err == nil && calls[i].result == 0 && t.doubtful != nil {
+			repeat = t.doubtful.Swap(false)
 		}
-		if repeat && now < t.forget {
+		if repeat {
 			again = append(again, t)
 		}
 	}
@@ -247,7 +260,7 @@ func (r *Redis) perform(tasks []*task) (again []*task) {
 // owed returns the tasks to charge what was admitted without p.
 func (r *Redis) owed(p *part) (tasks []*task) {
 	r.local.mu.Lock()
-	debts := p.debts.Take(r.local.now(), r.fleet.live(r.options.Replicas))
+	debts := p.debts.Take(r.local.now())
 	r.local.mu.Unlock()
 	for _, d := range debts {
 		if t, err := r.charging(p.tag, d); err == nil { // an error was there before the first ask, too
@@ -260,7 +273,7 @@ func (r *Redis) owed(p *part) (tasks []*task) {
 // renew renews every lock in flight, and reports whether the store answered. A
 // lost one is asked for on: it is taken again when the other's has ended.
 func (r *Redis) renew() bool {
-	locks := r.local.toRenew()
+	locks := r.local.toRenew(func(tag string) bool { return !r.parts.of(tag).away.Load() })
 	calls := make([]call, len(locks))
 	for i, lock := range locks {
 		calls[i] = call{
@@ -277,7 +290,8 @@ func (r *Redis) renew() bool {
 		switch {
 		case errors.Is(c.err, errAway): // renewed when it is back
 		case c.err != nil:
-			answered = false
+			lock.doubtful.Store(true)
+			answered = answered && FaultOf(c.err) == faultWrongType
 		case c.result == 0 && !lock.lost:
 			lock.lost = true
 			r.counts.lost.Add(1)
@@ -320,11 +334,12 @@ func (r *Redis) pipeline(calls []call) {
 			continue
 		}
 		r.batch(batch)
-		if slices.ContainsFunc(batch, func(c *call) bool { return redis.HasErrorPrefix(c.err, "NOSCRIPT") }) {
+		missing := slices.DeleteFunc(slices.Clone(batch), func(c *call) bool { return !redis.HasErrorPrefix(c.err, "NOSCRIPT") })
+		if len(missing) > 0 {
 			r.load()
-			r.batch(batch)
+			r.batch(missing)
 		}
-		if !slices.ContainsFunc(batch, func(c *call) bool { return c.err == nil }) {
+		if !slices.ContainsFunc(batch, func(c *call) bool { return c.err == nil || FaultOf(c.err) == faultWrongType }) {
 			away = batch[0].err
 			if batch[0].part != nil {
 				r.record(batch[0].part, away)

@@ -89,3 +89,57 @@ func TestBudgets_ForgetThoseThatAreFull(t *testing.T) {
 		t.Errorf("got %d keys, want none", got)
 	}
 }
+
+// What is not earned since the beginning is not there: at any time no more is
+// admitted than time has brought, and never more than the burst at once.
+func TestEmptyBudgets(t *testing.T) {
+	const began = time.Hour
+	for _, text := range []string{"10/s,burst=5", "1/s", "3/s,burst=1", "7/s,burst=20", "1/d,burst=2"} {
+		limit := parse(t, text)
+		for name, waits := range map[string][]time.Duration{
+			"without a pause":       {0},
+			"a pause of an hour":    {time.Hour},
+			"before it is half":     {limit.offset() / 2},
+			"a little at a time":    {limit.interval() / 3, limit.interval() / 2},
+			"just before and after": {limit.interval() - 1, 1, 1},
+		} {
+			b := NewEmptyBudgets(10, began)
+			now, admitted := began, []time.Duration(nil)
+			for i := range 100 {
+				for range limit.Burst + 1 {
+					decisions, ok := b.Take(now, []Charge{{"key", limit}})
+					if ok {
+						admitted = append(admitted, now)
+					} else if want := (now - began) / limit.interval(); len(admitted) == 0 && want >= 1 {
+						t.Fatalf("%s, %s: nothing admitted after %v", text, name, now-began)
+					} else if now+decisions[0].NextAfter < began+limit.interval() {
+						t.Fatalf("%s, %s: got %+v after %v", text, name, decisions[0], now-began)
+					}
+				}
+				if earned := int((now - began) / limit.interval()); len(admitted) > earned {
+					t.Fatalf("%s, %s: %d admitted in %v, want at most %d", text, name, len(admitted), now-began, earned)
+				}
+				now += waits[i%len(waits)]
+			}
+			checkWindows(t, limit, admitted)
+		}
+	}
+}
+
+func TestEmptyBudgets_AdmitAtTheirRate(t *testing.T) {
+	b, limit := NewEmptyBudgets(10, 0), parse(t, "10/s,burst=5")
+	admitted := 0
+	for now := time.Duration(0); now <= 10*time.Second; now += time.Millisecond {
+		if _, ok := b.Take(now, []Charge{{"key", limit}}); ok {
+			admitted++
+		}
+	}
+	if admitted != 100 {
+		t.Errorf("got %d admitted in 10 s, want 100", admitted)
+	}
+	// A key that is new late is full: it was empty at the beginning only.
+	decisions, _ := b.Take(10*time.Second, []Charge{{"new", limit}})
+	if decisions[0].Remaining != 4 {
+		t.Errorf("got %+v, want 4 remaining", decisions[0])
+	}
+}

@@ -10,7 +10,13 @@ import "time"
 // of the rate. Together they are never less than the debt of one budget that
 // had seen all requests. It is not safe for concurrent use.
 type Debts struct {
-	ends *Deadlines[Charge] // when each is paid back by time alone
+	ends *Deadlines[debtor] // when each is paid back by time alone
+}
+
+// debtor is a budget, by how many replicas it was shared.
+type debtor struct {
+	Charge
+	replicas int
 }
 
 // Debt is an amount to be charged to a budget.
@@ -21,26 +27,29 @@ type Debt struct {
 }
 
 // NewDebts returns Debts that remember at most capacity budgets.
-func NewDebts(capacity int) *Debts { return &Debts{ends: NewDeadlines[Charge](capacity)} }
+func NewDebts(capacity int) *Debts { return &Debts{ends: NewDeadlines[debtor](capacity)} }
 
 // Add adds one request for each of charges, as one of n replicas.
 func (d *Debts) Add(now time.Duration, charges []Charge, n int) {
 	d.ends.Expire(now)
 	for _, c := range charges {
-		end, _ := d.ends.Get(c)
-		d.ends.Set(c, max(end, now)+c.Limit.shareInterval(n))
+		key := debtor{c, n}
+		end, _ := d.ends.Get(key)
+		d.ends.Set(key, min(max(end, now)+c.Limit.shareInterval(n), now+maxOffset))
 	}
 }
 
-// Take returns what is owed, and forgets it. n is how many replicas share each
-// budget.
-func (d *Debts) Take(now time.Duration, n int) (owed []Debt) {
-	for charge, end := range d.ends.All() {
+// Take returns what is owed, and forgets it.
+func (d *Debts) Take(now time.Duration) (owed []Debt) {
+	if d.ends.Len() == 0 {
+		return nil
+	}
+	for key, end := range d.ends.All() {
 		if end > now {
-			owed = append(owed, Debt{Charge: charge, Interval: charge.Limit.shareInterval(n), End: end})
+			owed = append(owed, Debt{Charge: key.Charge, Interval: key.Limit.shareInterval(key.replicas), End: end})
 		}
 	}
-	d.ends = NewDeadlines[Charge](d.ends.capacity)
+	d.ends = NewDeadlines[debtor](d.ends.capacity)
 	return owed
 }
 

@@ -140,7 +140,8 @@ func (l Limit) String() string {
 func (l Limit) Share(n int) Limit {
 	share := Limit{Rate: l.Rate, Period: l.Period, Burst: max(1, l.Burst/n)}
 	if n > 1 {
-		share.Period = time.Duration(min(float64(l.Period)*float64(n), float64(maxOffset)/float64(share.Burst)))
+		longest := min(float64(maxOffset)/float64(share.Burst)*float64(share.Rate), 1<<62)
+		share.Period = time.Duration(min(float64(l.Period)*float64(n), longest))
 	}
 	return share
 }

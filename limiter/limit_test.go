@@ -138,3 +138,75 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestShare(t *testing.T) {
+	for _, test := range []struct {
+		limit string
+		n     int
+		want  Limit
+	}{
+		{"10/s,burst=20", 1, Limit{10, time.Second, 20}},
+		{"10/s,burst=20", 3, Limit{10, 3 * time.Second, 6}},
+		{"10/s,burst=20", 20, Limit{10, 20 * time.Second, 1}},
+		{"10/s,burst=20", 21, Limit{10, 21 * time.Second, 1}},
+		{"1/d", 7, Limit{1, 7 * 24 * time.Hour, 1}},
+		{"1000000/s,burst=9", 1000, Limit{1_000_000, 1000 * time.Second, 1}},
+		{"100000/d", 2, Limit{100_000, 48 * time.Hour, 50_000}},
+		{"1000000/720h", 3, Limit{1_000_000, 2160 * time.Hour, 333_333}},
+		// No longer than a Limit may take to fill.
+		{"1/d", 1 << 40, Limit{1, maxOffset, 1}},
+		{"1/s,burst=3153600000", 2, Limit{1, 2 * time.Second, 1_576_800_000}},
+	} {
+		if got := parse(t, test.limit).Share(test.n); got != test.want {
+			t.Errorf("%s by %d: got %#v, want %#v", test.limit, test.n, got, test.want)
+		}
+	}
+}
+
+func FuzzShare(f *testing.F) {
+	for _, test := range goodLimits {
+		for _, n := range []int{1, 2, 3, 7, 1000, 1 << 31, 1<<63 - 1} {
+			f.Add(test.want.Rate, int64(test.want.Period), test.want.Burst, n)
+		}
+	}
+	f.Fuzz(func(t *testing.T, rate int, period int64, burst, n int) {
+		l := Limit{rate, time.Duration(period), burst}
+		if l.Validate() != nil || n < 1 {
+			t.Skip()
+		}
+		share := l.Share(n)
+		if share.Rate < 1 || share.Period < l.Period || share.Burst < 1 || share.Burst > l.Burst || share.Burst > 1 && share.Burst > l.Burst/n {
+			t.Fatalf("%v by %d: got %#v", l, n, share)
+		}
+		// Rounding is of a nanosecond a request, or of the last bit of a float.
+		if share.offset() < share.interval() || share.offset() > maxOffset+maxOffset/1000 {
+			t.Fatalf("%v by %d: got %#v, with offset %v", l, n, share, share.offset())
+		}
+		exact := float64(l.Period) / float64(l.Rate) * float64(n)
+		tooLong := share.offset() > maxOffset-maxOffset/1000 || share.Period == 1<<62
+		if got := float64(share.interval()); got < exact*(1-1e-9) && !tooLong {
+			t.Fatalf("%v by %d: got one request in %v, want at least %v ns", l, n, share.interval(), exact)
+		}
+	})
+}
+
+func TestRemaining(t *testing.T) {
+	for _, test := range []struct {
+		limit      string
+		resetAfter time.Duration
+		want       int
+	}{
+		{"10/s,burst=5", 0, 5},
+		{"10/s,burst=5", 100 * time.Millisecond, 4},
+		{"10/s,burst=5", 101 * time.Millisecond, 3},
+		{"10/s,burst=5", 500 * time.Millisecond, 0},
+		{"10/s,burst=5", time.Hour, 0},
+		{"1/d", 1, 1},
+		{"1/d", time.Second, 0},
+		{"3/s", 666667 * time.Microsecond, 1},
+	} {
+		if got := parse(t, test.limit).Remaining(test.resetAfter); got != test.want {
+			t.Errorf("%s, full in %v: got %d, want %d", test.limit, test.resetAfter, got, test.want)
+		}
+	}
+}
