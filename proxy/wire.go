@@ -5,10 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -24,23 +22,16 @@ import (
 // deadline of its own.
 type Wire struct {
 	net.Conn
-	writeIdle time.Duration
-	reader    wireReader
-	refuse    []byte // what is left to say of the poison
-	ahead     []byte // what was read and not passed on
-	upgrade   atomic.Int32
-
-	mu        sync.Mutex
-	reading   bool
-	readUntil time.Time // the deadline that net/http has asked for
-	readSet   time.Time // the one that the connection has
-	writeSet  time.Time
+	reader  wireReader
+	refuse  []byte // what is left to say of the poison
+	ahead   []byte // what was read and not passed on
+	upgrade atomic.Int32
 }
 
 // NewWire returns conn as a Wire. writeIdle is the longest that one write may
 // take.
 func NewWire(conn net.Conn, writeIdle time.Duration) *Wire {
-	return &Wire{Conn: conn, writeIdle: writeIdle}
+	return &Wire{Conn: &lazyConn{Conn: conn, writeIdle: writeIdle}}
 }
 
 // The states of Wire.upgrade: whether the request just read asks for another
@@ -69,7 +60,7 @@ func (w *Wire) Read(p []byte) (int, error) {
 	}
 	n, err := copy(p, w.ahead), error(nil)
 	if w.ahead = w.ahead[n:]; n == 0 {
-		n, err = w.await(p)
+		n, err = w.Conn.Read(p)
 	}
 	if w.reader.state == wireRaw {
 		return n, err
@@ -107,7 +98,7 @@ func (w *Wire) awaitAnswer() error {
 				return errAhead
 			}
 			p := make([]byte, 4<<10)
-			n, err := w.await(p)
+			n, err := w.Conn.Read(p)
 			if w.ahead = append(w.ahead, p[:n]...); err != nil {
 				return err
 			}
@@ -144,74 +135,8 @@ func (w *Wire) Write(p []byte) (int, error) {
 			}
 		}
 	}
-	w.extendWrite()
 	return w.Conn.Write(p)
 }
-
-// extendWrite gives the next write time. Setting a deadline is not free: it is
-// moved once it is a tenth used up.
-func (w *Wire) extendWrite() {
-	if w.writeIdle <= 0 {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if now := time.Now(); w.writeSet.Sub(now) < w.writeIdle-w.writeIdle/10 {
-		w.writeSet = now.Add(w.writeIdle)
-		_ = w.Conn.SetWriteDeadline(w.writeSet)
-	}
-}
-
-// SetDeadline serves those who take the connection over.
-func (w *Wire) SetDeadline(t time.Time) error {
-	w.mu.Lock()
-	w.writeSet = t
-	err := w.Conn.SetWriteDeadline(t)
-	w.mu.Unlock()
-	return errors.Join(err, w.SetReadDeadline(t))
-}
-
-// SetReadDeadline takes note of the deadline. net/http sets half a dozen for
-// each request, most of which are replaced before anything waits for one.
-func (w *Wire) SetReadDeadline(t time.Time) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.readUntil = t
-	if !w.reading {
-		return nil
-	}
-	w.readSet = t
-	return w.Conn.SetReadDeadline(t)
-}
-
-// await reads from the connection until the deadline that was asked for. The
-// connection's own may be an earlier one, left from a read before: when that
-// passes it is set anew.
-func (w *Wire) await(p []byte) (n int, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for {
-		now := time.Now()
-		if passed(w.readUntil, now) {
-			return 0, os.ErrDeadlineExceeded
-		}
-		later := w.readSet.IsZero() || w.readUntil.Before(w.readSet)
-		if passed(w.readSet, now) || later && !w.readUntil.IsZero() {
-			w.readSet = w.readUntil
-			_ = w.Conn.SetReadDeadline(w.readUntil) // the read tells
-		}
-		w.reading = true
-		w.mu.Unlock()
-		n, err = w.Conn.Read(p)
-		w.mu.Lock()
-		w.reading = false
-		if n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, err
-		}
-	}
-}
-
-func passed(deadline, now time.Time) bool { return !deadline.IsZero() && !now.Before(deadline) }
 
 type wireState int
 
