@@ -21,9 +21,9 @@ import (
 // dialTimeout is the longest that a connection to an upstream may take.
 const dialTimeout = 10 * time.Second
 
-// newTransport returns the connections of one route. Each route has its own,
-// since its timeout is a property of them.
-func newTransport(r Route) *http.Transport {
+// newHTTPTransport returns the connections of one route. Each route has its
+// own, since its timeout is a property of them.
+func newHTTPTransport(r Route) *http.Transport {
 	dialer := &net.Dialer{Timeout: min(dialTimeout, r.Timeout)}
 	protocols := new(http.Protocols)
 	if r.Upstream.h2c {
