@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,6 +26,7 @@ const (
 	directBody = 16 << 10
 
 	directIdle      = 90 * time.Second // longest that an unused connection stays open
+	directSweep     = 5 * time.Second  // longest that one does which the upstream has closed
 	maxAnswerHeader = 10 << 20         // bytes, as http.Transport has it
 )
 
@@ -72,47 +74,32 @@ func (d *direct) speaks(req *http.Request) bool {
 	return req.Header["Upgrade"] == nil && req.Header["Expect"] == nil
 }
 
-// RoundTrip sends req and reads the header of its answer. It sends it again
-// only where nothing was written of it, or where it is safe to repeat and the
-// upstream has closed a connection that was idle.
-func (d *direct) RoundTrip(req *http.Request) (*http.Response, error) {
-	if !d.speaks(req) {
-		return d.Transport.RoundTrip(req)
-	}
-	trace := httptrace.ContextClientTrace(req.Context())
+// send sends req, which it speaks, and reads the header of its answer. It
+// sends it again only where nothing was written of it, or where it is safe to
+// repeat and the upstream has closed a connection that was idle.
+func (d *direct) send(ctx context.Context, req *http.Request, trace *httptrace.ClientTrace) (*http.Response, error) {
 	for {
-		if trace != nil && trace.GetConn != nil {
-			trace.GetConn(d.address)
-		}
-		c, reused, err := d.take(req.Context())
+		trace.GetConn(d.address)
+		c, reused, err := d.take(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if trace != nil && trace.GotConn != nil {
-			trace.GotConn(httptrace.GotConnInfo{Reused: reused})
-		}
-		res, err := c.roundTrip(req, trace)
+		trace.GotConn(httptrace.GotConnInfo{Reused: reused})
+		res, err := c.roundTrip(ctx, req, trace)
 		if err == nil {
 			return res, nil
 		}
-		safe := req.Method == http.MethodGet || req.Method == http.MethodHead || req.Method == http.MethodOptions
-		again := reused && (c.written == 0 || safe && c.read == 0 && isClosed(err))
-		if cancelled := context.Cause(req.Context()); cancelled != nil {
+		if cancelled := context.Cause(ctx); cancelled != nil {
 			return nil, cancelled
 		}
-		if !again {
+		safe := req.Method == http.MethodGet || req.Method == http.MethodHead || req.Method == http.MethodOptions
+		if !reused || c.written > 0 && !(safe && c.read == 0 && isClosed(err)) {
 			return nil, err
 		}
 		if req.Body != nil {
 			req.Body, _ = req.GetBody() // a reader of what is in memory
 		}
 	}
-}
-
-// CloseIdleConnections closes those that are not in use.
-func (d *direct) CloseIdleConnections() {
-	d.closeIdle(time.Now())
-	d.Transport.CloseIdleConnections()
 }
 
 // take returns a connection for one request.
@@ -146,26 +133,33 @@ func (d *direct) put(c *directConn) {
 	defer d.mu.Unlock()
 	d.idle = append(d.idle, c)
 	if d.sweep == nil {
-		d.sweep = time.AfterFunc(directIdle, func() { d.closeIdle(time.Now().Add(-directIdle)) })
+		d.sweep = time.AfterFunc(directSweep, func() { d.closeIdle(directIdle) })
 	}
 }
 
-// closeIdle closes the connections that were not used since an instant.
-func (d *direct) closeIdle(since time.Time) {
+// closeIdle closes connections that nobody reads: those idle for so long, and
+// those that the upstream has closed.
+func (d *direct) closeIdle(after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := 0
-	for n < len(d.idle) && !d.idle[n].since.After(since) {
-		_ = d.idle[n].Close()
-		n++
-	}
-	clear(d.idle[:n])
-	d.idle = d.idle[n:]
-	if len(d.idle) == 0 {
+	d.idle = slices.DeleteFunc(d.idle, func(c *directConn) bool {
+		if time.Since(c.since) < after && c.silent() {
+			return false
+		}
+		_ = c.Close()
+		return true
+	})
+	if len(d.idle) > 0 {
+		d.sweep.Reset(directSweep)
+	} else {
 		d.sweep = nil
-	} else if d.sweep != nil {
-		d.sweep.Reset(directIdle)
 	}
+}
+
+// CloseIdleConnections closes those that are not in use.
+func (d *direct) CloseIdleConnections() {
+	d.closeIdle(0)
+	d.Transport.CloseIdleConnections()
 }
 
 // directConn is a connection of a direct.
@@ -224,8 +218,7 @@ func (c *directConn) silent() bool {
 }
 
 // roundTrip sends req. If it fails the connection is closed.
-func (c *directConn) roundTrip(req *http.Request, trace *httptrace.ClientTrace) (*http.Response, error) {
-	ctx := req.Context()
+func (c *directConn) roundTrip(ctx context.Context, req *http.Request, trace *httptrace.ClientTrace) (*http.Response, error) {
 	body := &answerOf{c: c}
 	if ctx.Done() != nil {
 		body.uncancel = context.AfterFunc(ctx, func() { _ = c.Close() })
@@ -265,12 +258,10 @@ func (c *directConn) exchange(req *http.Request, trace *httptrace.ClientTrace) (
 		case res.StatusCode >= 200:
 			return res, nil
 		}
-		if trace != nil && trace.Got1xxResponse != nil {
-			if err := trace.Got1xxResponse(res.StatusCode, textproto.MIMEHeader(res.Header)); err != nil {
-				return nil, err
-			}
-			c.read = 0
+		if err := trace.Got1xxResponse(res.StatusCode, textproto.MIMEHeader(res.Header)); err != nil {
+			return nil, err
 		}
+		c.read = 0
 	}
 }
 
