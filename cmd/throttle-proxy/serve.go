@@ -35,6 +35,7 @@ func (s *serveCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	p.environment.spaceHeap()
 	logger := c.logger(p.stderr)
 	listener, err := c.listen()
 	if err != nil {
