@@ -9,8 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -51,6 +49,13 @@ type direct struct {
 	sweep *time.Timer   // of idle; nil if none is
 }
 
+// progress is told how a request gets on.
+type progress interface {
+	connecting()                           // nothing has been written yet, or it may be written again
+	connected()                            // and from here on something may have been
+	inform(status int, header http.Header) // of an informational answer
+}
+
 // newTransport returns the connections of one route.
 func newTransport(r Route) http.RoundTripper {
 	t := newHTTPTransport(r)
@@ -77,15 +82,15 @@ func (d *direct) speaks(req *http.Request) bool {
 // send sends req, which it speaks, and reads the header of its answer. It
 // sends it again only where nothing was written of it, or where it is safe to
 // repeat and the upstream has closed a connection that was idle.
-func (d *direct) send(ctx context.Context, req *http.Request, trace *httptrace.ClientTrace) (*http.Response, error) {
+func (d *direct) send(ctx context.Context, req *http.Request, p progress) (*http.Response, error) {
 	for {
-		trace.GetConn(d.address)
+		p.connecting()
 		c, reused, err := d.take(ctx)
 		if err != nil {
 			return nil, err
 		}
-		trace.GotConn(httptrace.GotConnInfo{Reused: reused})
-		res, err := c.roundTrip(ctx, req, trace)
+		p.connected()
+		res, err := c.roundTrip(ctx, req, p)
 		if err == nil {
 			return res, nil
 		}
@@ -218,13 +223,13 @@ func (c *directConn) silent() bool {
 }
 
 // roundTrip sends req. If it fails the connection is closed.
-func (c *directConn) roundTrip(ctx context.Context, req *http.Request, trace *httptrace.ClientTrace) (*http.Response, error) {
+func (c *directConn) roundTrip(ctx context.Context, req *http.Request, p progress) (*http.Response, error) {
 	body := &answerOf{c: c}
 	if ctx.Done() != nil {
 		body.uncancel = context.AfterFunc(ctx, func() { _ = c.Close() })
 	}
 	c.read, c.most, c.written = 0, maxAnswerHeader, 0
-	res, err := c.exchange(req, trace)
+	res, err := c.exchange(req, p)
 	if err != nil {
 		body.end(false)
 		return nil, err
@@ -240,7 +245,7 @@ func (c *directConn) roundTrip(ctx context.Context, req *http.Request, trace *ht
 	return res, nil
 }
 
-func (c *directConn) exchange(req *http.Request, trace *httptrace.ClientTrace) (*http.Response, error) {
+func (c *directConn) exchange(req *http.Request, p progress) (*http.Response, error) {
 	if err := req.Write(c.w); err != nil {
 		return nil, err
 	}
@@ -258,9 +263,7 @@ func (c *directConn) exchange(req *http.Request, trace *httptrace.ClientTrace) (
 		case res.StatusCode >= 200:
 			return res, nil
 		}
-		if err := trace.Got1xxResponse(res.StatusCode, textproto.MIMEHeader(res.Header)); err != nil {
-			return nil, err
-		}
+		p.inform(res.StatusCode, res.Header)
 		c.read = 0
 	}
 }

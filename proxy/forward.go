@@ -90,51 +90,50 @@ func (x *exchange) forward() {
 
 // send returns the upstream's answer, which x.cancel ends.
 func (x *exchange) send(ctx context.Context, out *http.Request) (res *http.Response, err error) {
-	inform := informer{to: x}
-	defer inform.stop()
-	trace := &httptrace.ClientTrace{Got1xxResponse: inform.got1xx}
 	if d, ok := x.route.transport.(*direct); ok && d.speaks(out) {
-		x.follow(trace)
-		if res, err = d.send(ctx, out, trace); err != nil {
+		if res, err = d.send(ctx, out, x); err != nil {
 			return nil, err
 		}
 		body := res.Body
 		x.cancel = func() { _ = body.Close() }
-	} else {
-		ctx, x.cancel = context.WithCancel(ctx)
-		if res, err = x.RoundTrip(out.WithContext(httptrace.WithClientTrace(ctx, trace))); err != nil {
-			return nil, err
-		}
+		return res, x.begin(res)
+	}
+	var informing sync.Mutex // against the Transport, which may be late
+	over := false
+	ctx, x.cancel = context.WithCancel(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: func(status int, header textproto.MIMEHeader) error {
+			informing.Lock()
+			defer informing.Unlock()
+			if !over {
+				x.inform(status, http.Header(header))
+			}
+			return nil
+		},
+	}))
+	res, err = x.RoundTrip(out.WithContext(ctx))
+	informing.Lock()
+	over = true
+	informing.Unlock()
+	if err != nil {
+		return nil, err
 	}
 	return res, x.begin(res)
 }
 
-// informer passes informational answers on, until the final one has come: the
-// Transport may be late with them.
-type informer struct {
-	to   *exchange
-	mu   sync.Mutex
-	over bool
-}
-
-func (i *informer) stop() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.over = true
-}
-
-func (i *informer) got1xx(status int, header textproto.MIMEHeader) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.over {
-		return nil
-	}
-	h := i.to.Header()
+// inform passes an informational answer on.
+func (x *exchange) inform(status int, header http.Header) {
+	h := x.client.Header()
 	maps.Copy(h, header)
-	i.to.WriteHeader(status)
+	x.WriteHeader(status)
 	clear(h)
-	return nil
 }
+
+// connecting and connected keep account of what may have been sent. Another
+// connection is asked for only where nothing was written on the first, or to
+// repeat a request that may be.
+
+func (x *exchange) connecting() { x.sent = false }
+func (x *exchange) connected()  { x.sent = true }
 
 // answer copies an answer to the client.
 func (x *exchange) answer(res *http.Response) {
@@ -291,7 +290,20 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	// The trace is made for this request, and says nothing of connections. A
 	// trace beside it would have to be merged by reflection.
 	if trace := httptrace.ContextClientTrace(out.Context()); trace != nil && trace.GotConn == nil {
-		x.follow(trace)
+		trace.GetConn = func(string) { x.connecting() }
+		var conn *upstreamConn
+		trace.GotConn = func(info httptrace.GotConnInfo) {
+			x.connected()
+			if conn = x.route.http1Conn(info.Conn); conn != nil {
+				conn.read.Store(false)
+			}
+		}
+		trace.GotFirstResponseByte = func() {
+			if conn != nil && !conn.read.Load() {
+				x.foreign.Store(true)
+				_ = conn.Close()
+			}
+		}
 	}
 	res, err := x.route.transport.RoundTrip(out)
 	if x.foreign.Load() {
@@ -301,26 +313,6 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 		return nil, errForeign
 	}
 	return res, err
-}
-
-// follow keeps account of what may have been sent, and of what came before.
-func (x *exchange) follow(trace *httptrace.ClientTrace) {
-	// Another connection is asked for only where nothing was written on the
-	// first, or to repeat a request that may be.
-	trace.GetConn = func(string) { x.sent = false }
-	var conn *upstreamConn
-	trace.GotConn = func(info httptrace.GotConnInfo) {
-		x.sent = true
-		if conn = x.route.http1Conn(info.Conn); conn != nil {
-			conn.read.Store(false)
-		}
-	}
-	trace.GotFirstResponseByte = func() {
-		if conn != nil && !conn.read.Load() {
-			x.foreign.Store(true)
-			_ = conn.Close()
-		}
-	}
 }
 
 // errForeign is why an answer is not passed on that was there before its

@@ -140,7 +140,7 @@ func (x *exchange) reply(status int, about about, p problem, retryAfter string) 
 // addRateLimit tells the client of the route's budgets, after what the
 // upstream tells of its own (draft-ietf-httpapi-ratelimit-headers-10).
 func (x *exchange) addRateLimit(decisions []limiter.Decision) {
-	var items []byte
+	items := make([]byte, 0, 128)
 	for i, d := range decisions {
 		if !d.Known() {
 			continue
@@ -158,18 +158,21 @@ func (x *exchange) addRateLimit(decisions []limiter.Decision) {
 	}
 	if len(items) > 0 {
 		addSpelt(x.client.Header(), "RateLimit-Policy", "Ratelimit-Policy", x.route.policy)
-		addSpelt(x.client.Header(), "RateLimit", "Ratelimit", string(items))
+		addSpelt(x.client.Header(), "RateLimit", "Ratelimit", []string{string(items)})
 	}
 }
 
 // Values that many answers have in common. Nobody changes what is in them.
 var no, noStore, noSniff, problemJSON = []string{"false"}, []string{"no-store"}, []string{"nosniff"}, []string{"application/problem+json"}
 
-// addSpelt adds a value to a field and sends it in the spelling of its RFC,
+// addSpelt adds values to a field and sends it in the spelling of its RFC,
 // which is not canonical, as net/http would give it.
-func addSpelt(h http.Header, name, canonical, value string) {
-	h[name] = append(h[canonical], value)
-	delete(h, canonical)
+func addSpelt(h http.Header, name, canonical string, values []string) {
+	if own, ok := h[canonical]; ok {
+		values = append(own, values...)
+		delete(h, canonical)
+	}
+	h[name] = values
 }
 
 // wholeSeconds rounds up: a client that comes back earlier is refused again.
