@@ -34,6 +34,7 @@ type exchange struct {
 	counted   bool               // as in flight
 	cancel    context.CancelFunc // ends the exchange with the upstream
 	outlives  bool               // the client's leaving does not, until the upstream's header has arrived
+	uncut     func() bool        // stops the proxy's end from ending it
 	unwatch   func() bool        // stops the client's leaving from ending it
 	broken    bool               // the upstream's body ended midway
 	idle      atomic.Bool        // because it stopped

@@ -7,8 +7,8 @@ package proxy
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"regexp"
 	"strings"
@@ -75,7 +75,14 @@ func New(routes []Route, o Options) (*Proxy, error) {
 // Cut ends every exchange, also of clients that have left, and of requests to
 // come. A request that the upstream has not answered is answered 503; an
 // answer that has begun, and a tunnel, ends where it is.
-func (p *Proxy) Cut() { p.end() }
+func (p *Proxy) Cut() {
+	p.end()
+	for _, rt := range p.routes {
+		if d, ok := rt.transport.(*direct); ok {
+			d.cut()
+		}
+	}
+}
 
 // ServeHTTP decides and forwards one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -83,15 +90,28 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		proxy:  p,
 		client: w,
 		in:     r,
-		id:     rand.Text()[:16],
+		id:     newID(),
 		event:  Event{Method: r.Method, Started: time.Now()},
 	}
 	x.event.ID, x.event.RequestID = x.id, x.id
-	if id := r.Header.Get("X-Request-Id"); validRequestID.MatchString(id) {
+	if id := r.Header.Get("X-Request-Id"); id != "" && validRequestID.MatchString(id) {
 		x.event.RequestID = id
 	}
 	defer x.finish() // also while ReverseProxy's panic passes
 	x.serve()
+}
+
+// newID returns a name for a request. It tells requests apart, and keeps
+// nothing secret.
+func newID() string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" // of [crypto/rand.Text]
+	var id [16]byte
+	high, low := rand.Uint64(), rand.Uint64()
+	for i := range len(id) / 2 {
+		id[2*i], id[2*i+1] = alphabet[high%32], alphabet[low%32]
+		high, low = high/32, low/32
+	}
+	return string(id[:])
 }
 
 var validRequestID = regexp.MustCompile(`^[A-Za-z0-9._:+/=@-]{1,128}$`)

@@ -36,6 +36,7 @@ func (s *serveCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	p.environment.spaceHeap()
 	logger := c.logger(p.stderr)
 	ctx, stop := untilSignal()
 	defer stop()
