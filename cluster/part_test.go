@@ -136,7 +136,7 @@ func TestFaultOf(t *testing.T) {
 	for want, errs := range map[string][]error{
 		"":               {nil},
 		"store-away":     {errAway, fmt.Errorf("%w: %w", ErrUndecided, errAway)},
-		"auth":           {reply("NOAUTH Authentication required."), reply("WRONGPASS invalid username-password pair or user is disabled."), reply("NOPERM this user has no permissions to run the 'evalsha' command")},
+		"auth":           {reply("NOAUTH Authentication required."), reply("WRONGPASS invalid username-password pair or user is disabled."), reply("ERR Protocol error: unauthenticated multibulk length"), reply("NOPERM this user has no permissions to run the 'evalsha' command")},
 		"loading":        {reply("LOADING Redis is loading the dataset in memory")},
 		"readonly":       {reply("READONLY You can't write against a read only replica."), reply("READONLY You can't write against a read only replica. script: 5b, on @user_script:74."), reply("MASTERDOWN Link with MASTER is down")},
 		"out-of-memory":  {reply("OOM command not allowed when used memory > 'maxmemory'."), reply("ERR Error running script (call to f_5b): @user_script:74: -OOM command not allowed when used memory > 'maxmemory'.")},
