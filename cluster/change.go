@@ -62,6 +62,8 @@ func FaultOf(err error) string {
 		return ""
 	case errors.Is(err, errAway):
 		return faultAway
+	case redis.IsAuthError(err): // which, of a long command, is called a protocol error
+		return "auth"
 	case errors.As(err, &reply):
 		text := reply.Error()
 		for prefix, fault := range replyFaults {

@@ -19,6 +19,7 @@ import (
 type replica interface {
 	Admit(context.Context, Ask) (Verdict, error)
 	Refusal(Ask) (Verdict, bool)
+	Pause(tag, name string, d time.Duration)
 }
 
 // behaviours are what a fleet of three owes its callers, whatever decides for
@@ -300,6 +301,103 @@ var behaviours = map[string]func(t *testing.T, fleet []replica){
 		unknown(request("c", two))
 		admit(t, r, request("c", two))
 	},
+	"A pause on one replica pauses all": func(t *testing.T, fleet []replica) {
+		fleet[0].Pause("slack", "", time.Minute)
+		for _, r := range fleet {
+			v := expect(t, r, CoolingDown, under(request("a"), ""))
+			if v.Wait <= 0 || v.Wait > time.Minute || v.Degraded {
+				t.Errorf("got %+v, want a wait of up to 1m", v)
+			}
+			admit(t, r, request("a")).Lock.Release(0) // does not ask for it
+		}
+		// By now each knows by itself, also before the body is read.
+		for _, r := range fleet {
+			if v, known := r.Refusal(under(unlocked(), "")); !known || v.Outcome != CoolingDown || v.Wait <= 0 || v.Wait > time.Minute {
+				t.Errorf("got %+v, %t, want a cool-down", v, known)
+			}
+			if v, known := r.Refusal(unlocked()); known {
+				t.Errorf("got %+v, want nothing known", v)
+			}
+		}
+		other := under(unlocked(), "")
+		other.Tag = "other"
+		admit(t, fleet[1], other)
+	},
+	"A caller's pause pauses no other": func(t *testing.T, fleet []replica) {
+		fleet[0].Pause("slack", "alice", time.Minute)
+		for _, r := range fleet {
+			expect(t, r, CoolingDown, under(request("a"), "alice", ""))
+			expect(t, r, CoolingDown, under(request("a"), "", "alice"))
+			admit(t, r, under(unlocked(), "bob", ""))
+			admit(t, r, under(unlocked(), ""))
+		}
+		fleet[1].Pause("slack", "bob", time.Minute)
+		fleet[1].Pause("slack", "", time.Hour)
+		for _, r := range fleet {
+			if v := expect(t, r, CoolingDown, under(unlocked(), "bob", "")); v.Wait <= time.Minute {
+				t.Errorf("got %v, want the longer wait", v.Wait)
+			}
+		}
+	},
+	"A pause is only ever extended": func(t *testing.T, fleet []replica) {
+		for i, r := range fleet {
+			name := fmt.Sprint(i)
+			r.Pause("slack", name, 10*time.Minute)
+			for _, r := range fleet {
+				r.Pause("slack", name, time.Millisecond)
+				r.Pause("slack", name, 0)
+			}
+			for _, r := range fleet {
+				// Each knows of its own first.
+				eventually(t, "paused for 10m", func() bool {
+					return expect(t, r, CoolingDown, under(unlocked(), name)).Wait > 5*time.Minute
+				})
+			}
+			r.Pause("slack", name, time.Hour)
+			if v := expect(t, r, CoolingDown, under(unlocked(), name)); v.Wait <= 30*time.Minute {
+				t.Errorf("got %v, want about 1h", v.Wait)
+			}
+		}
+	},
+	"After its pause an ask is admitted": func(t *testing.T, fleet []replica) {
+		const pause = 100 * time.Millisecond
+		for _, r := range fleet {
+			from := time.Now()
+			fleet[0].Pause("slack", "", pause)
+			eventually(t, "admitted after the pause", func() bool {
+				v := ask(t, r, under(unlocked(), ""))
+				if v.Outcome == CoolingDown && (v.Wait <= 0 || v.Wait > pause) {
+					t.Errorf("got a wait of %v, want up to %v", v.Wait, pause)
+				}
+				return v.Outcome == Admitted
+			})
+			if paused := time.Since(from); paused < pause-5*time.Millisecond {
+				t.Errorf("admitted after %v, want at least %v", paused, pause)
+			}
+		}
+	},
+	"A cool-down comes before a duplicate, and that before a limit": func(t *testing.T, fleet []replica) {
+		one := charge("one", "1/h")
+		admit(t, fleet[0], request("a", one))
+		for _, r := range fleet {
+			expect(t, r, Duplicate, under(request("a", one), ""))
+		}
+		fleet[1].Pause("slack", "", time.Minute)
+		for _, r := range fleet[1:] { // the first knows by itself that it is a duplicate
+			expect(t, r, CoolingDown, under(request("a", one), ""))
+		}
+		expect(t, fleet[0], CoolingDown, under(request("b", one), ""))
+	},
+	"A paused ask takes nothing": func(t *testing.T, fleet []replica) {
+		two := charge("two", "2/h")
+		fleet[0].Pause("slack", "", time.Minute)
+		for _, r := range []int{2, 1, 0, 2, 1, 0} {
+			expect(t, fleet[r], CoolingDown, under(request("a", two), ""))
+		}
+		if got := admit(t, fleet[1], request("a", two)).Decisions[0].Remaining; got != 1 {
+			t.Errorf("got %d remaining, want 1", got)
+		}
+	},
 	"What a replica knows by itself ends in time": func(t *testing.T, fleet []replica) {
 		r := fleet[0]
 		limit := charge("limit", "20/s,burst=1")
@@ -361,6 +459,23 @@ func TestMemory_BeyondCapacityForgetsTheHoldNearestToItsEnd(t *testing.T) {
 	})
 }
 
+func TestMemory_AddDoesNotDisplaceAnEqualRequest(t *testing.T) {
+	m := NewMemory("replica-0")
+	first, second := newLock(request("a"), "replica-0", m), newLock(request("a"), "replica-0", m)
+	if v, known := m.add(request("a"), first); known {
+		t.Fatalf("got %+v, want nothing known", v)
+	}
+	if v, known := m.add(request("a"), second); !known || v.Outcome != Duplicate || v.Holder.RequestID != first.requestID {
+		t.Errorf("got %+v, %t, want a duplicate", v, known)
+	}
+	second.Release(0)
+	expect(t, m, Duplicate, request("a"))
+	first.Release(time.Minute)
+	if v, known := m.add(request("a"), second); !known || v.Outcome != Held {
+		t.Errorf("got %+v, %t, want held", v, known)
+	}
+}
+
 // request asks for the lock of a body, and for charges.
 func request(body string, charges ...Charge) Ask {
 	fingerprint := Fingerprint(sha256.Sum256([]byte(body)))
@@ -371,6 +486,12 @@ var requests atomic.Int64
 
 // unlocked asks for charges alone.
 func unlocked(charges ...Charge) Ask { return Ask{Tag: "slack", Charges: charges} }
+
+// under is ask where cool-downs with the names hold it up.
+func under(a Ask, names ...string) Ask {
+	a.Pauses = names
+	return a
+}
 
 func charge(name, limit string) Charge {
 	l, err := limiter.Parse(limit)

@@ -478,7 +478,8 @@ func loseAnswers(t *testing.T, s store) {
 	ten := charge("ten", "10/h")
 	admit(t, r, unlocked(ten))
 	for _, a := range []Ask{unlocked(ten), request("a", ten)} {
-		loss.due.Store(true)
+		guard := []byte(r.guard.Hash())
+		loss.due.Store(&guard)
 		undecided(t, r, a)
 	}
 	eventually(t, "no orphan", func() bool { return ask(t, other, request("a")).Outcome == Admitted })
@@ -489,7 +490,9 @@ func loseAnswers(t *testing.T, s store) {
 
 // loss is a hook by which, once it is due, a connection breaks instead of
 // bringing the answer to a script that has been run.
-type loss struct{ due atomic.Bool }
+type loss struct {
+	due atomic.Pointer[[]byte] // the script's hash
+}
 
 func (l *loss) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -509,12 +512,13 @@ func (*loss) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPi
 
 type lossyConn struct {
 	net.Conn
-	due            *atomic.Bool
+	due            *atomic.Pointer[[]byte]
 	losing, broken bool
 }
 
 func (c *lossyConn) Write(b []byte) (int, error) {
-	c.losing = bytes.Contains(b, []byte("evalsha")) && c.due.Swap(false)
+	due := c.due.Load()
+	c.losing = due != nil && bytes.Contains(b, *due) && c.due.CompareAndSwap(due, nil)
 	return c.Conn.Write(b)
 }
 

@@ -1,0 +1,175 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// TestRedis_BreakerOpens counts asks as they end: f without an answer, s with
+// one, and w where a key is of a wrong type.
+func TestRedis_BreakerOpens(t *testing.T) {
+	for ends, opens := range map[string]bool{
+		"":                              false,
+		"f":                             false,
+		"ffff":                          false,
+		"fffff":                         true,
+		"ffffsfff":                      false,
+		"sssss" + "fffff":               true,
+		strings.Repeat("fs", 9):         false,
+		strings.Repeat("fs", 10):        true,
+		strings.Repeat("fffs", 3):       false,
+		strings.Repeat("fffs", 3) + "f": true,
+		strings.Repeat("fss", 20):       false,
+		strings.Repeat("fffssss", 20):   false,
+		strings.Repeat("s", 100) + strings.Repeat("sf", 10): true,
+		strings.Repeat("w", 100):                            false,
+		"ffff" + strings.Repeat("w", 100):                   false,
+		"ffff" + strings.Repeat("w", 100) + "s" + "ffff":    false,
+		"ffff" + strings.Repeat("w", 100) + "f":             true,
+	} {
+		var changes []ChangeKind
+		r := &Redis{
+			options: Options{Observe: func(change Change) { changes = append(changes, change.Kind) }},
+			local:   NewMemory("replica-0"),
+			stop:    make(chan struct{}),
+		}
+		close(r.stop) // nobody looks for it
+		p := newPart("")
+		for _, end := range ends {
+			r.record(p, map[rune]error{'s': nil, 'f': io.EOF, 'w': wrongType{}}[end])
+		}
+		var want []ChangeKind
+		if opens {
+			want = []ChangeKind{StoreAway}
+		}
+		if p.away.Load() != opens || !slices.Equal(changes, want) {
+			t.Errorf("%s: got away %t, told %v, want %t", ends, p.away.Load(), changes, opens)
+		}
+		// Asks from before tell nothing more, however they end.
+		for _, err := range []error{nil, io.EOF, nil} {
+			r.record(p, err)
+		}
+		if opens && (!p.away.Load() || len(changes) != 1) {
+			t.Errorf("%s, and later ends: got away %t, told %v", ends, p.away.Load(), changes)
+		}
+		r.stopped.Wait()
+	}
+}
+
+type wrongType struct{}
+
+func (wrongType) Error() string {
+	return "WRONGTYPE Operation against a key holding the wrong kind of value"
+}
+func (wrongType) RedisError() {}
+
+// An ask may be decided alone after another has been answered, or because of
+// one key: neither may leave a budget that fills until the next outage.
+func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &Redis{
+			options: Options{Replicas: 2, Observe: func(Change) {}},
+			local:   NewMemory("replica-0"),
+			queue:   queue{wake: make(chan struct{}, 1)},
+			stop:    make(chan struct{}),
+		}
+		defer close(r.stop)
+		p := newPart("")
+		decide := func(err error) Verdict {
+			t.Helper()
+			a := unlocked(charge("ten", "10/s,burst=10"))
+			a.WhenUndecided = Local
+			v, err := r.undecided(a, nil, p, err)
+			if err != nil || !v.Degraded || v.Share != 2 {
+				t.Fatalf("got %+v, %v, want a degraded verdict", v, err)
+			}
+			return v
+		}
+		p.probing.Store(true) // by nobody
+		for range 3 {
+			// An outage, in which the share fills.
+			r.record(p, io.EOF)
+			if v := decide(io.EOF); v.Outcome != Limited || v.Decisions[0].NextAfter != 200*time.Millisecond {
+				t.Fatalf("got %+v, want nothing to spend yet", v)
+			}
+			time.Sleep(200 * time.Millisecond)
+			if v := decide(io.EOF); v.Outcome != Admitted {
+				t.Fatalf("got %+v, want what time has brought", v)
+			}
+			time.Sleep(time.Minute)
+			r.record(p, nil)
+			if owed := p.debts.Take(r.local.now()); len(owed) > 0 {
+				t.Errorf("%+v was not told", owed)
+			}
+			// A decision that came too late.
+			if v := decide(io.EOF); v.Outcome != Limited {
+				t.Fatalf("got %+v, want nothing to spend yet", v)
+			}
+			// One of a key, which has a budget of its own.
+			decide(wrongType{})
+			time.Sleep(200 * time.Millisecond)
+			if v := decide(wrongType{}); v.Outcome != Admitted {
+				t.Fatalf("got %+v, want what time has brought", v)
+			}
+			if owed := p.debts.Take(r.local.now()); len(owed) > 0 {
+				t.Errorf("%+v was not told", owed)
+			}
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
+func TestFaultOf(t *testing.T) {
+	reply := func(text string) error { return replyError(text) }
+	for want, errs := range map[string][]error{
+		"":               {nil},
+		"store-away":     {errAway, fmt.Errorf("%w: %w", ErrUndecided, errAway)},
+		"auth":           {reply("NOAUTH Authentication required."), reply("WRONGPASS invalid username-password pair or user is disabled."), reply("ERR Protocol error: unauthenticated multibulk length"), reply("NOPERM this user has no permissions to run the 'evalsha' command")},
+		"loading":        {reply("LOADING Redis is loading the dataset in memory")},
+		"readonly":       {reply("READONLY You can't write against a read only replica."), reply("READONLY You can't write against a read only replica. script: 5b, on @user_script:74."), reply("MASTERDOWN Link with MASTER is down")},
+		"out-of-memory":  {reply("OOM command not allowed when used memory > 'maxmemory'."), reply("ERR Error running script (call to f_5b): @user_script:74: -OOM command not allowed when used memory > 'maxmemory'.")},
+		"no-persistence": {reply("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.")},
+		"cluster-down":   {reply("CLUSTERDOWN The cluster is down")},
+		"moved":          {reply("MOVED 3999 127.0.0.1:6381"), reply("ASK 3999 127.0.0.1:6381"), reply("TRYAGAIN Multiple keys request during rehashing of slot")},
+		"busy":           {reply("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")},
+		"wrong-type":     {wrongType{}, reply("WRONGTYPE Operation against a key holding the wrong kind of value script: 5b, on @user_script:25."), reply("ERR Error running script (call to f_5b): @user_script:25: WRONGTYPE Operation against a key")},
+		"no-replicas":    {reply("NOREPLICAS Not enough good replicas to write.")},
+		"refused":        {syscall.ECONNREFUSED, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}},
+		"pool":           {redis.ErrPoolTimeout, redis.ErrPoolExhausted},
+		"timeout":        {context.DeadlineExceeded, os.ErrDeadlineExceeded, fmt.Errorf("ask: %w", context.DeadlineExceeded), &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}},
+		"closed":         {io.EOF, io.ErrUnexpectedEOF, redis.ErrClosed, net.ErrClosed, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, &net.OpError{Op: "write", Err: syscall.EPIPE}},
+		"other":          {errors.New("anything"), reply("ERR anything"), reply("")},
+	} {
+		for _, err := range errs {
+			for _, err := range []error{err, wrapped(err)} {
+				if got := FaultOf(err); got != want {
+					t.Errorf("%v: got %q, want %q", err, got, want)
+				}
+			}
+		}
+	}
+}
+
+func wrapped(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUndecided, err)
+}
+
+type replyError string
+
+func (e replyError) Error() string { return string(e) }
+func (replyError) RedisError()     {}
