@@ -362,8 +362,8 @@ func (a answer) remaining(t *testing.T, name string) int {
 
 var nonces atomic.Int64
 
-// try sends a request with a nonce of its own and with fields, each as in
-// "Name: value".
+// try sends a request with fields, each as in "Name: value", and, if they have
+// none, a nonce of its own.
 func try(ctx context.Context, c *http.Client, method, url, body string, fields ...string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
@@ -377,8 +377,11 @@ func try(ctx context.Context, c *http.Client, method, url, body string, fields .
 		req.Header.Del("Transfer-Encoding")
 		req.ContentLength = -1
 	}
-	a := answer{nonce: strconv.FormatInt(nonces.Add(1), 10), sent: time.Now()}
-	req.Header.Set(nonceField, a.nonce)
+	a := answer{nonce: req.Header.Get(nonceField), sent: time.Now()}
+	if a.nonce == "" {
+		a.nonce = strconv.FormatInt(nonces.Add(1), 10)
+		req.Header.Set(nonceField, a.nonce)
+	}
 	res, err := c.Do(req)
 	if err != nil {
 		return a, err
