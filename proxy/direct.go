@@ -1,5 +1,3 @@
-//go:build unix
-
 package proxy
 
 import (
@@ -60,7 +58,7 @@ type progress interface {
 func newTransport(r Route) http.RoundTripper {
 	t := newHTTPTransport(r)
 	via, err := http.ProxyFromEnvironment(&http.Request{URL: r.Upstream.url})
-	if err != nil || via != nil || r.Upstream.h2c || r.Upstream.url.Scheme != "http" {
+	if !canLook || err != nil || via != nil || r.Upstream.h2c || r.Upstream.url.Scheme != "http" {
 		return t
 	}
 	_, host, port := r.Upstream.Address()
@@ -214,11 +212,7 @@ func (c *directConn) silent() bool {
 		return true // a write will tell
 	}
 	silent := false
-	err := c.raw.Control(func(fd uintptr) {
-		var surplus [1]byte
-		_, err := syscall.Read(int(fd), surplus[:])
-		silent = err == syscall.EAGAIN
-	})
+	err := c.raw.Control(func(fd uintptr) { silent = nothingToRead(fd) })
 	return err == nil && silent
 }
 
