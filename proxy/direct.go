@@ -60,7 +60,7 @@ type progress interface {
 func newTransport(r Route) http.RoundTripper {
 	t := newHTTPTransport(r)
 	via, err := http.ProxyFromEnvironment(&http.Request{URL: r.Upstream.url})
-	if err != nil || via != nil || r.Upstream.h2c || r.Upstream.url.Scheme != "http" {
+	if !canLook || err != nil || via != nil || r.Upstream.h2c || r.Upstream.url.Scheme != "http" {
 		return t
 	}
 	_, host, port := r.Upstream.Address()
@@ -235,6 +235,17 @@ func (c *directConn) Write(p []byte) (int, error) {
 	n, err := c.lazyConn.Write(p)
 	c.written += int64(n)
 	return n, err
+}
+
+// silent reports whether nothing has come since the last answer: neither the
+// end of the connection, nor bytes that would be taken for the next answer.
+func (c *directConn) silent() bool {
+	if c.raw == nil {
+		return true // a write will tell
+	}
+	silent := false
+	err := c.raw.Control(func(fd uintptr) { silent = nothingToRead(fd) })
+	return err == nil && silent
 }
 
 // roundTrip sends req. If it fails the connection is closed.

@@ -14,6 +14,7 @@ import (
 	"net/http/httptrace"
 	"net/http/httputil"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,7 +52,7 @@ func newHTTPTransport(r Route) *http.Transport {
 		MaxIdleConns:        0,
 		MaxIdleConnsPerHost: 4096,
 		IdleConnTimeout:     90 * time.Second,
-		// Only bodies that stream are announced by Expect (see rewriteBody).
+		// Only bodies that stream are announced by Expect (see sendBody).
 		ExpectContinueTimeout: time.Second,
 		DisableCompression:    true, // or the Transport asks for gzip and decodes it
 		Protocols:             protocols,
@@ -217,16 +218,11 @@ func (x *exchange) outgoing() *http.Request {
 	in := x.in
 	h := make(http.Header, len(in.Header)+6)
 	for name, values := range in.Header {
-		switch name {
-		case "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding",
-			"Upgrade", "Http2-Settings", "Forwarded", "X-Real-Ip":
-		default:
-			if !isForwarded(name) {
-				h[name] = values
-			}
+		if !slices.Contains(notSent, name) && !isForwarded(name) {
+			h[name] = values
 		}
 	}
-	removeNamed(h)
+	removeNamed(h, in.Header["Connection"])
 	if httpguts.HeaderValuesContainsToken(in.Header["Te"], "trailers") {
 		h.Set("Te", "trailers")
 	}
@@ -432,7 +428,7 @@ func (x *exchange) WriteHeader(status int) {
 			x.settle() // there is no later part
 		}
 	} else {
-		removeHopByHop(x.client.Header()) // ReverseProxy does so for final answers only
+		removeHopByHop(x.client.Header())
 	}
 	x.client.WriteHeader(status)
 }

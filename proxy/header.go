@@ -17,21 +17,23 @@ var hopByHop = []string{
 	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
+// notSent are the client's fields that the upstream never gets as they are.
+var notSent = append([]string{"Http2-Settings", "Forwarded", "X-Real-Ip"}, hopByHop...)
+
 func removeHopByHop(h http.Header) {
-	removeNamed(h)
+	removeNamed(h, h["Connection"])
 	for _, name := range hopByHop {
 		delete(h, name)
 	}
 }
 
-// removeNamed removes Connection and the fields that it names.
-func removeNamed(h http.Header) {
-	for _, field := range h["Connection"] {
+// removeNamed removes the fields that the values of Connection name.
+func removeNamed(h http.Header, connection []string) {
+	for _, field := range connection {
 		for name := range strings.SplitSeq(field, ",") {
 			h.Del(textproto.TrimString(name))
 		}
 	}
-	delete(h, "Connection")
 }
 
 // allowedTrailers returns those of trailers that may pass: none that frames,

@@ -97,7 +97,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if id := r.Header.Get("X-Request-Id"); id != "" && validRequestID.MatchString(id) {
 		x.event.RequestID = id
 	}
-	defer x.finish() // also while ReverseProxy's panic passes
+	defer x.finish() // also while the panic that cuts an answer passes
 	x.serve()
 }
 

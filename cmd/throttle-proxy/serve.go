@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -36,7 +37,7 @@ func (s *serveCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	p.environment.spaceHeap()
+	defer runtime.KeepAlive(p.environment.spaceHeap())
 	logger := c.logger(p.stderr)
 	ctx, stop := untilSignal()
 	defer stop()
