@@ -421,6 +421,12 @@ func TestRedis_LockWhoseAnswerWasLostIsAdopted(t *testing.T) {
 	link, client := redistest.NewLink(t, server.Addr), server.Client()
 	const ttl = 3 * time.Second
 	r, other := join(t, link.URL(), Options{Timeout: storeTimeout, LockTTL: ttl}), join(t, server.URL(), Options{})
+	type adopted struct {
+		ask   Ask
+		lock  *Lock
+		value string
+	}
+	var all []adopted
 	for _, policy := range []WhenUndecided{Local, Open} {
 		a := by(policy, request(string(policy)))
 		var v Verdict
@@ -432,18 +438,21 @@ func TestRedis_LockWhoseAnswerWasLostIsAdopted(t *testing.T) {
 			link.Heal()
 			return v.Degraded
 		})
-		admitted := time.Now()
 		value := must(t, client.Get(t.Context(), lockKey(a)))
 		if !strings.HasPrefix(value, v.Lock.value()+" ") {
 			t.Fatalf("%s: got %q, want the ask's own", policy, value)
 		}
 		expect(t, r, Duplicate, a)
-		time.Sleep(ttl + ttl/10 - time.Since(admitted))
-		if got := must(t, client.Get(t.Context(), lockKey(a))); got != value {
-			t.Errorf("%s: got %q, want %q: not lost in between", policy, got, value)
+		all = append(all, adopted{a, v.Lock, value})
+	}
+	time.Sleep(ttl + ttl/10)
+	for _, adopted := range all {
+		a := adopted.ask
+		if got := must(t, client.Get(t.Context(), lockKey(a))); got != adopted.value {
+			t.Errorf("%s: got %q, want %q: not lost in between", a.WhenUndecided, got, adopted.value)
 		}
 		expect(t, other, Duplicate, a)
-		v.Lock.Release(0)
+		adopted.lock.Release(0)
 		eventually(t, "free", func() bool { return ask(t, other, a).Outcome == Admitted })
 	}
 	// One that does not go on is given back.

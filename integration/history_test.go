@@ -155,8 +155,9 @@ func newPlan(seed uint64, operations int, mode string) *plan {
 	} else {
 		p.workers = 128 // some of them wait for a replica that stands still
 		for left := operations; left > 0; {
-			s := scene{operations: min(left, 60+random.IntN(90))}
+			s := scene{operations: min(left, 150+random.IntN(200))}
 			if len(p.scenes)%2 == 1 {
+				s.operations = min(left, 60+random.IntN(90))
 				s.draw(random, mode)
 			}
 			p.scenes = append(p.scenes, s)
@@ -363,13 +364,13 @@ func (h *historyRun) perform() {
 	h.t.Helper()
 	h.history.requests = make([]request, len(h.plan.operations))
 	scenes := make([]struct {
-		open chan struct{}
-		done sync.WaitGroup
+		open  chan struct{}
+		begun sync.WaitGroup
 	}, len(h.plan.scenes))
 	var sceneOf []int
 	for i, s := range h.plan.scenes {
 		scenes[i].open = make(chan struct{})
-		scenes[i].done.Add(s.operations)
+		scenes[i].begun.Add(s.operations)
 		sceneOf = append(sceneOf, slices.Repeat([]int{i}, s.operations)...)
 	}
 	var next atomic.Int64
@@ -383,15 +384,15 @@ func (h *historyRun) perform() {
 				case <-ctx.Done():
 					return
 				}
+				scenes[sceneOf[i]].begun.Done()
 				h.send(ctx, i)
-				scenes[sceneOf[i]].done.Done()
 			}
 		})
 	}
 	for i, s := range h.plan.scenes {
 		if len(s.faults) == 0 {
 			close(scenes[i].open)
-			scenes[i].done.Wait()
+			scenes[i].begun.Wait()
 			continue
 		}
 		begin := time.Now()
@@ -439,13 +440,11 @@ func (h *historyRun) expectNoLock() {
 	h.expectNoSecretInKeys()
 	for _, r := range historyRoutes {
 		for body := range r.bodies {
-			for tenant := range r.tenants {
-				for _, replica := range h.replicas {
-					eventually(h.t, "an equal request is admitted by every replica", func() bool {
-						a := post(h.t, replica.url+"/"+r.name+"/rest?query="+mark, fmt.Sprint(mark, body), tenantField+": "+fmt.Sprint(mark, tenant), "X-Api-Key: "+mark)
-						return a.status == http.StatusOK
-					})
-				}
+			for _, replica := range h.replicas {
+				eventually(h.t, "an equal request is admitted by every replica", func() bool {
+					a := post(h.t, replica.url+"/"+r.name+"/rest?query="+mark, fmt.Sprint(mark, body), tenantField+": "+mark+"0", "X-Api-Key: "+mark)
+					return a.status == http.StatusOK
+				})
 			}
 		}
 	}

@@ -127,6 +127,9 @@ func (h *history) explain(a, b exchange) string {
 	if b.sent.Before(sent) {
 		sent = b.sent
 	}
+	if !slices.Contains(h.closed, a.route) && (a.decidedAlone() || b.decidedAlone()) {
+		return "decided without the store"
+	}
 	why := ""
 	for _, f := range h.faults {
 		long := f.end.Sub(f.begin) >= h.ttl/2 // a lock lives on for two thirds of the TTL at least
@@ -136,12 +139,9 @@ func (h *history) explain(a, b exchange) string {
 			return "store lost the lock"
 		case f.kind.pauses && long && (f.replica == a.replica || f.replica == b.replica):
 			return "replica paused for longer than the TTL"
-		case f.replica < 0 && f.kind.store && long:
+		case f.kind.store && long:
 			why = "store away for longer than the TTL"
 		}
-	}
-	if !slices.Contains(h.closed, a.route) && (a.decidedAlone() || b.decidedAlone()) {
-		return "decided without the store"
 	}
 	return why
 }
