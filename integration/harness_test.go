@@ -77,6 +77,11 @@ type process struct {
 // run starts the binary by a command line as in a shell, variables first.
 func run(t *testing.T, words ...string) *process {
 	t.Helper()
+	return runBuilt(t, build, words...)
+}
+
+func runBuilt(t *testing.T, build func() (path string, err error), words ...string) *process {
+	t.Helper()
 	path, err := build()
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +189,12 @@ var listening = regexp.MustCompile(`(?m)listening on ([^\s"]+)`)
 
 func startReplica(t *testing.T, words ...string) *replica {
 	t.Helper()
-	r := &replica{process: run(t, append(words, "--listen", "127.0.0.1:0")...)}
+	return startBuilt(t, build, words...)
+}
+
+func startBuilt(t *testing.T, build func() (path string, err error), words ...string) *replica {
+	t.Helper()
+	r := &replica{process: runBuilt(t, build, append(words, "--listen", "127.0.0.1:0")...)}
 	eventually(t, "the replica listens", func() bool {
 		match := listening.FindStringSubmatch(r.stderr.String())
 		if match == nil {
