@@ -78,6 +78,11 @@ type process struct {
 // run starts the binary by a command line as in a shell, variables first.
 func run(t *testing.T, words ...string) *process {
 	t.Helper()
+	return runBuilt(t, build, words...)
+}
+
+func runBuilt(t *testing.T, build func() (path string, err error), words ...string) *process {
+	t.Helper()
 	path, err := build()
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +195,13 @@ func startReplica(t *testing.T, words ...string) *replica {
 
 func startReplicaOn(t *testing.T, addr string, words ...string) *replica {
 	t.Helper()
-	r := &replica{process: run(t, append(slices.Clone(words), "--listen", addr)...)}
+	return startBuilt(t, build, addr, words...)
+}
+
+// startBuilt starts a replica of a certain build.
+func startBuilt(t *testing.T, build func() (path string, err error), addr string, words ...string) *replica {
+	t.Helper()
+	r := &replica{process: runBuilt(t, build, append(slices.Clone(words), "--listen", addr)...)}
 	eventually(t, "the replica listens", func() bool {
 		match := listening.FindStringSubmatch(r.stderr.String())
 		if match == nil {
