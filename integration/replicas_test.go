@@ -204,7 +204,7 @@ func TestTwoFleetsShareARedis(t *testing.T) {
 		expect(t, "the other replica", post(t, fleet[1].url+"/hook", "same"), "409 duplicate")
 		expect(t, "the last of the budget", post(t, fleet[1].url+"/hook", "other"), "200")
 		expect(t, "beyond", post(t, fleet[0].url+"/hook", "more"), "429 limited")
-		expect(t, "the upstream asks", post(t, fleet[0].url+"/paused", "hello", pauses), "429")
+		expect(t, "the upstream asks", post(t, fleet[0].url+"/paused", "hello", asksToPause), "429")
 		expect(t, "the other replica", post(t, fleet[1].url+"/paused", "hello"), "429 cooling-down")
 	}
 	format := regexp.MustCompile(`^(one|team:two):1:(\{[a-z]+\}:(lock:[0-9a-f]{64}|rate:[a-z]+|cool)|replicas|replica:[a-z0-9]+|probe)$`)
@@ -317,7 +317,7 @@ func TestRightsOfTheREADMESuffice(t *testing.T) {
 	expect(t, "duplicate", decided(func() answer { return post(t, other.url+"/hook", "hello") }), "409 duplicate")
 	expect(t, "free", post(t, one.url+"/free", "hello"), "200")
 	expect(t, "its lock is gone", post(t, other.url+"/free", "hello"), "200")
-	expect(t, "cool-down", post(t, one.url+"/free", "hello", pauses), "429")
+	expect(t, "cool-down", post(t, one.url+"/free", "hello", asksToPause), "429")
 	expect(t, "cool-down", post(t, other.url+"/free", "hello"), "429 cooling-down")
 	server.Pause()
 	for _, r := range f.replicas {

@@ -74,7 +74,7 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 			refused("slow", "", blocks, "504 upstream-timeout")
 			refused("hook", "cut", cuts, "499 upstream-closed")
 			refused("hook", "cut", plain, "409 held")
-			expect(t, "its upstream asks for a pause", send("paused", "one", pauses), "429")
+			expect(t, "its upstream asks for a pause", send("paused", "one", asksToPause), "429")
 			refused("paused", "two", plain, "429 cooling-down")
 
 			kinds := map[string]int{}

@@ -84,6 +84,9 @@ func (p *Proxy) Cut() {
 	}
 }
 
+// InFlight returns how many exchanges are under way.
+func (p *Proxy) InFlight() int64 { return p.inFlight.Load() }
+
 // ServeHTTP decides and forwards one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{

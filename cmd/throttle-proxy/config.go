@@ -53,6 +53,8 @@ type config struct {
 	drainDelay   time.Duration
 	drainTimeout time.Duration
 
+	adminNetwork, adminAddress string // both empty for none
+
 	replica   string
 	logFormat string
 	logLevel  slog.Level
@@ -93,6 +95,12 @@ func (f *flags) parse(env environment) (*config, error) {
 	f.parsePolicies(p, c)
 	f.parseStore(p, c)
 
+	if f.Admin != "off" {
+		c.adminNetwork, c.adminAddress = p.parseAddress("admin", f.Admin)
+		if c.adminAddress == c.address && !strings.HasSuffix(c.address, ":0") {
+			p.fail("admin", "%s is where clients connect: write another address", f.Admin)
+		}
+	}
 	f.parseBounds(p, c)
 	for _, value := range f.TrustedProxy {
 		p.parseTrust(c, value)
@@ -164,21 +172,25 @@ func (f *flags) parseListen(p *parsing, c *config) {
 		c.address = ":" + f.Port
 		return
 	}
-	if path, ok := strings.CutPrefix(f.Listen, "unix:"); ok {
+	c.network, c.address = p.parseAddress("listen", f.Listen)
+}
+
+// parseAddress reads where to listen.
+func (p *parsing) parseAddress(flag, value string) (network, address string) {
+	if path, ok := strings.CutPrefix(value, "unix:"); ok {
 		if path == "" {
-			p.fail("listen", "no path in %q: write unix:/path/to/socket", f.Listen)
+			p.fail(flag, "no path in %q: write unix:/path/to/socket", value)
 		}
-		c.network, c.address = "unix", path
-		return
+		return "unix", path
 	}
-	_, port, err := net.SplitHostPort(f.Listen)
+	_, port, err := net.SplitHostPort(value)
 	if err == nil {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil {
-		p.fail("listen", "%q is not an address: write host:port, :port or unix:/path", f.Listen)
+		p.fail(flag, "%q is not an address: write host:port, :port or unix:/path", value)
 	}
-	c.address = f.Listen
+	return "tcp", value
 }
 
 func (f *flags) parseRegister(p *parsing, c *config) {

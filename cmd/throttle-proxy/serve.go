@@ -52,7 +52,8 @@ func (s *serveCommand) Run(p *process) error {
 		c.announce(p.stderr, logger, line)
 	}
 	h := &health{}
-	store, closeStore, err := c.openStore(opaqueID(), logger, h)
+	self := c.self(opaqueID())
+	store, closeStore, err := c.openStore(self, logger, h)
 	if err != nil {
 		return err
 	}
@@ -60,6 +61,18 @@ func (s *serveCommand) Run(p *process) error {
 	r, err := newReplica(c, store, logger, h)
 	if err != nil {
 		return err
+	}
+	if c.adminAddress != "" {
+		adminListener, err := c.listenAdmin()
+		if err != nil {
+			return err
+		}
+		r.metrics = newMetrics(c, r.proxy, store)
+		a := &admin{config: c, self: self, store: store, replica: r, metrics: r.metrics}
+		server := &http.Server{Handler: a.handler(), ReadHeaderTimeout: c.headerTimeout}
+		go func() { _ = server.Serve(adminListener) }()
+		defer server.Close() // it answers while the replica drains
+		c.announce(p.stderr, logger, "admin on "+adminListener.Addr().String())
 	}
 	c.announce(p.stderr, logger, "listening on "+listener.Addr().String())
 	return r.serve(ctx, listener)
@@ -130,16 +143,15 @@ func (c *config) listen(ctx context.Context, announce func(string)) (net.Listene
 	return listener, nil
 }
 
-// openStore chooses what the replicas decide by. id is what clients are told of
-// this one.
-func (c *config) openStore(id string, logger *slog.Logger, h *health) (store proxy.Cluster, closeStore func(), err error) {
+// openStore chooses what the replicas decide by.
+func (c *config) openStore(self cluster.Replica, logger *slog.Logger, h *health) (s store, closeStore func(), err error) {
 	if c.connect == nil {
-		return cluster.NewMemory(id), func() {}, nil
+		return cluster.NewMemory(self.ID), func() {}, nil
 	}
 	r, err := cluster.NewRedis(cluster.Options{
 		Connect:  c.connect,
 		Prefix:   c.redisPrefix,
-		Self:     c.self(id),
+		Self:     self,
 		LockTTL:  c.lockTTL,
 		Timeout:  c.storeTimeout,
 		Replicas: c.replicas,
@@ -180,14 +192,22 @@ type replica struct {
 	health      *health
 	traffic     *traffic
 	certificate *certificate // nil without TLS
+	metrics     *metrics     // nil without --admin; set before it serves
 	logger      *slog.Logger
 }
 
 func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) (*replica, error) {
+	r := &replica{config: c, health: h, traffic: newTraffic(), logger: logger}
+	observe := requestLog(logger)
 	p, err := proxy.New(c.routes, proxy.Options{
 		Cluster: store,
 		Trust:   c.trust,
-		Observe: requestLog(logger),
+		Observe: func(e *proxy.Event) {
+			observe(e)
+			if r.metrics != nil {
+				r.metrics.observe(e)
+			}
+		},
 
 		MaxBody:     c.maxBody,
 		BodyMemory:  c.bodyMemory,
@@ -197,7 +217,7 @@ func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) 
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{config: c, proxy: p, health: h, traffic: newTraffic(), logger: logger}
+	r.proxy = p
 	if c.tlsCert != "" {
 		if r.certificate, err = newCertificate(c.tlsCert, c.tlsKey, logger); err != nil {
 			return nil, fmt.Errorf("--tls-cert: %w", err)
