@@ -41,9 +41,9 @@ type config struct {
 	bodyIdle         time.Duration
 	writeIdle        time.Duration
 
-	connect      func() (redis.UniversalClient, error) // to the Redis; nil for a cluster of one
-	redisAddress string                                // of the Redis, without credentials
-	redisSource  string                                // what named it: a flag or a variable
+	connect      func(timeout time.Duration) (redis.UniversalClient, error) // to the Redis; nil for a cluster of one
+	redisAddress string                                                     // of the Redis, without credentials
+	redisSource  string                                                     // what named it: a flag or a variable
 	redisPrefix  string
 	pipeline     bool
 	storeTimeout time.Duration
@@ -557,10 +557,10 @@ func (f *flags) parseStore(p *parsing, c *config) {
 		p.fail("redis-cert", "a client certificate and its key go together: write --redis-cert and --redis-key, or neither")
 		return
 	}
-	c.connect = func() (redis.UniversalClient, error) {
-		return cluster.NewClient(rawURL, files, max(c.storeTimeout, time.Millisecond))
+	c.connect = func(timeout time.Duration) (redis.UniversalClient, error) {
+		return cluster.NewClient(rawURL, files, timeout)
 	}
-	client, err := c.connect()
+	client, err := c.connect(time.Second)
 	if err != nil {
 		if errors.As(err, new(*fs.PathError)) {
 			err = fmt.Errorf("%w: write paths of PEM files for --redis-ca, --redis-cert and --redis-key", err)

@@ -149,7 +149,7 @@ func (c *config) openStore(self cluster.Replica, logger *slog.Logger, h *health)
 		return cluster.NewMemory(self.ID), func() {}, nil
 	}
 	r, err := cluster.NewRedis(cluster.Options{
-		Connect:  c.connect,
+		Connect:  func() (redis.UniversalClient, error) { return c.connect(c.storeTimeout) },
 		Prefix:   c.redisPrefix,
 		Self:     self,
 		LockTTL:  c.lockTTL,
