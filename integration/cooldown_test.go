@@ -134,7 +134,7 @@ func TestCoolDownIsTheCallersWhoseCredentialsMetIt(t *testing.T) {
 }
 
 // Fails if a duplicate or a limited request is told anything else while the
-// route rests.
+// route rests, as far as its replica knows.
 func TestCoolingDownComesFirst(t *testing.T) {
 	t.Parallel()
 	u := pausing(t, 503, "Retry-After: 3600")
@@ -144,8 +144,8 @@ func TestCoolingDownComesFirst(t *testing.T) {
 	expect(t, "an equal request before", post(t, f.replicas[1].url+"/hook", "in flight"), "409 duplicate")
 	expect(t, "the last of the budget", post(t, f.replicas[1].url+"/hook", "hello", asksToPause), "503")
 	for _, r := range f.replicas {
+		expectCooling(t, "beyond the budget", post(t, r.url+"/hook", "new"), 300) // from here on it knows
 		expectCooling(t, "equal to one in flight", post(t, r.url+"/hook", "in flight"), 300)
-		expectCooling(t, "beyond the budget", post(t, r.url+"/hook", "new"), 300)
 	}
 	u.open()
 	expect(t, "one that was in flight before", <-first, "200")
