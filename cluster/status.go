@@ -48,7 +48,6 @@ type AwayStatus struct {
 // Status returns what this replica has in flight.
 func (m *Memory) Status() (s Status) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	now := m.now()
 	for id, lock := range m.locks {
 		s.Locks = append(s.Locks, LockStatus{Tag: id.tag, RequestID: lock.requestID, Age: now - lock.admitted})
@@ -59,6 +58,7 @@ func (m *Memory) Status() (s Status) {
 			s.Pauses = append(s.Pauses, PauseStatus{Tag: tag, Caller: rest != "", Left: until - now})
 		}
 	}
+	m.mu.Unlock() // whoever asks for a verdict does not wait for the order
 	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
 	slices.SortFunc(s.Pauses, func(a, b PauseStatus) int { return cmp.Compare(b.Left, a.Left) })
 	return s
