@@ -409,6 +409,11 @@ func (x *exchange) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 		return
 	}
 	reason, fault := x.classify(err)
+	if timeout, ok := grpcTimeout(x.in.Header); ok && x.event.Upstream >= timeout && reason == ReasonUpstreamClosed {
+		// The upstream knows how long the caller waits, and may be the first to
+		// end a call whose time is over.
+		reason, fault = ReasonUpstreamTimeout, "http_response_timeout"
+	}
 	x.event.Fault = fault
 	x.refuse(reason)
 }

@@ -195,7 +195,3 @@ func isUpgrade(h http.Header) bool {
 	}
 	return false
 }
-
-func isGRPC(h http.Header) bool {
-	return strings.HasPrefix(h.Get("Content-Type"), "application/grpc")
-}

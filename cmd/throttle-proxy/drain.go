@@ -33,7 +33,7 @@ func (r *replica) drain(listener *drainListener) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.config.drainTimeout)
 	defer cancel()
 	listener.stop(ctx)
-	r.traffic.closing.Store(true)
+	r.traffic.end()
 	await(ctx, r.traffic.quiet)
 	time.AfterFunc(goAwayTime, func() {
 		r.traffic.closeUnused()
@@ -121,23 +121,46 @@ func (l *drainListener) stop(ctx context.Context) {
 type traffic struct {
 	closing  atomic.Bool  // answers end their connections
 	requests atomic.Int64 // whose handler runs, be it for a tunnel or without a client
+	open     atomic.Int64 // connections of http.Server
+	fresh    atomic.Int64 // of them, those in unused
 
 	mu      sync.Mutex
-	conns   map[net.Conn]http.ConnState // of http.Server
-	changed time.Time                   // when one of them last began or ended a request
+	unused  map[net.Conn]struct{} // that no request has come on yet
+	changed time.Time             // when a connection last began or ended a request, since closing
 }
 
-func newTraffic() *traffic { return &traffic{conns: map[net.Conn]http.ConnState{}} }
+func newTraffic() *traffic { return &traffic{unused: map[net.Conn]struct{}{}} }
 
-// observe is http.Server's ConnState.
-func (t *traffic) observe(conn net.Conn, state http.ConnState) {
+// end lets each answer be the last of its connection from now on.
+func (t *traffic) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if state == http.StateClosed || state == http.StateHijacked {
-		delete(t.conns, conn)
+	t.changed = time.Now()
+	t.closing.Store(true)
+}
+
+// observe is http.Server's ConnState, which each request calls twice: it takes
+// the mutex for the first one of a connection only, until the drain.
+func (t *traffic) observe(conn net.Conn, state http.ConnState) {
+	if t.fresh.Load() == 0 && !t.closing.Load() && (state == http.StateActive || state == http.StateIdle) {
 		return
 	}
-	t.conns[conn], t.changed = state, time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		t.open.Add(1)
+		t.unused[conn] = struct{}{}
+	case http.StateClosed, http.StateHijacked:
+		t.open.Add(-1)
+		fallthrough
+	default:
+		delete(t.unused, conn)
+	}
+	t.fresh.Store(int64(len(t.unused)))
+	if state != http.StateClosed && state != http.StateHijacked {
+		t.changed = time.Now()
+	}
 }
 
 // count counts requests, and ends their connections when it is time.
@@ -170,7 +193,7 @@ func (w *countedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (t *traffic) quiet() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.conns) == 0 || time.Since(t.changed) >= quietTime
+	return t.open.Load() == 0 || time.Since(t.changed) >= quietTime
 }
 
 // over reports whether every request has ended.
@@ -181,9 +204,7 @@ func (t *traffic) over() bool { return t.requests.Load() == 0 }
 func (t *traffic) closeUnused() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for conn, state := range t.conns {
-		if state == http.StateNew {
-			_ = conn.Close()
-		}
+	for conn := range t.unused {
+		_ = conn.Close()
 	}
 }
