@@ -119,12 +119,6 @@ func testFleet(t *testing.T, url string) {
 	}
 	live(2, fleet[:2]...)
 
-	// One that is not heard of again is no more, some time later.
-	heartbeat := must(t, client.Time(t.Context())).UnixMilli()
-	must(t, client.ZAdd(t.Context(), "throttle:1:replicas", redis.Z{Score: float64(heartbeat), Member: "silent"}))
-	live(3, fleet[0])
-	live(2, fleet[:2]...)
-
 	// One of another format counts, and is read when it can be.
 	stop := make(chan struct{})
 	beating := make(chan struct{})
@@ -154,7 +148,7 @@ func testFleet(t *testing.T, url string) {
 		}
 	}
 	// Some heartbeats later.
-	time.Sleep(3 * beatInterval)
+	time.Sleep(3 * beatInterval / 2)
 	close(stop)
 	<-beating
 	for i := range 2 {
@@ -167,6 +161,21 @@ func testFleet(t *testing.T, url string) {
 		if n := must(t, client.Exists(t.Context(), key)); n != 0 {
 			t.Errorf("%s is left", key)
 		}
+	}
+}
+
+func TestRedis_SilentReplicaIsGoneInTime(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{})
+	eventually(t, "alone", func() bool { return r.Status().Live == 1 })
+	heard := time.Now()
+	must(t, client.ZAdd(t.Context(), "throttle:1:replicas", redis.Z{Score: float64(must(t, client.Time(t.Context())).UnixMilli()), Member: "silent"}))
+	eventually(t, "known", func() bool { return r.Status().Live == 2 })
+	eventually(t, "gone", func() bool { return r.Status().Live == 1 })
+	if gone := time.Since(heard); gone < beatExpiry-time.Second {
+		t.Errorf("gone after %v, want %v", gone, beatExpiry)
 	}
 }
 
