@@ -1,7 +1,9 @@
 # make run    run a replica for $WEBHOOK_URL, or without one the demo
 # make test   install what the tests need, and run all of them
 # make check  formatting, linters, known vulnerabilities
-# make bench  benchmarks of the verdict, the fingerprint and the whole handler
+# make bench  Go benchmarks (RUNS of each), then the product beside a bare
+#             ReverseProxy and nginx: the first table of the README's Speed
+# make bench-growth  how cost grows: its second table
 
 GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -9,7 +11,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 RUNS        ?= 5
 
-.PHONY: build run test check bench deps
+.PHONY: build run test check bench bench-growth deps
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/throttle-proxy ./cmd/throttle-proxy
@@ -30,20 +32,27 @@ check:
 	@if curl -fsS --max-time 10 -o /dev/null https://vuln.go.dev/index/db.json; then $(GO) run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck: its database cannot be reached, skipped"; fi
 
-bench:
+bench: deps
 	@mkdir -p bin
-	$(GO) test -run '^$$' -bench . -benchmem -count $(RUNS) ./... | tee bin/bench.txt
+	PATH="$$PATH:/usr/sbin" $(GO) test -run '^$$' -bench . -benchmem -count $(RUNS) ./limiter ./cluster ./proxy > bin/bench.txt || { cat bin/bench.txt; exit 1; }
 	$(GO) run $(BENCHSTAT) bin/bench.txt
+	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench
 
-# Real servers for the tests, by the system's package manager; quiet when they
+bench-growth: deps
+	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -growth -runs 3
+
+bench bench-growth: LOADER = wrk
+
+# Real servers for the tests, and what loads them for the benchmarks, by the system's package manager; quiet when they
 # are there.
 deps:
 	@PATH="$$PATH:/usr/sbin"; missing=""; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	command -v nginx >/dev/null || missing="$$missing nginx-light"; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	test -z "$(LOADER)" || command -v $(LOADER) >/dev/null || missing="$$missing $(LOADER)"; \
 	test -n "$$missing" || exit 0; \
 	sudo=""; test "$$(id -u)" = 0 || sudo=sudo; \
 	if command -v apt-get >/dev/null; then \
 	  $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -qqy --no-install-recommends $$missing >/dev/null; \
-	else echo "make test needs:$$missing" >&2; exit 1; fi
+	else echo "needed:$$missing" >&2; exit 1; fi

@@ -37,9 +37,10 @@ type part struct {
 
 	changing sync.Mutex // held while it goes away or comes back, and is told to
 
-	mu    sync.Mutex
-	since time.Time // since when it is away; zero if it is not
-	err   error     // why
+	mu     sync.Mutex
+	since  time.Time     // since when it is away; zero if it is not
+	err    error         // why
+	lasted time.Duration // its outages until now, but for the one under way
 
 	// Guarded by the mutex of the Redis' Memory.
 	solo   *solo            // nil while the store answers
@@ -199,6 +200,7 @@ func (r *Redis) restore(p *part) {
 	p.ratio.Close()
 	p.mu.Lock()
 	lasted := time.Since(p.since)
+	p.lasted += lasted
 	p.since, p.err = time.Time{}, nil
 	p.mu.Unlock()
 	p.away.Store(false)

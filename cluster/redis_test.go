@@ -64,13 +64,13 @@ var faults = map[string]func(t *testing.T, s store){
 	"A lost answer is not asked for again": loseAnswers,
 }
 
-func startRedis(t *testing.T, args ...string) *redistest.Server {
+func startRedis(t testing.TB, args ...string) *redistest.Server {
 	t.Helper()
 	skipIfShort(t)
 	return redistest.Start(t, args...)
 }
 
-func skipIfShort(t *testing.T) {
+func skipIfShort(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts a redis-server")
@@ -88,7 +88,7 @@ func connect(t *testing.T, url string, timeout time.Duration) redis.UniversalCli
 
 // open returns a replica that the test has to close. What o leaves out is set
 // to what no test has to wait for.
-func open(t *testing.T, url string, o Options) *Redis {
+func open(t testing.TB, url string, o Options) *Redis {
 	t.Helper()
 	if o.Prefix == "" {
 		o.Prefix = "throttle"
@@ -117,7 +117,7 @@ func open(t *testing.T, url string, o Options) *Redis {
 }
 
 // join returns a replica that ends with the test.
-func join(t *testing.T, url string, o Options) *Redis {
+func join(t testing.TB, url string, o Options) *Redis {
 	t.Helper()
 	r := open(t, url, o)
 	t.Cleanup(func() {

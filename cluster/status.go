@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -16,9 +17,11 @@ type Status struct {
 	Away    []AwayStatus
 	Live    int // replicas, with this one; 0 while it is not known
 	Peers   []Peer
-	Renewed uint64            // locks, since the start
-	Lost    uint64            // likewise
-	Faults  map[string]uint64 // asks and other calls without an answer since the start, by [FaultOf]
+	Renewed uint64 // locks, since the start
+	Lost    uint64 // likewise
+	// Degraded is how long the store, or any part of it, was away since the start.
+	Degraded time.Duration
+	Faults   map[string]uint64 // asks and other calls without an answer since the start, by [FaultOf]
 }
 
 // LockStatus is a lock in flight.
@@ -30,8 +33,9 @@ type LockStatus struct {
 
 // PauseStatus is a cool-down. It does not say whose.
 type PauseStatus struct {
-	Key  string // without the store's prefix
-	Left time.Duration
+	Tag    string
+	Caller bool // it is one caller's
+	Left   time.Duration
 }
 
 // AwayStatus is a part of the store that does not answer.
@@ -44,16 +48,17 @@ type AwayStatus struct {
 // Status returns what this replica has in flight.
 func (m *Memory) Status() (s Status) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	now := m.now()
 	for id, lock := range m.locks {
 		s.Locks = append(s.Locks, LockStatus{Tag: id.tag, RequestID: lock.requestID, Age: now - lock.admitted})
 	}
 	for key, until := range m.pauses.All() {
 		if until > now {
-			s.Pauses = append(s.Pauses, PauseStatus{Key: key, Left: until - now})
+			tag, rest, _ := strings.Cut(strings.TrimPrefix(key, "{"), "}:cool")
+			s.Pauses = append(s.Pauses, PauseStatus{Tag: tag, Caller: rest != "", Left: until - now})
 		}
 	}
+	m.mu.Unlock() // whoever asks for a verdict does not wait for the order
 	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
 	slices.SortFunc(s.Pauses, func(a, b PauseStatus) int { return cmp.Compare(b.Left, a.Left) })
 	return s
@@ -65,7 +70,9 @@ func (r *Redis) Status() Status {
 	s := r.local.Status()
 	for p := range r.parts.all() {
 		p.mu.Lock()
+		s.Degraded = max(s.Degraded, p.lasted)
 		if !p.since.IsZero() {
+			s.Degraded = max(s.Degraded, p.lasted+time.Since(p.since))
 			s.Away = append(s.Away, AwayStatus{Tag: p.tag, Since: p.since, Fault: FaultOf(p.err)})
 		}
 		p.mu.Unlock()

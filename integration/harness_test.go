@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -76,6 +77,11 @@ type process struct {
 
 // run starts the binary by a command line as in a shell, variables first.
 func run(t *testing.T, words ...string) *process {
+	t.Helper()
+	return runBuilt(t, build, words...)
+}
+
+func runBuilt(t *testing.T, build func() (path string, err error), words ...string) *process {
 	t.Helper()
 	path, err := build()
 	if err != nil {
@@ -184,7 +190,18 @@ var listening = regexp.MustCompile(`(?m)listening on ([^\s"]+)`)
 
 func startReplica(t *testing.T, words ...string) *replica {
 	t.Helper()
-	r := &replica{process: run(t, append(words, "--listen", "127.0.0.1:0")...)}
+	return startReplicaOn(t, "127.0.0.1:0", words...)
+}
+
+func startReplicaOn(t *testing.T, addr string, words ...string) *replica {
+	t.Helper()
+	return startBuilt(t, build, addr, words...)
+}
+
+// startBuilt starts a replica of a certain build.
+func startBuilt(t *testing.T, build func() (path string, err error), addr string, words ...string) *replica {
+	t.Helper()
+	r := &replica{process: runBuilt(t, build, append(slices.Clone(words), "--listen", addr)...)}
 	eventually(t, "the replica listens", func() bool {
 		match := listening.FindStringSubmatch(r.stderr.String())
 		if match == nil {
@@ -270,8 +287,9 @@ http {
 }
 `
 
-// startBalancer starts nginx, which deals requests to replicas in turn.
-func startBalancer(t *testing.T, replicas []*replica) (url string) {
+// startBalancer starts nginx, which deals requests to replicas in turn. changes
+// of its configuration are pairs of what is there and what is to be.
+func startBalancer(t *testing.T, replicas []*replica, changes ...string) (url string) {
 	t.Helper()
 	path, err := exec.LookPath("nginx")
 	if err != nil {
@@ -284,7 +302,8 @@ func startBalancer(t *testing.T, replicas []*replica) (url string) {
 	addr := net.JoinHostPort("127.0.0.1", redistest.FreePort(t))
 	dir := t.TempDir()
 	config := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(config, fmt.Appendf(nil, balancerConfig, servers.String(), addr), 0o600); err != nil {
+	text := strings.NewReplacer(changes...).Replace(fmt.Sprintf(balancerConfig, servers.String(), addr))
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p := launch(t, exec.Command(path, "-p", dir, "-c", config))
@@ -354,8 +373,8 @@ func (a answer) remaining(t *testing.T, name string) int {
 
 var nonces atomic.Int64
 
-// try sends a request with a nonce of its own and with fields, each as in
-// "Name: value".
+// try sends a request with fields, each as in "Name: value", and, if they have
+// none, a nonce of its own.
 func try(ctx context.Context, c *http.Client, method, url, body string, fields ...string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
@@ -369,8 +388,11 @@ func try(ctx context.Context, c *http.Client, method, url, body string, fields .
 		req.Header.Del("Transfer-Encoding")
 		req.ContentLength = -1
 	}
-	a := answer{nonce: strconv.FormatInt(nonces.Add(1), 10), sent: time.Now()}
-	req.Header.Set(nonceField, a.nonce)
+	a := answer{nonce: req.Header.Get(nonceField), sent: time.Now()}
+	if a.nonce == "" {
+		a.nonce = strconv.FormatInt(nonces.Add(1), 10)
+		req.Header.Set(nonceField, a.nonce)
+	}
 	res, err := c.Do(req)
 	if err != nil {
 		return a, err

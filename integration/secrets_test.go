@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -31,7 +32,7 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 	}
 	for _, format := range []string{"text", "json"} {
 		t.Run(format, func(t *testing.T) {
-			u := newUpstream(t)
+			u := pausing(t, http.StatusTooManyRequests, "Retry-After: 3600")
 			defer u.open()
 			server := redistest.Start(t, "--requirepass", "redis"+mark)
 			store := redis.NewClient(&redis.Options{Addr: server.Addr, Password: "redis" + mark})
@@ -42,8 +43,9 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 			addr := strings.TrimPrefix(u.URL, "http://")
 			replicas := startReplicas(t, "redis://:redis"+mark+"@"+server.Addr, 2,
 				"HOOK="+secret("http", addr), "GONE="+secret("http", "127.0.0.1:"+redistest.FreePort(t)), "NOTLS="+secret("https", addr),
-				"--register", "hook=env:HOOK", "--register", "slow=env:HOOK", "--register", "gone=env:GONE", "--register", "notls=env:NOTLS",
+				"--register", "hook=env:HOOK", "--register", "slow=env:HOOK", "--register", "paused=env:HOOK", "--register", "gone=env:GONE", "--register", "notls=env:NOTLS",
 				"--register", "limited=env:HOOK", "--rate", "1000/d,by=header:X-Api-Key", "--rate", "limited=1/d,by=header:Authorization",
+				"--register", "local=env:HOOK", "--when-undecided", "closed", "--when-undecided", "local=local",
 				"--timeout", "slow=200ms", "--max-body", "1KiB", "--store-timeout", "2s", "--log-level", "debug", "--log-format", format)
 			r := replicas[0]
 			send := func(route, body string, does string) answer {
@@ -72,16 +74,25 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 			refused("slow", "", blocks, "504 upstream-timeout")
 			refused("hook", "cut", cuts, "499 upstream-closed")
 			refused("hook", "cut", plain, "409 held")
+			expect(t, "its upstream asks for a pause", send("paused", "one", asksToPause), "429")
+			refused("paused", "two", plain, "429 cooling-down")
 
-			keys := 0
-			for scan := store.Scan(t.Context(), 0, "*", 1000).Iterator(); scan.Next(t.Context()); keys++ {
-				leaks(t, "a key of Redis", scan.Val()+" "+store.Get(t.Context(), scan.Val()).Val())
+			kinds := map[string]int{}
+			for scan := store.Scan(t.Context(), 0, "*", 1000).Iterator(); scan.Next(t.Context()); {
+				key := scan.Val()
+				leaks(t, "a key of Redis", fmt.Sprint(key, " ", store.Get(t.Context(), key).Val(), store.ZRange(t.Context(), key, 0, -1).Val()))
+				for _, kind := range []string{":lock:", ":rate:", ":cool:", ":replica:", ":replicas"} {
+					if strings.Contains(key, kind) {
+						kinds[kind]++
+					}
+				}
 			}
-			if keys < 4 {
-				t.Errorf("%d keys in Redis, too few to have looked at all there is", keys)
+			if len(kinds) < 5 {
+				t.Errorf("%v in Redis: that is not all there is to look at", kinds)
 			}
 			server.Pause()
 			refused("hook", "undecided", plain, "503 undecided")
+			refused("local", "degraded", plain, "429 limited")
 			server.Resume()
 			u.open()
 			expect(t, "the first", <-first, "200")

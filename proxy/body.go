@@ -170,12 +170,14 @@ func (r *idleReader) setDeadline(until time.Time) {
 // streamBody lets a body that is not fingerprinted pass as it comes, with its
 // trailers after it.
 func (x *exchange) streamBody(out *http.Request) {
-	in := x.idleReader(out.Body)
+	in := x.idleReader(x.in.Body)
 	body := &trailedBody{Reader: in, Closer: in}
-	if out.ContentLength < 0 {
+	if out.ContentLength = x.in.ContentLength; out.ContentLength < 0 {
 		// net/http fills the client's trailers in when it has read the body, and
 		// the Transport sends what is there when it has.
-		out.Trailer = allowedTrailers(x.in.Trailer)
+		if out.Trailer = allowedTrailers(x.in.Trailer); out.Trailer == nil {
+			out.Trailer = http.Header{}
+		}
 		body.atEnd = func() {
 			for name, values := range allowedTrailers(x.in.Trailer) {
 				out.Trailer[name] = values
@@ -207,29 +209,48 @@ type answerBody struct {
 	io.ReadCloser
 	x    *exchange
 	res  *http.Response
-	idle *time.Timer
+	idle *time.Timer // nil if nothing is to come
 }
 
-func (x *exchange) answerBody(res *http.Response) *answerBody {
-	return &answerBody{res.Body, x, res, time.AfterFunc(x.route.AnswerIdle, x.cutIdle)}
+// answerBody takes whole to mean that all of the body is here.
+func (x *exchange) answerBody(res *http.Response, whole bool) *answerBody {
+	b := &answerBody{ReadCloser: res.Body, x: x, res: res}
+	if !whole {
+		b.idle = time.AfterFunc(x.route.AnswerIdle, x.cutIdle)
+	}
+	return b
+}
+
+// arrived reports whether all of an answer's body is here.
+func arrived(res *http.Response) bool {
+	b, ok := res.Body.(*answerOf)
+	return res.Body == http.NoBody || ok && res.ContentLength >= 0 && res.ContentLength <= int64(b.c.r.Buffered())
 }
 
 func (b *answerBody) Read(p []byte) (int, error) {
-	b.idle.Reset(b.x.route.AnswerIdle)
+	if b.idle != nil {
+		b.idle.Reset(b.x.route.AnswerIdle)
+	}
 	n, err := b.ReadCloser.Read(p)
-	switch {
-	case err == nil:
-	case err == io.EOF:
-		b.idle.Stop()
+	if err == nil {
+		return n, nil
+	}
+	b.stop()
+	if err == io.EOF {
 		b.res.Trailer = allowedTrailers(b.res.Trailer)
-	default:
-		b.idle.Stop()
+	} else {
 		b.x.broken = true
 	}
 	return n, err
 }
 
 func (b *answerBody) Close() error {
-	b.idle.Stop()
+	b.stop()
 	return b.ReadCloser.Close()
+}
+
+func (b *answerBody) stop() {
+	if b.idle != nil {
+		b.idle.Stop()
+	}
 }

@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -24,7 +26,7 @@ func (x *exchange) pauses() []string {
 func (rt *route) callerPause(r *http.Request) string {
 	var credentials []string
 	for _, name := range rt.credentials {
-		if values := r.Header[name]; len(values) > 0 {
+		if values := r.Header[name]; strings.Join(values, "") != "" {
 			credentials = append(append(credentials, name), values...)
 		}
 	}
@@ -59,7 +61,8 @@ func (x *exchange) coolDown(res *http.Response) {
 // right. It is 0 if there is none that can be read.
 func retryAfter(h http.Header) time.Duration {
 	text := h.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {
+	seconds, err := strconv.ParseUint(text, 10, 32)
+	if err == nil || errors.Is(err, strconv.ErrRange) { // which comes with the largest that is in range
 		return time.Duration(seconds) * time.Second
 	}
 	until, err := http.ParseTime(text)

@@ -1,31 +1,54 @@
 package proxy
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
 
 	"throttle-proxy/cluster"
 )
 
-// Digest tells replicas whose routes of one name differ. It keeps the upstream
-// and the values of header fields to itself; passwords are no part of it.
+// Digest tells replicas whose routes of one name differ. Nobody can read from
+// it what they are, and passwords and the values of header fields, which may be
+// guessed, are no part of it.
 func (r Route) Digest() cluster.Digest {
 	u := *r.Upstream.url
 	u.User = nil
-	fields := make([]string, len(r.SetHeaders))
-	for i, f := range r.SetHeaders {
-		fields[i] = f.Name
-	}
 	policy := r
-	policy.Upstream, policy.SetHeaders = nil, nil
+	policy.Upstream = nil
+	// What is written in another order, or another case, is the same.
+	policy.DedupeHeaders = nil
+	for _, name := range r.DedupeHeaders {
+		policy.DedupeHeaders = append(policy.DedupeHeaders, http.CanonicalHeaderKey(name))
+	}
+	policy.SetHeaders = nil
+	for _, f := range r.SetHeaders {
+		policy.SetHeaders = append(policy.SetHeaders, Field{Name: f.Name})
+	}
+	policy.Limits = nil
+	for _, l := range r.Limits {
+		l.By.Header = http.CanonicalHeaderKey(l.By.Header)
+		policy.Limits = append(policy.Limits, l)
+	}
+	slices.Sort(policy.DedupeHeaders)
+	slices.SortFunc(policy.SetHeaders, func(a, b Field) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(policy.Limits, func(a, b Limit) int { return cmp.Compare(a.Name, b.Name) })
 	return cluster.Digest{
-		Upstream: shortDigest(fmt.Sprint(u.String(), r.Upstream.h2c)),
-		Policy:   shortDigest(fmt.Sprintf("%+v %q", policy, fields)),
+		Upstream: shortDigest([]any{u.String(), r.Upstream.h2c}),
+		Policy:   shortDigest(policy),
 	}
 }
 
-func shortDigest(s string) string {
-	sum := sha256.Sum256([]byte(s))
+// shortDigest is of all that v exports.
+func shortDigest(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // strings, numbers and switches only
+	}
+	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])
 }

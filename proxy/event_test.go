@@ -217,7 +217,7 @@ func TestEventTellsNoSecrets(t *testing.T) {
 			case ReasonLimited:
 				send("canary 1")
 				send("canary 2")
-			case ReasonCoolingDown, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight:
+			case ReasonCoolingDown, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight, ReasonDraining:
 				x.before(t, r)
 			case ReasonUpstreamRefused, ReasonUpstreamClosed, ReasonUpstreamTimeout:
 				transport := x.upstream

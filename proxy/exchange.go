@@ -34,6 +34,7 @@ type exchange struct {
 	counted   bool               // as in flight
 	cancel    context.CancelFunc // ends the exchange with the upstream
 	outlives  bool               // the client's leaving does not, until the upstream's header has arrived
+	uncut     func() bool        // stops the proxy's end from ending it
 	unwatch   func() bool        // stops the client's leaving from ending it
 	broken    bool               // the upstream's body ended midway
 	idle      atomic.Bool        // because it stopped
@@ -192,7 +193,7 @@ func (x *exchange) finish() {
 	switch {
 	case x.idle.Load():
 		x.event.Fault = "connection_read_timeout"
-	case x.broken && !x.event.ClientGone:
+	case x.broken && !x.event.ClientGone && x.proxy.cut.Err() == nil:
 		x.event.Fault = "http_response_incomplete"
 	}
 	x.event.Duration = time.Since(x.event.Started)

@@ -245,7 +245,7 @@ func TestLimitedRequestLeavesNoLock(t *testing.T) {
 }
 
 func TestRefusedRequestReachesNoUpstream(t *testing.T) {
-	for _, reason := range []Reason{ReasonLimited, ReasonUndecided, ReasonHeld, ReasonBadPath, ReasonBodyTooLarge, ReasonUnknownRoute} {
+	for _, reason := range []Reason{ReasonCoolingDown, ReasonLimited, ReasonUndecided, ReasonHeld, ReasonBadPath, ReasonBodyTooLarge, ReasonUnknownRoute} {
 		bubble(t, string(reason), func(t *testing.T) {
 			reached := 0
 			x := refusals[reason]
@@ -280,7 +280,7 @@ func TestKnownRefusalIsAnsweredBeforeTheBodyIsRead(t *testing.T) {
 }
 
 func TestShadowRefusesNothing(t *testing.T) {
-	for _, reason := range []Reason{ReasonDuplicate, ReasonHeld, ReasonLimited, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory} {
+	for _, reason := range []Reason{ReasonCoolingDown, ReasonDuplicate, ReasonHeld, ReasonLimited, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory} {
 		bubble(t, string(reason), func(t *testing.T) {
 			r := newRig(t, answers(ok, ""), shadow, hold(time.Minute), limits(limit(t, "hook", "2/m")))
 			refusals[reason].before(t, r)

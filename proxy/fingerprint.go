@@ -5,9 +5,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"hash"
-	"io"
 	"net/http"
 	"net/url"
+	"sync"
 
 	"throttle-proxy/cluster"
 )
@@ -16,7 +16,7 @@ import (
 // Each part is preceded by its length and each list by its count, so that no
 // two different requests are hashed alike.
 func (rt *route) fingerprint(r *http.Request, target *url.URL, body []byte) *cluster.Fingerprint {
-	h := hasher{sha256.New()}
+	h := newHasher()
 	h.part(rt.Name)
 	h.part(r.Method)
 	h.part(target.EscapedPath())
@@ -25,36 +25,54 @@ func (rt *route) fingerprint(r *http.Request, target *url.URL, body []byte) *clu
 		h.list(r.Header[name])
 	}
 	h.length(len(body))
-	h.Write(body)
-	var sum cluster.Fingerprint
-	h.Sum(sum[:0])
+	sum := cluster.Fingerprint(h.sum(body))
 	return &sum
 }
 
 // digest names a caller in the store without telling who it is: half of a
 // SHA-256, as hex.
 func digest(values ...string) string {
-	h := hasher{sha256.New()}
+	h := newHasher()
 	h.list(values)
-	return hex.EncodeToString(h.Sum(nil)[:sha256.Size/2])
+	sum := h.sum(nil)
+	return hex.EncodeToString(sum[:sha256.Size/2])
 }
 
-type hasher struct{ hash.Hash }
-
-func (h hasher) length(n int) {
-	var prefix [8]byte
-	binary.BigEndian.PutUint64(prefix[:], uint64(n))
-	h.Write(prefix[:])
+// hasher collects short parts, since hashing each by itself costs more.
+type hasher struct {
+	sha   hash.Hash
+	parts []byte
 }
 
-func (h hasher) part(s string) {
+var hashers = sync.Pool{New: func() any { return &hasher{sha: sha256.New()} }}
+
+func newHasher() *hasher {
+	h := hashers.Get().(*hasher)
+	h.parts = h.parts[:0]
+	return h
+}
+
+func (h *hasher) length(n int) { h.parts = binary.BigEndian.AppendUint64(h.parts, uint64(n)) }
+
+func (h *hasher) part(s string) {
 	h.length(len(s))
-	_, _ = io.WriteString(h, s)
+	h.parts = append(h.parts, s...)
 }
 
-func (h hasher) list(values []string) {
+func (h *hasher) list(values []string) {
 	h.length(len(values))
 	for _, v := range values {
 		h.part(v)
 	}
+}
+
+// sum is the hash of the parts and rest. It ends the use of h.
+func (h *hasher) sum(rest []byte) (sum [sha256.Size]byte) {
+	h.sha.Reset()
+	h.sha.Write(h.parts)
+	h.sha.Write(rest)
+	h.parts = h.sha.Sum(h.parts[:0])
+	copy(sum[:], h.parts)
+	hashers.Put(h)
+	return sum
 }

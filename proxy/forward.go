@@ -8,22 +8,27 @@ import (
 	"errors"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
+	"net/textproto"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // dialTimeout is the longest that a connection to an upstream may take.
 const dialTimeout = 10 * time.Second
 
-// newTransport returns the connections of one route. Each route has its own,
-// since its timeout is a property of them.
-func newTransport(r Route) *http.Transport {
+// newHTTPTransport returns the connections of one route. Each route has its
+// own, since its timeout is a property of them.
+func newHTTPTransport(r Route) *http.Transport {
 	dialer := &net.Dialer{Timeout: min(dialTimeout, r.Timeout)}
 	protocols := new(http.Protocols)
 	if r.Upstream.h2c {
@@ -47,7 +52,7 @@ func newTransport(r Route) *http.Transport {
 		MaxIdleConns:        0,
 		MaxIdleConnsPerHost: 4096,
 		IdleConnTimeout:     90 * time.Second,
-		// Only bodies that stream are announced by Expect (see rewriteBody).
+		// Only bodies that stream are announced by Expect (see sendBody).
 		ExpectContinueTimeout: time.Second,
 		DisableCompression:    true, // or the Transport asks for gzip and decodes it
 		Protocols:             protocols,
@@ -60,25 +65,142 @@ func (x *exchange) forward() {
 	if x.outlives = x.lock != nil && x.route.ClientGone == Finish; x.outlives {
 		ctx = context.WithoutCancel(ctx)
 	}
-	// WithoutCancel alone has no Done channel, for which ReverseProxy would ask
-	// the connection whether the client has left.
-	ctx, x.cancel = context.WithCancel(ctx)
-	defer x.cancel()
+	out := x.outgoing()
+	if out.Body != nil {
+		// The Transport may read on after its answer.
+		defer out.Body.Close()
+	}
 	defer func() {
 		if x.unwatch != nil {
 			x.unwatch()
 		}
+		if x.uncut != nil {
+			x.uncut()
+		}
+		if x.cancel != nil {
+			x.cancel()
+		}
 	}()
 	x.forwarded = time.Now()
+	if isUpgrade(x.in.Header) {
+		x.tunnel(ctx, out)
+	} else if res, err := x.send(ctx, out); err != nil {
+		x.fail(nil, nil, err)
+	} else {
+		x.answer(res)
+	}
+	x.settle()
+}
+
+// send returns the upstream's answer, which x.cancel ends.
+func (x *exchange) send(ctx context.Context, out *http.Request) (res *http.Response, err error) {
+	if d, ok := x.route.transport.(*direct); ok && d.speaks(out) {
+		if res, err = d.send(ctx, out, x); err != nil {
+			return nil, err
+		}
+		body := res.Body
+		x.cancel = func() { _ = body.Close() }
+		return res, x.begin(res)
+	}
+	var informing sync.Mutex // against the Transport, which may be late
+	over := false
+	ctx, x.cancel = context.WithCancel(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: func(status int, header textproto.MIMEHeader) error {
+			informing.Lock()
+			defer informing.Unlock()
+			if !over {
+				x.inform(status, http.Header(header))
+			}
+			return nil
+		},
+	}))
+	x.uncut = context.AfterFunc(x.proxy.cut, x.cancel)
+	res, err = x.RoundTrip(out.WithContext(ctx))
+	informing.Lock()
+	over = true
+	informing.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return res, x.begin(res)
+}
+
+// inform passes an informational answer on.
+func (x *exchange) inform(status int, header http.Header) {
+	h := x.client.Header()
+	maps.Copy(h, header)
+	x.WriteHeader(status)
+	clear(h)
+}
+
+// connecting and connected keep account of what may have been sent. Another
+// connection is asked for only where nothing was written on the first, or to
+// repeat a request that may be.
+
+func (x *exchange) connecting() { x.sent = false }
+func (x *exchange) connected()  { x.sent = true }
+
+// answer copies an answer to the client.
+func (x *exchange) answer(res *http.Response) {
+	header := x.client.Header()
+	removeHopByHop(res.Header)
+	for name, values := range res.Header {
+		if header[name] != nil {
+			values = append(header[name], values...)
+		}
+		header[name] = values
+	}
+	announced := len(res.Trailer)
+	for name := range res.Trailer {
+		header.Add("Trailer", name)
+	}
+	x.WriteHeader(res.StatusCode)
+	if res.ContentLength < 0 {
+		x.flush() // the first part may come late
+	}
+	buffer := copyBuffers.Get()
+	defer copyBuffers.Put(buffer)
+	for {
+		n, err := res.Body.Read(buffer)
+		if n > 0 {
+			if _, err := x.Write(buffer[:n]); err != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}
+		if err == io.EOF {
+			break
+		} else if err != nil {
+			panic(http.ErrAbortHandler) // the client must not take a part for the whole
+		}
+	}
+	if len(res.Trailer) == 0 {
+		return
+	}
+	x.flush() // trailers follow chunks only
+	prefix := http.TrailerPrefix
+	if len(res.Trailer) == announced {
+		prefix = ""
+	}
+	for name, values := range res.Trailer {
+		header[prefix+name] = append(header[prefix+name], values...)
+	}
+}
+
+// tunnel leaves a request for another protocol to httputil.
+func (x *exchange) tunnel(ctx context.Context, out *http.Request) {
+	// Without a Done channel ReverseProxy would ask the connection whether the
+	// client has left.
+	ctx, x.cancel = context.WithCancel(ctx)
+	defer x.cancel()
+	defer context.AfterFunc(x.proxy.cut, x.cancel)()
 	(&httputil.ReverseProxy{
-		Rewrite:        x.rewrite,
+		Rewrite:        func(pr *httputil.ProxyRequest) { pr.Out = out.WithContext(ctx) },
 		Transport:      x,
 		ModifyResponse: x.begin,
 		ErrorHandler:   x.fail,
 		BufferPool:     copyBuffers,
 		ErrorLog:       discard, // its messages can hold the upstream's URL; fail has what matters
 	}).ServeHTTP(x, x.in.WithContext(ctx))
-	x.settle()
 }
 
 var discard = log.New(io.Discard, "", 0)
@@ -91,56 +213,71 @@ type bufferPool struct{ *sync.Pool }
 func (p bufferPool) Get() []byte  { return p.Pool.Get().(*[32 << 10]byte)[:] }
 func (p bufferPool) Put(b []byte) { p.Pool.Put((*[32 << 10]byte)(b)) }
 
-// rewrite makes the upstream's request out of the client's.
-func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
-	out := pr.Out
-	// ReverseProxy drops query parameters that it cannot parse, and joins paths
-	// with slashes of its own. What was fingerprinted is what is sent.
-	out.URL, out.Host = x.target, ""
-	if x.body != nil {
-		x.rewriteBody(out)
-	} else if out.Body != nil {
-		x.streamBody(out)
-	}
-	if !isUpgrade(x.in.Header) {
-		for _, name := range [...]string{"Connection", "Upgrade", "Http2-Settings"} {
-			delete(out.Header, name)
+// outgoing makes the upstream's request out of the client's.
+func (x *exchange) outgoing() *http.Request {
+	in := x.in
+	h := make(http.Header, len(in.Header)+6)
+	for name, values := range in.Header {
+		if !slices.Contains(notSent, name) && !isForwarded(name) {
+			h[name] = values
 		}
+	}
+	removeNamed(h, in.Header["Connection"])
+	if httpguts.HeaderValuesContainsToken(in.Header["Te"], "trailers") {
+		h.Set("Te", "trailers")
+	}
+	if isUpgrade(in.Header) {
+		h.Set("Connection", "Upgrade")
+		h.Set("Upgrade", in.Header.Get("Upgrade"))
+	}
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = nothing // or net/http sends its own
 	}
 	// The Transport resends a request that carries an idempotency key even
 	// after it was written. It looks for the canonical names only, and HTTP
 	// field names have no case.
 	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
-		if values, ok := out.Header[name]; ok {
-			delete(out.Header, name)
-			out.Header[strings.ToLower(name)] = values
+		if values, ok := h[name]; ok {
+			delete(h, name)
+			h[strings.ToLower(name)] = values
 		}
 	}
 	if user := x.route.Upstream.url.User; user != nil {
 		password, _ := user.Password()
-		out.Header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
+		h.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
 	}
-	x.setForwarded(out.Header)
-	out.Header.Set("X-Request-Id", x.event.RequestID)
+	x.setForwarded(h)
+	h.Set("X-Request-Id", x.event.RequestID)
+	out := &http.Request{
+		Method: in.Method, URL: x.target, Header: h,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	if x.body != nil {
+		x.sendBody(out)
+	} else if in.ContentLength != 0 && in.Body != nil {
+		x.streamBody(out)
+	}
 	for _, field := range x.route.SetHeaders {
 		if field.Name == "Host" {
 			out.Host = field.Value
 		} else {
-			out.Header.Set(field.Name, field.Value)
+			h.Set(field.Name, field.Value)
 		}
 	}
+	return out
 }
 
-// rewriteBody gives the Transport the body in memory as a plain reader, whose
+var nothing = []string{""}
+
+// sendBody gives the Transport the body in memory as a plain reader, whose
 // length and type it knows: it then writes header and body at once, and can
 // begin again on another connection where nothing was written on the first.
-func (x *exchange) rewriteBody(out *http.Request) {
-	out.ContentLength, out.TransferEncoding = int64(len(x.body)), nil
-	out.Header.Del("Expect") // the client has been told to go on
+func (x *exchange) sendBody(out *http.Request) {
+	delete(out.Header, "Expect") // the client has been told to go on
+	out.ContentLength = int64(len(x.body))
 	if out.Trailer = allowedTrailers(x.in.Trailer); len(out.Trailer) > 0 {
 		out.ContentLength = -1 // only chunks can be followed by trailers
 	} else if len(x.body) == 0 {
-		out.Body = nil
 		return
 	}
 	out.GetBody = func() (io.ReadCloser, error) {
@@ -151,15 +288,13 @@ func (x *exchange) rewriteBody(out *http.Request) {
 
 // RoundTrip sends the request by the route's transport.
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
-	// The trace is ReverseProxy's own, made for this request, and says nothing
-	// of connections. A trace beside it would have to be merged by reflection.
+	// The trace is made for this request, and says nothing of connections. A
+	// trace beside it would have to be merged by reflection.
 	if trace := httptrace.ContextClientTrace(out.Context()); trace != nil && trace.GotConn == nil {
-		// Another connection is asked for only where nothing was written on the
-		// first, or to repeat a request that may be.
-		trace.GetConn = func(string) { x.sent = false }
+		trace.GetConn = func(string) { x.connecting() }
 		var conn *upstreamConn
 		trace.GotConn = func(info httptrace.GotConnInfo) {
-			x.sent = true
+			x.connected()
 			if conn = x.route.http1Conn(info.Conn); conn != nil {
 				conn.read.Store(false)
 			}
@@ -241,12 +376,13 @@ func (x *exchange) begin(res *http.Response) error {
 	}
 	x.mapLocations(res.Header)
 	res.Trailer = allowedTrailers(res.Trailer)
-	res.Body = x.answerBody(res)
+	whole := arrived(res)
+	res.Body = x.answerBody(res, whole)
 	if x.outlives {
 		// From here on the client's leaving ends the exchange. One that has left
 		// already may have closed only its own half of the connection: it is
 		// answered, and if it is gone the write fails.
-		if x.gone = x.in.Context().Err() != nil; !x.gone {
+		if x.gone = x.in.Context().Err() != nil; !x.gone && !whole {
 			x.unwatch = context.AfterFunc(x.in.Context(), x.cancel)
 		}
 	}
@@ -265,6 +401,11 @@ func (x *exchange) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 	x.settle()
 	if x.cutShort.Load() || errors.Is(err, context.Canceled) && x.in.Context().Err() != nil {
 		x.clientGone()
+		return
+	}
+	if x.proxy.cut.Err() != nil {
+		x.closeAfter()
+		x.refuse(ReasonDraining)
 		return
 	}
 	reason, fault := x.classify(err)
@@ -287,7 +428,7 @@ func (x *exchange) WriteHeader(status int) {
 			x.settle() // there is no later part
 		}
 	} else {
-		removeHopByHop(x.client.Header()) // ReverseProxy does so for final answers only
+		removeHopByHop(x.client.Header())
 	}
 	x.client.WriteHeader(status)
 }
@@ -303,11 +444,15 @@ func (x *exchange) Write(p []byte) (int, error) {
 		}
 	}
 	n, err := x.client.Write(p)
-	if x.left > 0 && err == nil {
-		// More is to come, maybe late: what is there is not kept waiting for it.
-		_ = http.NewResponseController(x.client).Flush() // the next write tells
+	if x.left != 0 && err == nil {
+		x.flush() // more is to come, maybe late: what is there is not kept waiting for it
 	}
 	return n, err
+}
+
+// flush sends what was written.
+func (x *exchange) flush() {
+	_ = http.NewResponseController(x.client).Flush() // the next write tells
 }
 
 // Unwrap lets http.ResponseController reach the connection.

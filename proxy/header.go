@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"maps"
 	"net/http"
 	"net/textproto"
 	"slices"
@@ -18,14 +17,22 @@ var hopByHop = []string{
 	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
+// notSent are the client's fields that the upstream never gets as they are.
+var notSent = append([]string{"Http2-Settings", "Forwarded", "X-Real-Ip"}, hopByHop...)
+
 func removeHopByHop(h http.Header) {
-	for _, field := range h["Connection"] {
+	removeNamed(h, h["Connection"])
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
+// removeNamed removes the fields that the values of Connection name.
+func removeNamed(h http.Header, connection []string) {
+	for _, field := range connection {
 		for name := range strings.SplitSeq(field, ",") {
 			h.Del(textproto.TrimString(name))
 		}
-	}
-	for _, name := range hopByHop {
-		delete(h, name)
 	}
 }
 
@@ -33,6 +40,9 @@ func removeHopByHop(h http.Header) {
 // routes or authenticates a message, for in a trailer it comes after all that
 // has been decided (RFC 9110 6.5.1).
 func allowedTrailers(trailers http.Header) http.Header {
+	if len(trailers) == 0 {
+		return nil
+	}
 	allowed := http.Header{}
 	for name, values := range trailers {
 		switch canonical := http.CanonicalHeaderKey(name); {
@@ -47,13 +57,11 @@ func allowedTrailers(trailers http.Header) http.Header {
 
 func isForwarded(name string) bool { return strings.HasPrefix(name, "X-Forwarded-") }
 
-// setForwarded tells the upstream whom the request comes from. ReverseProxy
-// has taken out what the client said of that; where the client is a trusted
-// proxy, it is believed and extended.
+// setForwarded tells the upstream whom the request comes from. What the client
+// said of that is not in out; where the client is a trusted proxy, it is
+// believed and extended.
 func (x *exchange) setForwarded(out http.Header) {
 	in, trust := x.in, x.proxy.options.Trust
-	out.Del("X-Real-Ip")
-	maps.DeleteFunc(out, func(name string, _ []string) bool { return isForwarded(name) })
 	if !x.route.Forwarded {
 		return
 	}

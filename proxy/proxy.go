@@ -7,8 +7,8 @@ package proxy
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"regexp"
 	"strings"
@@ -51,11 +51,14 @@ type Proxy struct {
 	routes   map[string]*route
 	bodies   bodies
 	inFlight atomic.Int64
+	cut      context.Context // ends with Cut
+	end      context.CancelFunc
 }
 
 // New returns a Proxy of routes, whose names must differ.
 func New(routes []Route, o Options) (*Proxy, error) {
 	p := &Proxy{options: o, routes: make(map[string]*route), bodies: bodies{limit: o.BodyMemory}}
+	p.cut, p.end = context.WithCancel(context.Background())
 	for _, r := range routes {
 		rt, err := newRoute(r)
 		if err != nil {
@@ -69,21 +72,49 @@ func New(routes []Route, o Options) (*Proxy, error) {
 	return p, nil
 }
 
+// Cut ends every exchange, also of clients that have left, and of requests to
+// come. A request that the upstream has not answered is answered 503; an
+// answer that has begun, and a tunnel, ends where it is.
+func (p *Proxy) Cut() {
+	p.end()
+	for _, rt := range p.routes {
+		if d, ok := rt.transport.(*direct); ok {
+			d.cut()
+		}
+	}
+}
+
+// InFlight returns how many exchanges are under way.
+func (p *Proxy) InFlight() int64 { return p.inFlight.Load() }
+
 // ServeHTTP decides and forwards one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{
 		proxy:  p,
 		client: w,
 		in:     r,
-		id:     rand.Text()[:16],
+		id:     newID(),
 		event:  Event{Method: r.Method, Started: time.Now()},
 	}
 	x.event.ID, x.event.RequestID = x.id, x.id
-	if id := r.Header.Get("X-Request-Id"); validRequestID.MatchString(id) {
+	if id := r.Header.Get("X-Request-Id"); id != "" && validRequestID.MatchString(id) {
 		x.event.RequestID = id
 	}
-	defer x.finish() // also while ReverseProxy's panic passes
+	defer x.finish() // also while the panic that cuts an answer passes
 	x.serve()
+}
+
+// newID returns a name for a request. It tells requests apart, and keeps
+// nothing secret.
+func newID() string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" // of [crypto/rand.Text]
+	var id [16]byte
+	high, low := rand.Uint64(), rand.Uint64()
+	for i := range len(id) / 2 {
+		id[2*i], id[2*i+1] = alphabet[high%32], alphabet[low%32]
+		high, low = high/32, low/32
+	}
+	return string(id[:])
 }
 
 var validRequestID = regexp.MustCompile(`^[A-Za-z0-9._:+/=@-]{1,128}$`)

@@ -79,13 +79,18 @@ func newRig(tb testing.TB, upstream http.RoundTripper, changes ...func(*Route)) 
 	if upstream != nil {
 		r.routes["hook"].transport = upstream
 	} else {
-		tb.Cleanup(r.transport().CloseIdleConnections)
+		tb.Cleanup(r.routes["hook"].transport.(interface{ CloseIdleConnections() }).CloseIdleConnections)
 	}
 	return r
 }
 
 // transport returns the connections to the upstream that the route names.
-func (r *rig) transport() *http.Transport { return r.routes["hook"].transport.(*http.Transport) }
+func (r *rig) transport() *http.Transport {
+	if d, ok := r.routes["hook"].transport.(*direct); ok {
+		return d.Transport
+	}
+	return r.routes["hook"].transport.(*http.Transport)
+}
 
 // do returns the answer to req, or nil if it was cut.
 func (r *rig) do(req *http.Request) (res *http.Response) {

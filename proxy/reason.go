@@ -22,6 +22,7 @@ const (
 	ReasonUpstreamRefused Reason = "upstream-refused" // no connection, or no HTTP on it
 	ReasonUpstreamTimeout Reason = "upstream-timeout" // no answer in time
 	ReasonUpstreamClosed  Reason = "upstream-closed"  // the connection was cut before an answer
+	ReasonDraining        Reason = "draining"         // this replica ended before an answer
 
 	// ReasonClientGone is recorded only: there is nobody left to answer.
 	ReasonClientGone Reason = "client-gone"
@@ -60,6 +61,7 @@ var reasons = map[Reason]about{
 	ReasonTooManyInFlight: {503, "Too many in flight", "This replica has as many exchanges as it may have. This request was not sent.", "connection_limit_reached", 14},
 	ReasonUpstreamRefused: {502, "Upstream refused", "The upstream could not be reached, or did not speak HTTP.", "destination_unavailable", 14},
 	ReasonUpstreamTimeout: {504, "Upstream timeout", "The upstream did not answer in time.", "http_response_timeout", 4},
+	ReasonDraining:        {503, "Draining", "This replica has ended before the upstream answered. The upstream may have acted on the request.", "connection_terminated", 14},
 	ReasonUpstreamClosed:  {499, "Upstream closed", "The upstream cut the connection before answering. It may have acted on the request.", "connection_terminated", 14},
 }
 

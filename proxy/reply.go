@@ -90,7 +90,7 @@ func (x *exchange) refuseVerdict(v cluster.Verdict) {
 	}
 	// Some SDKs retry a 409 by themselves, unless they are told not to.
 	h := x.client.Header()
-	h["X-Should-Retry"], h["Stripe-Should-Retry"] = []string{"false"}, []string{"false"}
+	h["X-Should-Retry"], h["Stripe-Should-Retry"] = no, no
 	x.reply(x.route.DuplicateStatus, about, p, "")
 }
 
@@ -121,8 +121,7 @@ func (x *exchange) reply(status int, about about, p problem, retryAfter string) 
 	}
 	x.addRateLimit(x.decisions) // of a request that was admitted
 	h := x.client.Header()
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
+	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 	cause := about.proxyStatus
 	if x.event.Fault != "" {
 		cause = x.event.Fault
@@ -146,7 +145,7 @@ func (x *exchange) reply(status int, about about, p problem, retryAfter string) 
 		panic(err) // strings and numbers only
 	}
 	body = append(body, '\n')
-	h.Set("Content-Type", "application/problem+json")
+	h["Content-Type"] = problemJSON
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	x.client.WriteHeader(status)
 	_, _ = x.client.Write(body) // a client that has left needs no answer
@@ -155,7 +154,7 @@ func (x *exchange) reply(status int, about about, p problem, retryAfter string) 
 // addRateLimit tells the client of the route's budgets, after what the
 // upstream tells of its own (draft-ietf-httpapi-ratelimit-headers-10).
 func (x *exchange) addRateLimit(decisions []limiter.Decision) {
-	var items []byte
+	items := make([]byte, 0, 128)
 	for i, d := range decisions {
 		if !d.Known() {
 			continue
@@ -172,17 +171,22 @@ func (x *exchange) addRateLimit(decisions []limiter.Decision) {
 		}
 	}
 	if len(items) > 0 {
-		addSpelt(x.client.Header(), "RateLimit-Policy", x.route.policy)
-		addSpelt(x.client.Header(), "RateLimit", string(items))
+		addSpelt(x.client.Header(), "RateLimit-Policy", "Ratelimit-Policy", x.route.policy)
+		addSpelt(x.client.Header(), "RateLimit", "Ratelimit", []string{string(items)})
 	}
 }
 
-// addSpelt adds a value to a field and sends it in the spelling of its RFC,
-// which is not the one that net/http would give it.
-func addSpelt(h http.Header, name, value string) {
-	canonical := http.CanonicalHeaderKey(name)
-	h[name] = append(h[canonical], value)
-	delete(h, canonical)
+// Values that many answers have in common. Nobody changes what is in them.
+var no, noStore, noSniff, problemJSON = []string{"false"}, []string{"no-store"}, []string{"nosniff"}, []string{"application/problem+json"}
+
+// addSpelt adds values to a field and sends it in the spelling of its RFC,
+// which is not canonical, as net/http would give it.
+func addSpelt(h http.Header, name, canonical string, values []string) {
+	if own, ok := h[canonical]; ok {
+		values = append(own, values...)
+		delete(h, canonical)
+	}
+	h[name] = values
 }
 
 // wholeSeconds rounds up: a client that comes back earlier is refused again.

@@ -130,6 +130,13 @@ var refusals = map[Reason]refusal{
 		status: 504, kind: "urn:throttle-proxy:problem:upstream-timeout", title: "Upstream timeout", grpc: "4", admitted: true,
 		upstream: fails(true, timeoutError{errors.New("no answer in time")}),
 	},
+	ReasonDraining: {
+		status: 503, kind: reducedCapacity, title: "Draining", grpc: "14", retryAfter: "1", admitted: true,
+		before: func(t *testing.T, r *rig) {
+			r.routes["hook"].transport = newGate(t)
+			time.AfterFunc(time.Second, r.Cut)
+		},
+	},
 	ReasonUpstreamClosed: {
 		status: 499, kind: "urn:throttle-proxy:problem:upstream-closed", title: "Upstream closed", grpc: "14", admitted: true,
 		upstream: fails(true, io.EOF),

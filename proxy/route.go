@@ -103,7 +103,7 @@ type route struct {
 	transport   http.RoundTripper
 	charges     []cluster.Charge // with the callers still to be filled in
 	headers     []string         // of the fingerprint, canonical and sorted
-	policy      string           // RateLimit-Policy
+	policy      []string         // RateLimit-Policy
 	items       []string         // of RateLimit, one a limit, as far as its name
 }
 
@@ -139,7 +139,7 @@ func newRoute(r Route) (*route, error) {
 		if err != nil {
 			return nil, fmt.Errorf("route %s: %w", r.Name, err)
 		}
-		rt.policy = policy
+		rt.policy = []string{policy}
 	}
 	for i, h := range headers {
 		headers[i] = http.CanonicalHeaderKey(h)

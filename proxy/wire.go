@@ -22,17 +22,16 @@ import (
 // deadline of its own.
 type Wire struct {
 	net.Conn
-	writeIdle time.Duration
-	reader    wireReader
-	refuse    []byte // what is left to say of the poison
-	ahead     []byte // what was read and not passed on
-	upgrade   atomic.Int32
+	reader  wireReader
+	refuse  []byte // what is left to say of the poison
+	ahead   []byte // what was read and not passed on
+	upgrade atomic.Int32
 }
 
 // NewWire returns conn as a Wire. writeIdle is the longest that one write may
 // take.
 func NewWire(conn net.Conn, writeIdle time.Duration) *Wire {
-	return &Wire{Conn: conn, writeIdle: writeIdle}
+	return &Wire{Conn: &lazyConn{Conn: conn, writeIdle: writeIdle}}
 }
 
 // The states of Wire.upgrade: whether the request just read asks for another
@@ -135,9 +134,6 @@ func (w *Wire) Write(p []byte) (int, error) {
 				w.upgrade.Store(upgradeRefused)
 			}
 		}
-	}
-	if w.writeIdle > 0 {
-		_ = w.Conn.SetWriteDeadline(time.Now().Add(w.writeIdle))
 	}
 	return w.Conn.Write(p)
 }

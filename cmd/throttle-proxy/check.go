@@ -48,8 +48,8 @@ func (c *checkCommand) Run(p *process) error {
 	return nil
 }
 
-func reachRedis(connect func() (redis.UniversalClient, error)) error {
-	client, err := connect()
+func reachRedis(connect func(time.Duration) (redis.UniversalClient, error)) error {
+	client, err := connect(checkTimeout)
 	if err != nil {
 		return err
 	}

@@ -41,14 +41,19 @@ type config struct {
 	bodyIdle         time.Duration
 	writeIdle        time.Duration
 
-	connect      func() (redis.UniversalClient, error) // to the Redis; nil for a cluster of one
-	redisAddress string                                // of the Redis, without credentials
-	redisSource  string                                // what named it: a flag or a variable
+	connect      func(timeout time.Duration) (redis.UniversalClient, error) // to the Redis; nil for a cluster of one
+	redisAddress string                                                     // of the Redis, without credentials
+	redisSource  string                                                     // what named it: a flag or a variable
 	redisPrefix  string
 	pipeline     bool
 	storeTimeout time.Duration
 	lockTTL      time.Duration
 	replicas     int
+
+	drainDelay   time.Duration
+	drainTimeout time.Duration
+
+	adminNetwork, adminAddress string // both empty for none
 
 	replica   string
 	logFormat string
@@ -90,9 +95,22 @@ func (f *flags) parse(env environment) (*config, error) {
 	f.parsePolicies(p, c)
 	f.parseStore(p, c)
 
+	if f.Admin != "off" {
+		c.adminNetwork, c.adminAddress = p.parseAddress("admin", f.Admin)
+		if c.adminAddress == c.address && !strings.HasSuffix(c.address, ":0") {
+			p.fail("admin", "%s is where clients connect: write another address", f.Admin)
+		}
+	}
 	f.parseBounds(p, c)
 	for _, value := range f.TrustedProxy {
 		p.parseTrust(c, value)
+	}
+	var err error
+	if c.drainDelay, err = parseDelay(f.DrainDelay); err != nil {
+		p.fail("drain-delay", "%w", err)
+	}
+	if c.drainTimeout, err = parseTime(f.DrainTimeout); err != nil {
+		p.fail("drain-timeout", "%w", err)
 	}
 	if c.replica == "" {
 		c.replica, _ = os.Hostname() // no name is as good as a wrong one
@@ -154,21 +172,25 @@ func (f *flags) parseListen(p *parsing, c *config) {
 		c.address = ":" + f.Port
 		return
 	}
-	if path, ok := strings.CutPrefix(f.Listen, "unix:"); ok {
+	c.network, c.address = p.parseAddress("listen", f.Listen)
+}
+
+// parseAddress reads where to listen.
+func (p *parsing) parseAddress(flag, value string) (network, address string) {
+	if path, ok := strings.CutPrefix(value, "unix:"); ok {
 		if path == "" {
-			p.fail("listen", "no path in %q: write unix:/path/to/socket", f.Listen)
+			p.fail(flag, "no path in %q: write unix:/path/to/socket", value)
 		}
-		c.network, c.address = "unix", path
-		return
+		return "unix", path
 	}
-	_, port, err := net.SplitHostPort(f.Listen)
+	_, port, err := net.SplitHostPort(value)
 	if err == nil {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil {
-		p.fail("listen", "%q is not an address: write host:port, :port or unix:/path", f.Listen)
+		p.fail(flag, "%q is not an address: write host:port, :port or unix:/path", value)
 	}
-	c.address = f.Listen
+	return "tcp", value
 }
 
 func (f *flags) parseRegister(p *parsing, c *config) {
@@ -440,7 +462,7 @@ func orAll(route string) string {
 func (f *flags) parsePolicies(p *parsing, c *config) {
 	dedupe := policy(p, "dedupe", f.Dedupe, proxy.DedupeOn, oneOf(proxy.DedupeOn, proxy.DedupeOff, proxy.DedupeAll, proxy.DedupeKey))
 	headers := policy(p, "dedupe-header", f.DedupeHeader, strings.Split(defaultDedupeHeaders, ","), parseHeaders)
-	hold := policy(p, "hold", f.Hold, time.Second, parseHold)
+	hold := policy(p, "hold", f.Hold, time.Second, parseDelay)
 	duplicateStatus := policy(p, "duplicate-status", f.DuplicateStatus, 409, parseStatus)
 	timeout := policy(p, "timeout", f.Timeout, time.Minute, parseTime)
 	clientGone := policy(p, "client-gone", f.ClientGone, proxy.Finish, oneOf(proxy.Finish, proxy.Cancel))
@@ -535,10 +557,10 @@ func (f *flags) parseStore(p *parsing, c *config) {
 		p.fail("redis-cert", "a client certificate and its key go together: write --redis-cert and --redis-key, or neither")
 		return
 	}
-	c.connect = func() (redis.UniversalClient, error) {
-		return cluster.NewClient(rawURL, files, max(c.storeTimeout, time.Millisecond))
+	c.connect = func(timeout time.Duration) (redis.UniversalClient, error) {
+		return cluster.NewClient(rawURL, files, timeout)
 	}
-	client, err := c.connect()
+	client, err := c.connect(time.Second)
 	if err != nil {
 		if errors.As(err, new(*fs.PathError)) {
 			err = fmt.Errorf("%w: write paths of PEM files for --redis-ca, --redis-cert and --redis-key", err)
@@ -605,7 +627,8 @@ func parseTime(s string) (time.Duration, error) {
 	return d, nil
 }
 
-func parseHold(s string) (time.Duration, error) {
+// parseDelay is parseTime for a time that may be 0.
+func parseDelay(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {
 		return 0, fmt.Errorf("%q is not a time: write a duration of at least 0s, as in 1s or 200ms", s)

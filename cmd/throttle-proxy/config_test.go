@@ -51,6 +51,7 @@ func TestDefaults(t *testing.T) {
 		lockTTL:       5 * time.Second,
 		replicas:      1,
 		pipeline:      true,
+		drainTimeout:  25 * time.Second,
 		replica:       host,
 		logFormat:     "text",
 		logLevel:      slog.LevelInfo,
@@ -82,24 +83,30 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--trusted-proxy 10.1.2.3/8 --trusted-proxy ::1 --trusted-proxy unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8", "::1/128")},
 		{"THROTTLE_PROXY_TRUSTED_PROXY=10.0.0.0/8␣unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8")},
 		{"--redis-pipeline off", func(c *config) any { return c.pipeline }, false},
+		{"--admin off", func(c *config) any { return c.adminAddress }, ""},
+		{"--admin 127.0.0.1:9090", func(c *config) any { return c.adminNetwork + " " + c.adminAddress }, "tcp 127.0.0.1:9090"},
+		{"--admin unix:/run/admin.sock", func(c *config) any { return c.adminNetwork + " " + c.adminAddress }, "unix /run/admin.sock"},
 		{"--replicas 3", func(c *config) any { return c.replicas }, 3},
 		{"--max-cool-down 1m", func(c *config) any { return c.routes[0].MaxCoolDown }, time.Minute},
 		{"--store-timeout 50ms --lock-ttl 500ms", func(c *config) any { return c.storeTimeout + c.lockTTL }, 550 * time.Millisecond},
+		{"--drain-delay 0s --drain-timeout 1ms", drains, "0s 1ms"},
+		{"THROTTLE_PROXY_DRAIN_DELAY=5s THROTTLE_PROXY_DRAIN_TIMEOUT=1m", drains, "5s 1m0s"},
+		{"THROTTLE_PROXY_DRAIN_DELAY=5s THROTTLE_PROXY_DRAIN_TIMEOUT=1m --drain-delay 6s --drain-timeout 2m", drains, "6s 2m0s"},
 		{"--replica-name a", func(c *config) any { return c.replica }, "a"},
 		{"--log-format json", func(c *config) any { return c.logFormat }, "json"},
 		{"--log-level DEBUG", func(c *config) any { return c.logLevel }, slog.LevelDebug},
 
-		{"--redis none", store, ""},
-		{"REDIS_URL=redis://a --redis none", store, ""},
-		{"--redis redis://a/2 --redis-prefix team:x", store, "redis://a/2  team:x"},
-		{"--redis redis://user:CANARY@a:1", store, "redis://a:1  throttle"},
-		{"--redis unix://:CANARY@/run/redis.sock?db=2", store, "unix:///run/redis.sock  throttle"},
-		{"--redis rediss+sentinel://user:CANARY@a,b:1/2?master_name=m&sentinel_password=CANARY", store, "rediss+sentinel://a,b:1/2  throttle"},
-		{"--redis redis+cluster://:CANARY@a,b", store, "redis+cluster://a,b  throttle"},
-		{"REDIS_URL=redis://:CANARY@a", store, "redis://a REDIS_URL throttle"},
-		{"THROTTLE_PROXY_REDIS=redis://b REDIS_URL=redis://a", store, "redis://b THROTTLE_PROXY_REDIS throttle"},
-		{"REDIS_URL=redis://a --redis redis://b", store, "redis://b  throttle"},
-		{"CACHE=␣redis://:CANARY@a␣ --redis env:CACHE", store, "redis://a  throttle"},
+		{"--redis none", storeOf, ""},
+		{"REDIS_URL=redis://a --redis none", storeOf, ""},
+		{"--redis redis://a/2 --redis-prefix team:x", storeOf, "redis://a/2  team:x"},
+		{"--redis redis://user:CANARY@a:1", storeOf, "redis://a:1  throttle"},
+		{"--redis unix://:CANARY@/run/redis.sock?db=2", storeOf, "unix:///run/redis.sock  throttle"},
+		{"--redis rediss+sentinel://user:CANARY@a,b:1/2?master_name=m&sentinel_password=CANARY", storeOf, "rediss+sentinel://a,b:1/2  throttle"},
+		{"--redis redis+cluster://:CANARY@a,b", storeOf, "redis+cluster://a,b  throttle"},
+		{"REDIS_URL=redis://:CANARY@a", storeOf, "redis://a REDIS_URL throttle"},
+		{"THROTTLE_PROXY_REDIS=redis://b REDIS_URL=redis://a", storeOf, "redis://b THROTTLE_PROXY_REDIS throttle"},
+		{"REDIS_URL=redis://a --redis redis://b", storeOf, "redis://b  throttle"},
+		{"CACHE=␣redis://:CANARY@a␣ --redis env:CACHE", storeOf, "redis://a  throttle"},
 	} {
 		c := parse(t, test.line+" --register a=http://host")
 		if got := test.of(c); !reflect.DeepEqual(got, test.want) {
@@ -110,7 +117,9 @@ func TestFlagsOfTheReplica(t *testing.T) {
 
 func listens(c *config) any { return c.network + " " + c.address }
 
-func store(c *config) any {
+func drains(c *config) any { return fmt.Sprintf("%s %s", c.drainDelay, c.drainTimeout) }
+
+func storeOf(c *config) any {
 	if c.connect == nil {
 		return ""
 	}
@@ -189,14 +198,14 @@ func TestRates(t *testing.T) {
 		// Budgets of one name are two where no pool brings them together.
 		{"--register a=http://a --register b=http://b --rate 1/s,name=each", "a: each 1/s; b: each 1/s"},
 	} {
-		if got := budgets(parse(t, test.line)); got != test.want {
+		if got := budgetsOf(parse(t, test.line)); got != test.want {
 			t.Errorf("%s:\ngot  %s\nwant %s", test.line, got, test.want)
 		}
 	}
 }
 
 // budgets lists the routes with the names and values of their limits.
-func budgets(c *config) string {
+func budgetsOf(c *config) string {
 	var routes []string
 	for _, r := range c.routes {
 		text := r.Name

@@ -51,14 +51,15 @@ func (d *demoCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	if _, err := parser.Parse([]string{"--register=hook=http://" + listener.Addr().String(), "--rate=" + demoRate}); err != nil {
+	if _, err := parser.Parse([]string{"--register=hook=http://" + listener.Addr().String(), "--rate=" + demoRate, "--drain-timeout=1s"}); err != nil {
 		return err
 	}
 	c, err := f.parse(environment{})
 	if err != nil {
 		return err
 	}
-	ctx := untilSignal()
+	ctx, stopSignals := untilSignal()
+	defer stopSignals()
 	if d.Once {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)

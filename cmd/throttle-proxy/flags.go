@@ -59,6 +59,10 @@ type flags struct {
 	WhenUndecided []string `sep:"none" group:"store" placeholder:"[R=]POLICY" help:"While Redis gives no answer. local: this replica decides by its own locks and its share of each budget; open: forward; closed: 503. (local)"`
 	Replicas      string   `group:"store" default:"1" placeholder:"N" help:"By how many replicas budgets are divided while Redis has never told how many live (${default})."`
 
+	DrainDelay   string `group:"operation" default:"0s" placeholder:"TIME" help:"After SIGTERM, serve on for this long while readiness fails (${default})."`
+	DrainTimeout string `group:"operation" default:"25s" placeholder:"TIME" help:"Then, longest that exchanges in flight, streams and tunnels may take to end (${default})."`
+
+	Admin       string `group:"operation" default:"off" placeholder:"ADDRESS" help:"host:port or unix:/path for metrics, status and pprof, without authentication (${default})."`
 	ReplicaName string `group:"operation" placeholder:"NAME" help:"Name of this replica, for operators (host name)."`
 	LogFormat   string `group:"operation" default:"text" placeholder:"text|json" help:"Format of the log on standard error (${default})."`
 	LogLevel    string `group:"operation" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -33,9 +34,7 @@ type tlsListener struct {
 	net.Listener
 	config    *tls.Config
 	writeIdle time.Duration
-	accepted  chan accepted
-	closed    chan struct{}
-	close     sync.Once
+	accepted  chan accepted // closed after the last
 }
 
 type accepted struct {
@@ -59,28 +58,36 @@ func newTLSListener(l net.Listener, certificate *certificate, writeIdle time.Dur
 		},
 		writeIdle: writeIdle,
 		accepted:  make(chan accepted),
-		closed:    make(chan struct{}),
 	}
 	go t.run()
 	return t
 }
 
-// run ends when the listener is closed.
+// run ends when the listener is closed. Handshakes that have not ended by then
+// are cut.
 func (l *tlsListener) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	var handshakes sync.WaitGroup
+	defer func() {
+		cancel()
+		handshakes.Wait()
+		close(l.accepted)
+	}()
 	for {
 		conn, err := l.Listener.Accept()
-		if err != nil {
-			if !l.offer(accepted{err: err}) {
-				return
-			}
-			continue
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			l.accepted <- accepted{err: err}
+		default:
+			handshakes.Go(func() { l.handshake(ctx, conn) })
 		}
-		go l.handshake(conn)
 	}
 }
 
-func (l *tlsListener) handshake(conn net.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+func (l *tlsListener) handshake(ctx context.Context, conn net.Conn) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	secure := tls.Server(conn, l.config)
 	if secure.HandshakeContext(ctx) != nil {
@@ -91,32 +98,17 @@ func (l *tlsListener) handshake(conn net.Conn) {
 	if state := secure.ConnectionState(); state.NegotiatedProtocol != "h2" {
 		ready = &tlsWire{proxy.NewWire(secure, l.writeIdle), state}
 	}
-	if !l.offer(accepted{conn: ready}) {
-		_ = secure.Close()
-	}
+	l.accepted <- accepted{conn: ready}
 }
 
-func (l *tlsListener) offer(a accepted) bool {
-	select {
-	case l.accepted <- a:
-		return true
-	case <-l.closed:
-		return false
-	}
-}
-
+// Accept is to be called until it returns [net.ErrClosed]: only then have all
+// handshakes ended.
 func (l *tlsListener) Accept() (net.Conn, error) {
-	select {
-	case a := <-l.accepted:
-		return a.conn, a.err
-	case <-l.closed:
+	a, ok := <-l.accepted
+	if !ok {
 		return nil, net.ErrClosed
 	}
-}
-
-func (l *tlsListener) Close() error {
-	l.close.Do(func() { close(l.closed) })
-	return l.Listener.Close()
+	return a.conn, a.err
 }
 
 type tlsStateKey struct{}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -18,60 +19,75 @@ func opaqueID() string { return strings.ToLower(rand.Text()[:8]) }
 // requestLog returns an observer that writes one line for each request. What
 // went as it should is info; what an operator may have to do something about
 // is a warning.
+//
+// It hands its lines to the handler by itself: a Logger would look up where
+// each comes from, and a Record keeps only a few attributes without an
+// allocation. A group without a name counts as one, and is none when written.
 func requestLog(logger *slog.Logger) func(*proxy.Event) {
+	handler, background := logger.Handler(), context.Background()
+	lines := sync.Pool{New: func() any { return new([]slog.Attr) }}
 	return func(e *proxy.Event) {
 		level := slog.LevelInfo
 		switch e.Reason {
-		case proxy.ReasonUndecided, proxy.ReasonUpstreamRefused, proxy.ReasonUpstreamTimeout, proxy.ReasonUpstreamClosed:
+		case proxy.ReasonUndecided, proxy.ReasonUpstreamRefused, proxy.ReasonUpstreamTimeout, proxy.ReasonUpstreamClosed, proxy.ReasonDraining:
 			level = slog.LevelWarn
 		}
-		if !logger.Enabled(context.Background(), level) {
+		if !handler.Enabled(background, level) {
 			return
 		}
-		attrs := make([]slog.Attr, 0, 16)
-		attrs = append(attrs,
-			slog.String("route", e.Route),
-			slog.String("method", e.Method),
-			slog.Int("status", e.Status),
-			slog.String("outcome", outcome(e)),
-			slog.Duration("duration", e.Duration.Round(time.Microsecond)),
-		)
-		if e.Verdict > 0 {
-			attrs = append(attrs, slog.Duration("verdict", e.Verdict.Round(time.Microsecond)))
-		}
-		if e.Upstream > 0 {
-			attrs = append(attrs, slog.Duration("upstream", e.Upstream.Round(time.Microsecond)))
-		}
-		attrs = append(attrs, slog.String("id", e.ID))
-		if e.RequestID != e.ID {
-			attrs = append(attrs, slog.String("request_id", e.RequestID))
-		}
-		if e.Shadowed != "" {
-			attrs = append(attrs, slog.String("shadowed", string(e.Shadowed)))
-		}
-		if e.Holder != (cluster.Holder{}) {
-			attrs = append(attrs, slog.String("holder", e.Holder.RequestID), slog.String("holder_replica", e.Holder.Replica))
-		}
-		if len(e.Limits) > 0 {
-			attrs = append(attrs, slog.String("limits", strings.Join(e.Limits, ",")))
-		}
-		if e.Degraded {
-			attrs = append(attrs, slog.Bool("degraded", true), slog.String("store_fault", e.StoreFault))
-		}
-		if e.CoolDown > 0 {
-			attrs = append(attrs, slog.Duration("cool_down", e.CoolDown))
-		}
-		if e.Fault != "" {
-			attrs = append(attrs, slog.String("fault", e.Fault))
-		}
-		if e.Nearest != "" {
-			attrs = append(attrs, slog.String("nearest_route", e.Nearest))
-		}
-		if e.ClientGone {
-			attrs = append(attrs, slog.Bool("upstream_went_on", e.UpstreamWentOn))
-		}
-		logger.LogAttrs(context.Background(), level, "request", attrs...)
+		line := lines.Get().(*[]slog.Attr)
+		*line = appendAttrs((*line)[:0], e)
+		record := slog.NewRecord(e.Started.Add(e.Duration), level, "request", 0)
+		record.AddAttrs(slog.Attr{Value: slog.GroupValue(*line...)})
+		_ = handler.Handle(background, record) // there is nowhere to tell of it
+		lines.Put(line)
 	}
+}
+
+// appendAttrs appends what is told of a request.
+func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
+	attrs = append(attrs,
+		slog.String("route", e.Route),
+		slog.String("method", e.Method),
+		slog.Int("status", e.Status),
+		slog.String("outcome", outcome(e)),
+		slog.Duration("duration", e.Duration.Round(time.Microsecond)),
+	)
+	if e.Verdict > 0 {
+		attrs = append(attrs, slog.Duration("verdict", e.Verdict.Round(time.Microsecond)))
+	}
+	if e.Upstream > 0 {
+		attrs = append(attrs, slog.Duration("upstream", e.Upstream.Round(time.Microsecond)))
+	}
+	attrs = append(attrs, slog.String("id", e.ID))
+	if e.RequestID != e.ID {
+		attrs = append(attrs, slog.String("request_id", e.RequestID))
+	}
+	if e.Shadowed != "" {
+		attrs = append(attrs, slog.String("shadowed", string(e.Shadowed)))
+	}
+	if e.Holder != (cluster.Holder{}) {
+		attrs = append(attrs, slog.String("holder", e.Holder.RequestID), slog.String("holder_replica", e.Holder.Replica))
+	}
+	if len(e.Limits) > 0 {
+		attrs = append(attrs, slog.String("limits", strings.Join(e.Limits, ",")))
+	}
+	if e.Degraded {
+		attrs = append(attrs, slog.Bool("degraded", true), slog.String("store_fault", e.StoreFault))
+	}
+	if e.CoolDown > 0 {
+		attrs = append(attrs, slog.Duration("cool_down", e.CoolDown))
+	}
+	if e.Fault != "" {
+		attrs = append(attrs, slog.String("fault", e.Fault))
+	}
+	if e.Nearest != "" {
+		attrs = append(attrs, slog.String("nearest_route", e.Nearest))
+	}
+	if e.ClientGone {
+		attrs = append(attrs, slog.Bool("upstream_went_on", e.UpstreamWentOn))
+	}
+	return attrs
 }
 
 // outcome is what became of a request, in one word of a closed list.

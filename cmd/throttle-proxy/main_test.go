@@ -212,6 +212,9 @@ var unusable = []struct{ line, flag, says string }{
 	{"--store-timeout 10us", "--store-timeout", "write at least 1ms"},
 	{"--when-undecided foo", "--when-undecided", "write local, open or closed"},
 	{"--redis-pipeline yes", "--redis-pipeline", "write on or off"},
+	{"--admin 9090", "--admin", "write host:port, :port or unix:/path"},
+	{"--admin unix:", "--admin", "write unix:/path/to/socket"},
+	{"--listen 127.0.0.1:7 --admin 127.0.0.1:7", "--admin", "write another address"},
 	{"--replicas 0", "--replicas", "write a whole number from 1 to 10000"},
 	{"--replicas many", "--replicas", "write a whole number from 1 to 10000"},
 	{"--cool-down yes", "--cool-down", "write on or off"},
@@ -255,6 +258,10 @@ var unusable = []struct{ line, flag, says string }{
 	{"--redis-prefix a{b}", "--redis-prefix", "write letters, digits and _ . : -"},
 	{"--redis-prefix=", "--redis-prefix", "write letters, digits and _ . : -"},
 
+	{"--drain-delay=-1s", "--drain-delay", "write a duration of at least 0s, as in 1s or 200ms"},
+	{"--drain-delay 5", "--drain-delay", "write a duration of at least 0s, as in 1s or 200ms"},
+	{"--drain-timeout 0s", "--drain-timeout", "write a duration longer than 0, as in 5s or 200ms"},
+	{"--drain-timeout x", "--drain-timeout", "write a duration longer than 0, as in 5s or 200ms"},
 	{"--log-format xml", "--log-format", "write text or json"},
 	{"--log-level loud", "--log-level", "write debug, info, warn or error"},
 
@@ -325,8 +332,14 @@ func TestAllMistakesAreReportedAtOnce(t *testing.T) {
 func TestAddressInUseFailsTheStart(t *testing.T) {
 	addr := occupied(t)
 	status, stdout, stderr := execute("--register a=http://host/CANARY --listen " + addr)
-	if status != exitFailed || stdout != "" || !strings.Contains(stderr, addr) || strings.Contains(stderr, canary) {
-		t.Errorf("got status %d, %q and %q, want %d and the address", status, stdout, stderr, exitFailed)
+	_, port, _ := net.SplitHostPort(addr)
+	if status != exitFailed || stdout != "" || strings.Contains(stderr, canary) {
+		t.Errorf("got status %d, %q and %q, want %d", status, stdout, stderr, exitFailed)
+	}
+	for _, want := range []string{"throttle-proxy: --listen: cannot listen", addr, "choose another port", "ip_local_reserved_ports=" + port} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("got %q, want %q in it", stderr, want)
+		}
 	}
 }
 

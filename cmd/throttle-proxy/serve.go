@@ -10,8 +10,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -24,7 +26,7 @@ const (
 	handshakeTimeout = 10 * time.Second // for a client to agree on TLS
 	maxHeader        = 64 << 10         // bytes of a request's header: 431 beyond
 	idleTimeout      = 2 * time.Minute  // longer than load balancers keep theirs, which then close first
-	drainTimeout     = 25 * time.Second
+	portPatience     = 5 * time.Second  // for a port that is taken
 )
 
 type serveCommand struct{ flags }
@@ -35,19 +37,23 @@ func (s *serveCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	defer runtime.KeepAlive(p.environment.spaceHeap())
 	logger := c.logger(p.stderr)
-	listener, err := c.listen()
-	if err != nil {
-		return err
-	}
-	if listener, err = c.wires(listener, logger); err != nil {
+	ctx, stop := untilSignal()
+	defer stop()
+	listener, err := c.listen(ctx, func(line string) { c.announce(p.stderr, logger, line) })
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
 		return err
 	}
 	for _, line := range c.describe() {
 		c.announce(p.stderr, logger, line)
 	}
 	h := &health{}
-	store, closeStore, err := c.openStore(opaqueID(), logger, h)
+	self := c.self(opaqueID())
+	store, closeStore, err := c.openStore(self, logger, h)
 	if err != nil {
 		return err
 	}
@@ -56,8 +62,20 @@ func (s *serveCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	if c.adminAddress != "" {
+		adminListener, err := c.listenAdmin()
+		if err != nil {
+			return err
+		}
+		r.metrics = newMetrics(c, r.proxy, store)
+		a := &admin{config: c, self: self, store: store, replica: r, metrics: r.metrics}
+		server := &http.Server{Handler: a.handler(), ReadHeaderTimeout: c.headerTimeout}
+		go func() { _ = server.Serve(adminListener) }()
+		defer server.Close() // it answers while the replica drains
+		c.announce(p.stderr, logger, "admin on "+adminListener.Addr().String())
+	}
 	c.announce(p.stderr, logger, "listening on "+listener.Addr().String())
-	return r.serve(untilSignal(), listener)
+	return r.serve(ctx, listener)
 }
 
 // logger returns the log of the whole process.
@@ -86,20 +104,9 @@ func (c *config) announce(w io.Writer, logger *slog.Logger, line string) {
 	_, _ = fmt.Fprintln(w, line)
 }
 
-// wires returns a listener whose connections are read as HTTP/1 allows, inside
-// TLS if there is a certificate.
-func (c *config) wires(listener net.Listener, logger *slog.Logger) (net.Listener, error) {
-	if c.tlsCert == "" {
-		return wireListener{listener, c.writeIdle}, nil
-	}
-	certificate, err := newCertificate(c.tlsCert, c.tlsKey, logger)
-	if err != nil {
-		return nil, fmt.Errorf("--tls-cert: %w", err)
-	}
-	return newTLSListener(listener, certificate, c.writeIdle), nil
-}
-
-func (c *config) listen() (net.Listener, error) {
+// listen takes the address. A port that is taken may become free: by a replica
+// that ends, or, in the system's range for them, by an outgoing connection.
+func (c *config) listen(ctx context.Context, announce func(string)) (net.Listener, error) {
 	if c.network == "unix" {
 		// What a killed process left behind is in the way; a living one's is not
 		// ours to take.
@@ -111,23 +118,40 @@ func (c *config) listen() (net.Listener, error) {
 			_ = os.Remove(c.address)
 		}
 	}
-	listener, err := net.Listen(c.network, c.address)
-	if err != nil {
+	var system net.ListenConfig
+	system.SetMultipathTCP(false) // has no filters: see ignoreConnects
+	listener, err := system.Listen(ctx, c.network, c.address)
+	taken := c.network == "tcp" && errors.Is(err, syscall.EADDRINUSE)
+	if taken {
+		announce(fmt.Sprintf("%s is taken, trying again for %s", c.address, portPatience))
+	}
+	for deadline := time.Now().Add(portPatience); taken && time.Now().Before(deadline); taken = errors.Is(err, syscall.EADDRINUSE) {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+		listener, err = system.Listen(ctx, c.network, c.address)
+	}
+	switch {
+	case taken:
+		_, port, _ := net.SplitHostPort(c.address)
+		return nil, fmt.Errorf("%s: cannot listen: %w: end what listens there or choose another port; if it was an outgoing connection's, reserve it: sysctl -w net.ipv4.ip_local_reserved_ports=%s", c.listenFlag, err, port)
+	case err != nil:
 		return nil, fmt.Errorf("%s: cannot listen: %w", c.listenFlag, err)
 	}
 	return listener, nil
 }
 
-// openStore chooses what the replicas decide by. id is what clients are told of
-// this one.
-func (c *config) openStore(id string, logger *slog.Logger, h *health) (store proxy.Cluster, closeStore func(), err error) {
+// openStore chooses what the replicas decide by.
+func (c *config) openStore(self cluster.Replica, logger *slog.Logger, h *health) (s store, closeStore func(), err error) {
 	if c.connect == nil {
-		return cluster.NewMemory(id), func() {}, nil
+		return cluster.NewMemory(self.ID), func() {}, nil
 	}
 	r, err := cluster.NewRedis(cluster.Options{
-		Connect:  c.connect,
+		Connect:  func() (redis.UniversalClient, error) { return c.connect(c.storeTimeout) },
 		Prefix:   c.redisPrefix,
-		Self:     c.self(id),
+		Self:     self,
 		LockTTL:  c.lockTTL,
 		Timeout:  c.storeTimeout,
 		Replicas: c.replicas,
@@ -162,15 +186,28 @@ func (c *config) policies() string {
 
 // replica is a throttle-proxy without its listener.
 type replica struct {
-	server *http.Server
-	health *health
+	config      *config
+	proxy       *proxy.Proxy
+	server      *http.Server
+	health      *health
+	traffic     *traffic
+	certificate *certificate // nil without TLS
+	metrics     *metrics     // nil without --admin; set before it serves
+	logger      *slog.Logger
 }
 
 func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) (*replica, error) {
+	r := &replica{config: c, health: h, traffic: newTraffic(), logger: logger}
+	observe := requestLog(logger)
 	p, err := proxy.New(c.routes, proxy.Options{
 		Cluster: store,
 		Trust:   c.trust,
-		Observe: requestLog(logger),
+		Observe: func(e *proxy.Event) {
+			observe(e)
+			if r.metrics != nil {
+				r.metrics.observe(e)
+			}
+		},
 
 		MaxBody:     c.maxBody,
 		BodyMemory:  c.bodyMemory,
@@ -180,46 +217,54 @@ func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) 
 	if err != nil {
 		return nil, err
 	}
+	r.proxy = p
+	if c.tlsCert != "" {
+		if r.certificate, err = newCertificate(c.tlsCert, c.tlsKey, logger); err != nil {
+			return nil, fmt.Errorf("--tls-cert: %w", err)
+		}
+	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return &replica{
-		health: h,
-		server: &http.Server{
-			Handler:           withTLSState(h.wrap(p)),
-			ConnContext:       connContext,
-			ReadHeaderTimeout: c.headerTimeout,
-			MaxHeaderBytes:    maxHeader,
-			HTTP2:             &http.HTTP2Config{WriteByteTimeout: c.writeIdle},
-			IdleTimeout:       idleTimeout,
-			Protocols:         protocols,
-			// OPTIONS * is a path without a route, like any other.
-			DisableGeneralOptionsHandler: true,
-			ErrorLog:                     log.New(io.Discard, "", 0), // what clients send is not for the log
-		},
-	}, nil
+	r.server = &http.Server{
+		Handler:           withTLSState(r.traffic.count(h.wrap(p))),
+		ConnContext:       connContext,
+		ConnState:         r.traffic.observe,
+		ReadHeaderTimeout: c.headerTimeout,
+		MaxHeaderBytes:    maxHeader,
+		HTTP2:             &http.HTTP2Config{WriteByteTimeout: c.writeIdle},
+		IdleTimeout:       idleTimeout,
+		Protocols:         protocols,
+		// OPTIONS * is a path without a route, like any other.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     log.New(io.Discard, "", 0), // what clients send is not for the log
+	}
+	return r, nil
 }
 
-// serve answers requests until ctx ends, then lets those in flight finish.
-func (r *replica) serve(ctx context.Context, listener net.Listener) error {
+// serve answers requests until ctx ends, then drains.
+func (r *replica) serve(ctx context.Context, l net.Listener) error {
+	listener := newDrainListener(l)
 	served := make(chan error, 1)
-	go func() { served <- r.server.Serve(listener) }()
+	go func() { served <- r.server.Serve(r.wires(listener)) }()
 	select {
 	case err := <-served:
 		return err
 	case <-ctx.Done():
 	}
-	r.health.draining.Store(true)
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-	defer cancel()
-	if err := r.server.Shutdown(ctx); err != nil {
-		_ = r.server.Close()
-	}
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
+	r.drain(listener)
+	<-served
 	return nil
+}
+
+// wires returns a listener whose connections are read as HTTP/1 allows, inside
+// TLS if there is a certificate.
+func (r *replica) wires(listener net.Listener) net.Listener {
+	if r.certificate == nil {
+		return wireListener{listener, r.config.writeIdle}
+	}
+	return newTLSListener(listener, r.certificate, r.config.writeIdle)
 }
 
 // describe says in plain words what the replica will do.

@@ -60,7 +60,7 @@ func TestStaleUnixSocketIsReplaced(t *testing.T) {
 	}
 	stale.SetUnlinkOnClose(false)
 	_ = stale.Close()
-	listener, err := (&config{network: "unix", address: path}).listen()
+	listener, err := (&config{network: "unix", address: path}).listen(t.Context(), func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}

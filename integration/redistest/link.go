@@ -275,6 +275,7 @@ func (c *connection) request(chunk []byte) error {
 	cut := f.cut && bytes.Contains(chunk, []byte(f.cutIn))
 	if cut {
 		chunk = chunk[:min(f.cutAfter, len(chunk))]
+		c.mute = true // an answer may be faster than the reset
 	}
 	c.asked = append(c.asked, chunk...)
 	l.mu.Unlock() // the server may not be reading

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	connectTime = 20 * time.Millisecond  // for a client to end a TCP handshake that it has begun
+	quietTime   = 500 * time.Millisecond // without a request on any connection: then idle ones are closed
+	goAwayTime  = 100 * time.Millisecond // for GOAWAY to be out before idle HTTP/2 connections are closed
+	cutTime     = 2 * time.Second        // for exchanges that were cut to end
+	pollTime    = 10 * time.Millisecond
+)
+
+// drain ends the replica so that no request is lost: not one that is in flight,
+// and none that a client sends before it can know. A request on its way to a
+// connection which is being closed is lost, since most clients may not send it
+// again. So readiness fails first; then nobody can connect; then each answer
+// is the last of its connection, and says so; and only when the clients have
+// stopped, idle connections are closed.
+func (r *replica) drain(listener *drainListener) {
+	r.health.draining.Store(true)
+	r.logger.Info("draining")
+	time.Sleep(r.config.drainDelay)
+
+	ctx, cancel := context.WithTimeout(context.Background(), r.config.drainTimeout)
+	defer cancel()
+	listener.stop(ctx)
+	r.traffic.closing.Store(true)
+	await(ctx, r.traffic.quiet)
+	time.AfterFunc(goAwayTime, func() {
+		r.traffic.closeUnused()
+		listener.release()
+	})
+	// From here on net/http drops requests that it reads. It does not know of
+	// tunnels, nor of exchanges that go on without their HTTP/2 client.
+	if r.server.Shutdown(ctx) == nil && await(ctx, r.traffic.over) {
+		return
+	}
+
+	r.logger.Warn("what has not ended is cut", "exchanges", r.traffic.requests.Load())
+	ctx, cancel = context.WithTimeout(context.Background(), cutTime)
+	defer cancel()
+	r.proxy.Cut()
+	await(ctx, r.traffic.over) // clients can be answered
+	_ = r.server.Close()
+	ctx, cancel = context.WithTimeout(context.Background(), cutTime)
+	defer cancel()
+	await(ctx, r.traffic.over)
+}
+
+// await waits for condition, and reports whether it came before ctx ended.
+func await(ctx context.Context, condition func() bool) bool {
+	poll := time.NewTicker(pollTime)
+	defer poll.Stop()
+	for !condition() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-poll.C:
+		}
+	}
+	return true
+}
+
+// drainListener is a listener that stops without losing a connection. Accept
+// goes on to block when it has stopped, until it is released: http.Server then
+// waits between telling HTTP/2 clients to go away and closing what is idle.
+type drainListener struct {
+	net.Listener
+	released chan struct{}
+	release  func()
+}
+
+func newDrainListener(l net.Listener) *drainListener {
+	released := make(chan struct{})
+	return &drainListener{l, released, sync.OnceFunc(func() { close(released) })}
+}
+
+func (l *drainListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if errors.Is(err, net.ErrClosed) {
+		<-l.released
+	}
+	return conn, err
+}
+
+// Close may be called again.
+func (l *drainListener) Close() error {
+	if err := l.Listener.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// stop refuses connections from now on. The system resets those that have been
+// made and not accepted when a listener is closed, so no others are let in
+// meanwhile.
+func (l *drainListener) stop(ctx context.Context) {
+	pending := func() bool { return false }
+	switch inner := l.Listener.(type) {
+	case *net.TCPListener:
+		pending = ignoreConnects(inner)
+	case *net.UnixListener:
+		inner.SetUnlinkOnClose(false) // the path may be another's by then
+		_ = os.Remove(inner.Addr().String())
+	}
+	time.Sleep(connectTime)
+	await(ctx, func() bool { return !pending() })
+	_ = l.Close()
+}
+
+// traffic is what a replica waits for when it drains.
+type traffic struct {
+	closing  atomic.Bool  // answers end their connections
+	requests atomic.Int64 // whose handler runs, be it for a tunnel or without a client
+
+	mu      sync.Mutex
+	conns   map[net.Conn]http.ConnState // of http.Server
+	changed time.Time                   // when one of them last began or ended a request
+}
+
+func newTraffic() *traffic { return &traffic{conns: map[net.Conn]http.ConnState{}} }
+
+// observe is http.Server's ConnState.
+func (t *traffic) observe(conn net.Conn, state http.ConnState) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if state == http.StateClosed || state == http.StateHijacked {
+		delete(t.conns, conn)
+		return
+	}
+	t.conns[conn], t.changed = state, time.Now()
+}
+
+// count counts requests, and ends their connections when it is time.
+func (t *traffic) count(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		t.requests.Add(1)
+		defer t.requests.Add(-1)
+		next.ServeHTTP(&countedWriter{w, t}, r)
+	})
+}
+
+type countedWriter struct {
+	http.ResponseWriter
+	traffic *traffic
+}
+
+// WriteHeader tells the client of its connection's end, if it has come. To an
+// HTTP/2 client net/http says GOAWAY in place of it.
+func (w *countedWriter) WriteHeader(status int) {
+	if status >= 200 && w.traffic.closing.Load() {
+		w.Header().Set("Connection", "close")
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *countedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// quiet reports whether clients have stopped sending requests.
+func (t *traffic) quiet() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.conns) == 0 || time.Since(t.changed) >= quietTime
+}
+
+// over reports whether every request has ended.
+func (t *traffic) over() bool { return t.requests.Load() == 0 }
+
+// closeUnused closes connections that no request has come on yet, for which
+// http.Server would wait.
+func (t *traffic) closeUnused() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for conn, state := range t.conns {
+		if state == http.StateNew {
+			_ = conn.Close()
+		}
+	}
+}

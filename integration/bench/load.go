@@ -1,0 +1,207 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// holdField tells the upstream how long to hold a request. It is none of the
+// fields in which equal requests agree.
+const holdField = "Bench-Hold"
+
+// differs is how a body begins that differs from the others of its run.
+const differs = `{"n":%10d`
+
+// load is what is sent to a system: POSTs of different bodies by default, as
+// fast as they are answered.
+type load struct {
+	connections int
+	body        int    // size; 0 for a GET
+	equal       bool   // all bodies of a run are equal
+	path        string // below the route
+	perSecond   int    // 0 for as many as are answered
+}
+
+// sample is one measurement. All but rates, latencies and memory are by request.
+type sample struct {
+	rate, refused, p50        float64 // requests a second, share, µs
+	cpu, redisCPU             float64 // µs
+	redisReads, redisCommands float64
+	memory                    float64 // MiB
+}
+
+// answers are what a load got.
+type answers struct {
+	n, refused float64
+	seconds    float64
+	p50        float64 // µs
+}
+
+// sample sends the load for some seconds.
+func (b *bed) sample(s *system, l load, seconds int) (sample, error) {
+	b.runs++
+	content := fmt.Sprintf(differs+`,"run":%d,"text":"`, 0, b.runs)
+	content += strings.Repeat("x", max(0, l.body-len(content)-2)) + `"}`
+	if s.holder != "" {
+		answered, err := b.hold(s, content, time.Duration(seconds+1)*time.Second)
+		if err != nil {
+			return sample{}, err
+		}
+		defer func() { <-answered }()
+	}
+	before, err := s.usage(b.ctx)
+	if err != nil {
+		return sample{}, err
+	}
+	var all answers
+	if l.perSecond > 0 {
+		all, err = b.openLoop(s, l, content, seconds)
+	} else {
+		all, err = b.wrk(s, l, content, seconds)
+	}
+	if err != nil {
+		return sample{}, err
+	}
+	after, err := s.usage(b.ctx)
+	return sample{
+		rate: all.n / all.seconds, refused: all.refused / all.n, p50: all.p50,
+		cpu:           float64(after.cpu-before.cpu) / 1e3 / all.n,
+		redisCPU:      float64(after.redisCPU-before.redisCPU) / 1e3 / all.n,
+		redisReads:    (after.reads - before.reads) / all.n,
+		redisCommands: (after.commands - before.commands) / all.n,
+		memory:        s.memory(),
+	}, err
+}
+
+// hold has the other replica send a request equal to the load's, which the
+// upstream has when hold returns.
+func (b *bed) hold(s *system, content string, d time.Duration) (answered <-chan struct{}, err error) {
+	req, err := http.NewRequestWithContext(b.ctx, http.MethodPost, "http://"+s.holder+"/v1", strings.NewReader(content))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set(holdField, d.String())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if res, err := http.DefaultClient.Do(req); err == nil {
+			_ = res.Body.Close()
+		}
+	}()
+	select {
+	case <-b.held:
+		return done, nil
+	case <-done:
+		return nil, errors.New("the request to be held was not")
+	}
+}
+
+// wrkScript is given the method, the content, whether requests differ, the
+// path, the number of routes, the first n, and differs twice.
+const wrkScript = `
+wrk.method = %q
+wrk.headers["Content-Type"] = "application/json"
+local content, unequal, path, routes, n = %q, %t, %q, %d, %d
+local tail = content:sub(#string.format(%q, n) + 1)
+request = function()
+	n = n + 1
+	local body = content
+	if unequal and #content > 0 then body = string.format(%q, n) .. tail end
+	return wrk.format(nil, "/v" .. n %% routes + 1 .. path, nil, body)
+end
+done = function(summary, latency)
+	local e = summary.errors
+	print("done", summary.requests, e.status + e.connect + e.read + e.write + e.timeout, summary.duration / 1e6, latency:percentile(50))
+end
+`
+
+// wrk sends the load to all addresses of the system at once.
+func (b *bed) wrk(s *system, l load, content string, seconds int) (all answers, err error) {
+	method := http.MethodPost
+	if l.body == 0 {
+		method, content = http.MethodGet, ""
+	}
+	got, errs := make([]answers, len(s.addrs)), make([]error, len(s.addrs))
+	var running sync.WaitGroup
+	for i, addr := range s.addrs {
+		running.Go(func() {
+			script := fmt.Appendf(nil, wrkScript, method, content, !l.equal, l.path, s.routes, i*100_000_000, differs, differs)
+			path := filepath.Join(b.dir, fmt.Sprintf("load-%d.lua", i))
+			if errs[i] = os.WriteFile(path, script, 0o600); errs[i] != nil {
+				return
+			}
+			out, err := exec.CommandContext(b.ctx, "wrk", "-t1", fmt.Sprint("-c", l.connections/len(s.addrs)),
+				fmt.Sprint("-d", seconds), "-s", path, "http://"+addr).CombinedOutput()
+			_, last, _ := strings.Cut(string(out), "done\t")
+			a := &got[i]
+			if err == nil {
+				_, err = fmt.Sscan(last, &a.n, &a.refused, &a.seconds, &a.p50)
+			}
+			if err != nil {
+				errs[i] = fmt.Errorf("wrk: %w (make bench installs it)\n%s", err, out)
+			}
+		})
+	}
+	running.Wait()
+	for _, a := range got { // latencies of replicas are averaged
+		all.n, all.refused, all.seconds = all.n+a.n, all.refused+a.refused, max(all.seconds, a.seconds)
+		all.p50 += a.p50 / float64(len(got))
+	}
+	return all, errors.Join(errs...)
+}
+
+// openLoop sends requests when they are due, however long others take, and
+// counts from when they were: what a stall delays is not left out.
+func (b *bed) openLoop(s *system, l load, content string, seconds int) (a answers, err error) {
+	const connections = 64
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: connections}}
+	defer client.CloseIdleConnections()
+	n := l.perSecond * seconds
+	due := make(chan int, n)
+	latencies := make([]float64, n)
+	statuses := make([]int, n)
+	start := time.Now()
+	at := func(i int) time.Time { return start.Add(time.Duration(i) * time.Second / time.Duration(l.perSecond)) }
+	var sending sync.WaitGroup
+	for range connections {
+		sending.Go(func() {
+			for i := range due {
+				body := fmt.Sprintf(differs, i) + content[len(fmt.Sprintf(differs, i)):]
+				res, err := client.Post("http://"+s.addrs[0]+"/v1", "application/json", strings.NewReader(body))
+				if err == nil {
+					_, _ = io.Copy(io.Discard, res.Body)
+					_ = res.Body.Close()
+					statuses[i] = res.StatusCode
+				}
+				latencies[i] = float64(time.Since(at(i)).Microseconds())
+			}
+		})
+	}
+	for i := range n {
+		// The runtime's own timers are a millisecond late.
+		wait := syscall.NsecToTimespec(int64(time.Until(at(i))))
+		_ = syscall.Nanosleep(&wait, nil)
+		due <- i
+	}
+	close(due)
+	sending.Wait()
+	for _, status := range statuses {
+		if status != http.StatusOK {
+			a.refused++
+		}
+	}
+	slices.Sort(latencies)
+	a.n, a.seconds, a.p50 = float64(n), time.Since(start).Seconds(), latencies[n/2]
+	return a, b.ctx.Err()
+}

@@ -1,0 +1,189 @@
+// Command bench measures throttle-proxy beside a bare httputil.ReverseProxy and
+// nginx, all on loopback of this machine, and prints tables in Markdown.
+//
+// Machines differ, and this one does other things meanwhile. So what counts is
+// the CPU time that a request costs, and its ratio to that of the bare proxy in
+// the same round: in each round all are measured in turn, and in the next one
+// the other way round.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// What a workload is run against.
+const (
+	direct = "no proxy"
+	bare   = "bare ReverseProxy"
+	nginx  = "nginx"
+	alone  = "throttle-proxy"
+	shared = "throttle-proxy, Redis"
+	other  = "throttle-proxy, Redis, another replica's" // the equal request is in flight elsewhere
+)
+
+var everything = []string{direct, bare, nginx, alone, shared}
+
+type workload struct {
+	name, title string
+	systems     []string
+	load        load
+	budget      int // requests a second; 0 for more than any of them can serve
+
+	goUpstream bool          // an upstream that reads bodies, in place of nginx
+	delay      time.Duration // that it takes
+
+	routes, budgets, replicas int // of the product; 0 for one
+}
+
+var workloads = []workload{
+	{name: "admitted", title: "admitted: POST of 200 B, 64 connections",
+		systems: everything, load: load{connections: 64, body: 200}},
+	{name: "limited", title: "429: the same, all but 100/s refused",
+		systems: []string{bare, nginx, alone, shared}, load: load{connections: 64, body: 200}, budget: 100},
+	{name: "duplicate", title: "409: the same, all equal; the upstream takes 50 ms",
+		systems: []string{bare, alone, shared, other}, load: load{connections: 64, body: 200, equal: true}, goUpstream: true, delay: 50 * time.Millisecond},
+	{name: "latency", title: "1,000 requests/s, however long they take",
+		systems: everything, load: load{perSecond: 1000, body: 200}},
+	{name: "large", title: "answers of 1 MiB, 16 connections",
+		systems: everything, load: load{connections: 16, path: largePath}},
+}
+
+// growth returns workloads that differ from the first in one thing each.
+func growth() (cells []workload) {
+	add := func(title string, systems []string, change func(*workload)) {
+		w := workload{title: title, systems: systems, load: load{connections: 64, body: 200}}
+		change(&w)
+		cells = append(cells, w)
+	}
+	proxies := []string{direct, bare, alone, shared}
+	for _, n := range []int{1, 16, 64, 256, 1024} {
+		add(plural(n, "connection"), proxies, func(w *workload) { w.load.connections = n })
+	}
+	for _, size := range []string{"200 B", "10 KiB", "100 KiB", "1 MiB"} {
+		n := map[string]int{"200 B": 200, "10 KiB": 10 << 10, "100 KiB": 100 << 10, "1 MiB": 1 << 20}[size]
+		add("16 connections, body of "+size, proxies, func(w *workload) { w.load.connections, w.load.body, w.goUpstream = 16, n, true })
+	}
+	own := []string{direct, alone, shared}
+	for _, n := range []int{1, 100, 1000} {
+		add(plural(n, "route"), own, func(w *workload) { w.routes = n })
+	}
+	for _, n := range []int{1, 2, 5} {
+		add(plural(n, "window"), own, func(w *workload) { w.budgets = n })
+	}
+	for _, n := range []int{1, 2, 4, 8} {
+		add(plural(n, "replica"), []string{direct, shared}, func(w *workload) { w.replicas = n })
+	}
+	return cells
+}
+
+func plural(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprint(n, " ", noun)
+}
+
+func main() {
+	if len(os.Args) == 4 && os.Args[1] == "bare-proxy" {
+		fmt.Fprintln(os.Stderr, bareProxy(os.Args[2], os.Args[3]))
+		os.Exit(1)
+	}
+	runs := flag.Int("runs", 5, "rounds of each workload")
+	seconds := flag.Int("secs", 1, "length of one measurement")
+	names := flag.String("workloads", "admitted,limited,duplicate,latency,large", "which of them")
+	grow := flag.Bool("growth", false, "measure how cost grows in place of the workloads")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *runs, *seconds, strings.Split(*names, ","), *grow); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, runs, seconds int, names []string, grow bool) error {
+	if runs < 1 || seconds < 1 {
+		return errors.New("-runs and -secs must be at least 1")
+	}
+	if err := allowConnections(); err != nil {
+		return err
+	}
+	if out, err := exec.CommandContext(ctx, "make", "-s", "build").CombinedOutput(); err != nil {
+		return fmt.Errorf("make build: %w (run this in the repository's first folder)\n%s", err, out)
+	}
+	chosen := growth()
+	if !grow {
+		chosen = slices.DeleteFunc(slices.Clone(workloads), func(w workload) bool { return !slices.Contains(names, w.name) })
+	}
+	var results []result
+	for i, w := range chosen {
+		fmt.Fprintf(os.Stderr, "%d of %d: %s\n", i+1, len(chosen), w.title)
+		r, err := measure(ctx, w, runs, seconds)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.title, err)
+		}
+		results = append(results, r)
+	}
+	if grow {
+		printGrowth(os.Stdout, results)
+		return nil
+	}
+	printWorkloads(os.Stdout, results)
+	return printStart(ctx, os.Stdout, runs)
+}
+
+// result holds the samples of each system, one for each round.
+type result struct {
+	workload
+	samples map[string][]sample
+}
+
+func measure(ctx context.Context, w workload, runs, seconds int) (result, error) {
+	r := result{w, map[string][]sample{}}
+	b, err := newBed(ctx)
+	if err != nil {
+		return r, err
+	}
+	defer b.end()
+	upstream, err := b.upstream(w)
+	if err != nil {
+		return r, err
+	}
+	var systems []*system
+	for _, name := range w.systems {
+		s, err := b.system(name, w, upstream)
+		if err != nil {
+			return r, fmt.Errorf("%s: %w", name, err)
+		}
+		systems = append(systems, s)
+	}
+	for round := range runs + 1 { // the first is for warming up
+		for _, s := range systems {
+			if round == 0 {
+				_, err = b.sample(s, w.load, 1)
+			} else {
+				var got sample
+				got, err = b.sample(s, w.load, seconds)
+				r.samples[s.name] = append(r.samples[s.name], got)
+				if got.refused > 0 && w.budget == 0 && !w.load.equal {
+					fmt.Fprintf(os.Stderr, "%s: %.2f %% refused or failed\n", s.name, 100*got.refused)
+				}
+			}
+			if err != nil {
+				return r, fmt.Errorf("%s: %w", s.name, err)
+			}
+		}
+		slices.Reverse(systems)
+	}
+	return r, nil
+}

@@ -1,0 +1,208 @@
+package integration
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// An upstream that asks for a pause gets it, from every replica.
+
+const asksToPause = doesField + ": pause"
+
+// pausing is an upstream that answers requests which ask for a pause by a status and
+// fields.
+func pausing(t *testing.T, status int, fields ...string) *upstream {
+	u := newUpstream(t)
+	u.does["pause"] = func(w http.ResponseWriter, _ *http.Request) {
+		for _, field := range append([]string{"X-Own: a", "X-Own: b", "Content-Type: text/x-own"}, fields...) {
+			name, value, _ := strings.Cut(field, ": ")
+			w.Header().Add(name, value)
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, "its own words")
+	}
+	return u
+}
+
+// expectCooling fails the test unless a refuses for up to so many seconds.
+func expectCooling(t *testing.T, what string, a answer, most int) {
+	t.Helper()
+	expect(t, what, a, "429 cooling-down")
+	if left, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || left < 1 || left > most {
+		t.Errorf("%s: got Retry-After %q, want 1 to %d", what, a.header.Get("Retry-After"), most)
+	}
+}
+
+// Fails if a replica keeps to itself what its upstream asked for, if the caller
+// who was told first gets another answer than the upstream's, or if the pause
+// has no cap.
+func TestCoolDownHoldsOnEveryReplica(t *testing.T) {
+	t.Parallel()
+	// Its clock is years behind: the date is an hour ahead by its own.
+	behind := []string{"Date: Tue, 03 Jun 2008 11:05:30 GMT", "Retry-After: Tue, 03 Jun 2008 12:05:30 GMT"}
+	for name, tt := range map[string]struct {
+		replicas int // 0 for one without a Redis
+		status   int
+		fields   []string
+	}{
+		"fleet, 429 and seconds":    {2, 429, []string{"Retry-After: 3600"}},
+		"fleet, 503 and a date":     {2, 503, behind},
+		"one process, 429":          {0, 429, []string{"Retry-After: 3600"}},
+		"one process, 503 and date": {0, 503, behind},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := pausing(t, tt.status, tt.fields...)
+			words := []string{"--register", "hook=" + u.URL, "--register", "free=" + u.URL, "--rate", "off", "--cool-down", "free=off"}
+			var replicas []*replica
+			var f *fleet
+			if tt.replicas == 0 {
+				replicas = []*replica{startReplica(t, words...)}
+			} else {
+				f = startFleet(t, tt.replicas, words...)
+				replicas = f.replicas
+			}
+			a := post(t, replicas[0].url+"/hook", "hello", asksToPause)
+			wantRetryAfter := strings.TrimPrefix(tt.fields[len(tt.fields)-1], "Retry-After: ")
+			if a.status != tt.status || a.body != "its own words" || a.header.Get("Retry-After") != wantRetryAfter ||
+				!slices.Equal(a.header["X-Own"], []string{"a", "b"}) || a.header.Get("Content-Type") != "text/x-own" || a.header.Get("Proxy-Status") != "" {
+				t.Errorf("the caller who met it got %d %v %q, want the upstream's own answer", a.status, a.header, a.body)
+			}
+			for _, r := range replicas {
+				const most = 5 * 60
+				expectCooling(t, "an equal request", post(t, r.url+"/hook", "hello"), most)
+				expectCooling(t, "another one", post(t, r.url+"/hook/path", "other", "Authorization: Bearer one"), most)
+				expectCooling(t, "GET", do(t, http.MethodGet, r.url+"/hook", ""), most)
+			}
+			if n := len(u.all()); n != 1 {
+				t.Errorf("%d requests reached the upstream, want 1", n)
+			}
+			for i, r := range replicas {
+				expect(t, "where it is off", post(t, r.url+"/free", fmt.Sprint(i), asksToPause), fmt.Sprint(tt.status))
+				expect(t, "where it is off", post(t, r.url+"/free", fmt.Sprint(i, "again")), "200")
+			}
+			if f == nil {
+				return
+			}
+			if left := f.redis.PTTL(t.Context(), "throttle:1:{hook}:cool").Val(); left <= 0 || left > 5*time.Minute {
+				t.Errorf("the pause has %s to go, want up to 5m", left)
+			}
+			if n := f.redis.Exists(t.Context(), "throttle:1:{free}:cool").Val(); n != 0 {
+				t.Error("a route without cool-downs has one")
+			}
+		})
+	}
+}
+
+// Fails if one caller's pause stops others, or tells Redis who it is.
+func TestCoolDownIsTheCallersWhoseCredentialsMetIt(t *testing.T) {
+	t.Parallel()
+	u := pausing(t, 429, "Retry-After: 3600")
+	f := startFleet(t, 2, "--register", "hook="+u.URL, "--register", "ours="+u.URL, "--rate", "off", "--max-cool-down", "1h",
+		"--set-header", "ours=Authorization=Bearer ours")
+	one, other := f.replicas[0].url, f.replicas[1].url
+	alice, bob, key := "Authorization: Bearer alice", "Authorization: Bearer bob", "X-Api-Key: alice"
+	n := 0
+	send := func(url string, fields ...string) answer {
+		n++
+		return post(t, url, fmt.Sprint(n), fields...)
+	}
+	expect(t, "alice", send(one+"/hook", alice, asksToPause), "429")
+	expect(t, "by key", send(one+"/hook", key, asksToPause), "429")
+	for _, url := range []string{one, other} {
+		expectCooling(t, "alice", send(url+"/hook", alice), 3600)
+		expectCooling(t, "by key", send(url+"/hook", key), 3600)
+		expect(t, "bob", send(url+"/hook", bob), "200")
+		expect(t, "nobody", send(url+"/hook"), "200")
+		expect(t, "the other route", send(url+"/ours", alice), "200")
+	}
+	keys := f.redis.Keys(t.Context(), "throttle:1:{hook}:cool:*").Val()
+	if text := fmt.Sprint(keys); len(keys) != 2 || strings.Contains(text, "alice") {
+		t.Errorf("got %s, want two keys that do not tell whose", text)
+	}
+
+	expect(t, "with the route's own credentials", send(one+"/ours", alice, asksToPause), "429")
+	for _, url := range []string{one, other} {
+		expectCooling(t, "everybody has the same", send(url+"/ours", bob), 3600)
+		expectCooling(t, "everybody has the same", send(url+"/ours"), 3600)
+	}
+}
+
+// Fails if a duplicate or a limited request is told anything else while the
+// route rests, as far as its replica knows.
+func TestCoolingDownComesFirst(t *testing.T) {
+	t.Parallel()
+	u := pausing(t, 503, "Retry-After: 3600")
+	defer u.open()
+	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "2/d")
+	first := u.occupy(t, f.replicas[0].url+"/hook", "in flight")
+	expect(t, "an equal request before", post(t, f.replicas[1].url+"/hook", "in flight"), "409 duplicate")
+	expect(t, "the last of the budget", post(t, f.replicas[1].url+"/hook", "hello", asksToPause), "503")
+	for _, r := range f.replicas {
+		expectCooling(t, "beyond the budget", post(t, r.url+"/hook", "new"), 300) // from here on it knows
+		expectCooling(t, "equal to one in flight", post(t, r.url+"/hook", "in flight"), 300)
+	}
+	u.open()
+	expect(t, "one that was in flight before", <-first, "200")
+	if n := len(u.all()); n != 2 {
+		t.Errorf("%d requests reached the upstream, want 2", n)
+	}
+}
+
+// Fails if a pause does not end, ends too early, or needs a restart.
+func TestCoolDownEnds(t *testing.T) {
+	t.Parallel()
+	const pause = 2 * time.Second
+	u := pausing(t, 429, "Retry-After: 2")
+	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off")
+	expect(t, "the upstream asks", post(t, f.replicas[0].url+"/hook", "hello", asksToPause), "429")
+	began := u.last().start
+	for i, r := range f.replicas {
+		eventually(t, "the pause is over", func() bool {
+			a := post(t, r.url+"/hook", fmt.Sprint("after ", i))
+			if a.status == http.StatusTooManyRequests {
+				expectCooling(t, "meanwhile", a, 2)
+				return false
+			}
+			expect(t, "afterwards", a, "200")
+			return true
+		})
+	}
+	calls := u.all()
+	if len(calls) != 3 {
+		t.Fatalf("%d requests reached the upstream, want 3", len(calls))
+	}
+	const clocks = 20 * time.Millisecond // the test's and the store's
+	for _, c := range calls[1:] {
+		if after := c.start.Sub(began); after < pause-clocks {
+			t.Errorf("admitted %s after the upstream had asked for %s", after, pause)
+		}
+	}
+}
+
+// Fails if a pause needs the store, or is forgotten when the store is back.
+func TestCoolDownWithoutTheStore(t *testing.T) {
+	t.Parallel()
+	u := pausing(t, 429, "Retry-After: 3600")
+	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off")
+	one, other := f.replicas[0], f.replicas[1]
+	f.server.Kill()
+	for _, r := range f.replicas {
+		eventually(t, "the replica is degraded", func() bool { return strings.HasPrefix(r.ready(t), "degraded: ") })
+	}
+	expect(t, "the upstream asks", post(t, one.url+"/hook", "hello", asksToPause), "429")
+	expectCooling(t, "the replica that was told", post(t, one.url+"/hook", "next"), 300)
+	expect(t, "one that cannot know", post(t, other.url+"/hook", "other"), "200")
+	f.server.Restart()
+	n := 0
+	eventually(t, "the other knows as well", func() bool {
+		n++
+		return post(t, other.url+"/hook", fmt.Sprint(n)).String() == "429 cooling-down"
+	})
+	expectCooling(t, "the replica that was told", post(t, one.url+"/hook", "next"), 300)
+}

@@ -1,0 +1,402 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"throttle-proxy/cluster"
+)
+
+// pausing is an upstream that answers the first request by a status and names
+// and values of fields, all others well.
+type pausing struct {
+	status int
+	header []string
+	calls  int
+}
+
+func (p *pausing) RoundTrip(req *http.Request) (*http.Response, error) {
+	if p.calls++; p.calls > 1 {
+		return answers(ok, "").RoundTrip(req)
+	}
+	connected(req)
+	res := answer(p.status, "its own words")
+	for i := 0; i < len(p.header); i += 2 {
+		res.Header.Add(p.header[i], p.header[i+1])
+	}
+	return res, nil
+}
+
+// wantCooling checks that a request is refused for so long.
+func wantCooling(t *testing.T, r *rig, req *http.Request, retryAfter string) {
+	t.Helper()
+	res := r.do(req)
+	wantOutcome(t, res, "cooling-down")
+	if got := res.Header.Get("Retry-After"); got != retryAfter || res.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("got %d, Retry-After: %s, want 429 and %s", res.StatusCode, got, retryAfter)
+	}
+}
+
+// date is a moment of the bubble's clock, which begins with the year 2000, or of
+// another that is off by some time.
+func date(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
+
+func TestRetryAfterOfTheUpstream(t *testing.T) {
+	const year, minute = 365 * 24 * time.Hour, time.Minute
+	at := func(retryAfter, now time.Duration) func() []string {
+		return func() []string { return []string{"Retry-After", date(retryAfter), "Date", date(now)} }
+	}
+	with := func(header ...string) func() []string { return func() []string { return header } }
+	for _, tt := range []struct {
+		name   string
+		status int
+		header func() []string
+		want   time.Duration // 0 for none
+	}{
+		{"seconds", 429, with("Retry-After", "7"), 7 * time.Second},
+		{"seconds, 503", 503, with("Retry-After", "7"), 7 * time.Second},
+		{"seconds beside a Date", 429, with("Retry-After", "7", "Date", "Thu, 01 Jan 1970 00:00:00 GMT"), 7 * time.Second},
+		{"leading zeros", 429, with("Retry-After", "007"), 7 * time.Second},
+		{"the longest", 429, with("Retry-After", "300"), 5 * minute},
+		{"longer", 429, with("Retry-After", "301"), 5 * minute},
+		{"beyond 32 bits", 429, with("Retry-After", "4294967296"), 5 * minute},
+		{"beyond 64 bits", 429, with("Retry-After", strings.Repeat("9", 50)), 5 * minute},
+		{"two fields", 429, with("Retry-After", "7", "Retry-After", "60"), 7 * time.Second},
+
+		{"date", 429, at(minute, 0), minute},
+		{"date, 503", 503, at(minute, 0), minute},
+		{"date of a clock that is behind", 429, at(minute-year, -year), minute},
+		{"date of a clock that is ahead", 429, at(minute+year, year), minute},
+		{"date, far off", 429, at(100*year, 0), 5 * minute},
+		{"date without a Date", 429, func() []string { return []string{"Retry-After", date(minute)} }, minute},
+		{"date beside a Date that is none", 429, func() []string { return []string{"Retry-After", date(minute), "Date", "today"} }, minute},
+		{"date of RFC 850", 429, with("Retry-After", "Saturday, 01-Jan-00 00:01:00 GMT", "Date", "Sat, 01 Jan 2000 00:00:00 GMT"), minute},
+		{"date of asctime", 429, with("Retry-After", "Sat Jan  1 00:01:00 2000", "Date", "Sat, 01 Jan 2000 00:00:00 GMT"), minute},
+		{"this moment", 429, at(0, 0), 0},
+		{"past", 429, at(-minute, 0), 0},
+		{"past by the upstream's clock, not by ours", 429, at(minute, 2*minute), 0},
+
+		{"none", 429, with(), 0},
+		{"none, 503", 503, with(), 0},
+		{"empty", 429, with("Retry-After", ""), 0},
+		{"zero", 429, with("Retry-After", "0"), 0},
+		{"negative", 429, with("Retry-After", "-7"), 0},
+		{"signed", 429, with("Retry-After", "+7"), 0},
+		{"a fraction", 429, with("Retry-After", "7.5"), 0},
+		{"exponent", 429, with("Retry-After", "1e3"), 0},
+		{"hexadecimal", 429, with("Retry-After", "0x10"), 0},
+		{"a list", 429, with("Retry-After", "7, 8"), 0},
+		{"a duration", 429, with("Retry-After", "7s"), 0},
+		{"words", 429, with("Retry-After", "soon"), 0},
+		{"date of another zone", 429, with("Retry-After", "Sat, 01 Jan 2000 00:01:00 +0100"), 0},
+		{"day alone", 429, with("Retry-After", "2000-01-02"), 0},
+		{"RateLimit alone", 429, with("RateLimit", `"a";r=0;t=7`, "X-RateLimit-Reset", "7"), 0},
+
+		{"200", 200, with("Retry-After", "7"), 0},
+		{"202", 202, with("Retry-After", "7"), 0},
+		{"301", 301, with("Retry-After", "7"), 0},
+		{"413", 413, with("Retry-After", "7"), 0},
+		{"500", 500, with("Retry-After", "7"), 0},
+		{"502", 502, with("Retry-After", "7"), 0},
+	} {
+		bubble(t, tt.name, func(t *testing.T) {
+			up := &pausing{status: tt.status, header: tt.header()}
+			r := newRig(t, up)
+			res := r.do(post("first"))
+			if body := text(t, res); res.StatusCode != tt.status || body != "its own words" {
+				t.Errorf("its caller got %d %q, want %d and the upstream's own words", res.StatusCode, body, tt.status)
+			}
+			want := http.Header{}
+			for i := 0; i < len(up.header); i += 2 {
+				want.Add(up.header[i], up.header[i+1])
+			}
+			res.Header.Del("Content-Length")
+			if got := fields(res.Header); got != fields(want) {
+				t.Errorf("its caller got\n%s, want\n%s", got, fields(want))
+			}
+			if e := <-r.events; e.CoolDown != tt.want || e.Reason != "" || e.Status != tt.status {
+				t.Errorf("got status %d, reason %q and a cool-down of %s, want %s", e.Status, e.Reason, e.CoolDown, tt.want)
+			}
+			if tt.want > 0 {
+				wantCooling(t, r, post("second"), fmt.Sprint(int(tt.want.Seconds())))
+				time.Sleep(tt.want - time.Second - 1)
+				wantCooling(t, r, post("second"), "2") // more than a second is left
+				time.Sleep(time.Nanosecond)
+				wantCooling(t, r, post("second"), "1")
+				time.Sleep(time.Second - 1)
+				wantCooling(t, r, post("second"), "1")
+				if up.calls != 1 {
+					t.Errorf("the upstream was called %d times before the end", up.calls)
+				}
+				time.Sleep(time.Nanosecond)
+			}
+			wantOutcome(t, r.do(post("second")), "200")
+		})
+	}
+}
+
+func TestCoolDownIsOnlyEverExtended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(t)
+		r := newRig(t, g)
+		// All were sent before the first was answered.
+		var inFlight []<-chan *http.Response
+		for i := range 4 {
+			inFlight = append(inFlight, r.start(post(fmt.Sprint(i))))
+		}
+		synctest.Wait()
+		for _, step := range []struct{ retryAfter, want string }{{"10", "10"}, {"5", "10"}, {"", "10"}, {"20", "20"}} {
+			res := answer(http.StatusServiceUnavailable, "")
+			res.Header.Set("Retry-After", step.retryAfter)
+			g.answers <- res
+			synctest.Wait()
+			wantCooling(t, r, post("next"), step.want)
+		}
+		for _, answer := range inFlight {
+			wantOutcome(t, <-answer, "503")
+		}
+		time.Sleep(20 * time.Second)
+		r.routes["hook"].transport = answers(ok, "")
+		wantOutcome(t, r.do(post("next")), "200")
+	})
+}
+
+func TestCoolDownOff(t *testing.T) {
+	up := &pausing{status: 429, header: []string{"Retry-After", "7"}}
+	r := newRig(t, up, func(r *Route) { r.MaxCoolDown = 0 })
+	wantOutcome(t, r.do(post("first")), "429")
+	wantOutcome(t, r.do(post("second")), "200")
+	if e := <-r.events; e.CoolDown != 0 {
+		t.Errorf("got a cool-down of %s, want none", e.CoolDown)
+	}
+	// Nor is it under one that another replica's flags let it know of.
+	r.options.Cluster.Pause("hook", "", time.Minute)
+	wantOutcome(t, r.do(post("third")), "200")
+}
+
+func TestWhoIsPaused(t *testing.T) {
+	alice, bob := []string{"Authorization", "Bearer alice"}, []string{"Authorization", "Bearer bob"}
+	key := []string{"X-Api-Key", "alice"}
+	both := append(append([]string(nil), alice...), key...)
+	callers := map[string][]string{
+		"nobody": nil, "alice": alice, "bob": bob, "key": key, "both": both,
+		"cookie": {"Cookie", "alice"}, "lower case": {"authorization", "bearer alice"}, "empty": {"Authorization", "", "X-Api-Key", ""},
+		"two lines": {"Authorization", "Bearer", "Authorization", "alice"},
+	}
+	everybody := strings.Fields("nobody alice bob key both cookie empty")
+	setAuthorization := func(r *Route) { r.SetHeaders = []Field{{"Authorization", "Bearer ours"}} }
+	for _, tt := range []struct {
+		name   string
+		change func(*Route)
+		caller string
+		paused []string
+		free   []string
+	}{
+		{"by Authorization", nil, "alice", []string{"alice"}, []string{"nobody", "bob", "key", "both", "cookie", "lower case", "empty", "two lines"}},
+		{"by X-Api-Key", nil, "key", []string{"key"}, []string{"nobody", "alice", "bob", "both", "empty"}},
+		{"by both", nil, "both", []string{"both"}, []string{"nobody", "alice", "key"}},
+		{"without", nil, "nobody", everybody, nil},
+		{"a cookie is not one", nil, "cookie", everybody, nil},
+		{"an empty field is not one", nil, "empty", everybody, nil},
+		{"Authorization set by the route", setAuthorization, "alice", everybody, nil},
+		{"Authorization set by the route, X-Api-Key not", setAuthorization, "both", []string{"both", "key"}, []string{"nobody", "alice", "bob"}},
+		{"X-Api-Key set by the route", func(r *Route) { r.SetHeaders = []Field{{"X-Api-Key", "ours"}} }, "key", everybody, nil},
+		{"another field set by the route", func(r *Route) { r.SetHeaders = []Field{{"X-Team", "ours"}} }, "alice", []string{"alice"}, []string{"nobody", "bob"}},
+		{"Authorization of userinfo", upstreamURL(t, "https://user:password@upstream.example"), "alice", everybody, nil},
+		{"in a pool", func(r *Route) { r.Pool = "team" }, "alice", []string{"alice"}, []string{"nobody", "bob", "key"}},
+		{"in a pool, without", func(r *Route) { r.Pool = "team" }, "nobody", everybody, nil},
+	} {
+		bubble(t, tt.name, func(t *testing.T) {
+			if tt.change == nil {
+				tt.change = func(*Route) {}
+			}
+			r := newRig(t, &pausing{status: 429, header: []string{"Retry-After", "60"}}, tt.change)
+			wantOutcome(t, r.do(post("first", callers[tt.caller]...)), "429")
+			for _, caller := range tt.paused {
+				wantCooling(t, r, post("for "+caller, callers[caller]...), "60")
+			}
+			for _, caller := range tt.free {
+				if got := outcome(t, r.do(post("for "+caller, callers[caller]...))); got != "200" {
+					t.Errorf("%s: got %s, want 200", caller, got)
+				}
+			}
+		})
+	}
+}
+
+// Each route of a pool has an upstream of its own.
+func TestRoutesOfAPoolCoolDownByThemselves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &pausing{status: 429, header: []string{"Retry-After", "60"}}, func(r *Route) { r.Pool = "team" })
+		other := r.routes["hook"].Route
+		other.Name = "other"
+		rt, err := newRoute(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rt.transport = answers(ok, "")
+		r.routes["other"] = rt
+		for _, caller := range [][]string{nil, {"Authorization", "alice"}} {
+			r.routes["hook"].transport = &pausing{status: 429, header: []string{"Retry-After", "60"}}
+			wantOutcome(t, r.do(post("first", caller...)), "429")
+			wantCooling(t, r, post("second", caller...), "60")
+			wantOutcome(t, r.do(request(http.MethodPost, "/other", fmt.Sprint(caller), caller...)), "200")
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
+// TestEveryRequestCoolsDown is about requests that ask for nothing else, and
+// about the order: cooling down, then duplicate, then limited.
+func TestEveryRequestCoolsDown(t *testing.T) {
+	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket"}
+	for name, tt := range map[string]struct {
+		change func(*Route)
+		req    func() *http.Request
+	}{
+		"post":                {nil, func() *http.Request { return post("new") }},
+		"get":                 {nil, func() *http.Request { return request(http.MethodGet, "/hook/path", "") }},
+		"head":                {nil, func() *http.Request { return request(http.MethodHead, "/hook", "") }},
+		"another path":        {nil, func() *http.Request { return request(http.MethodPut, "/hook/elsewhere?query", "") }},
+		"upgrade":             {nil, func() *http.Request { return request(http.MethodGet, "/hook", "", upgrade...) }},
+		"nothing compared":    {dedupe(DedupeOff), func() *http.Request { return post("same") }},
+		"duplicate in flight": {nil, func() *http.Request { return post("in flight") }},
+		"held":                {nil, func() *http.Request { return post("held") }},
+		"limited":             {limits(limit(t, "hook", "3/h")), func() *http.Request { return post("new") }},
+		"limited before":      {limits(limit(t, "hook", "2/h")), func() *http.Request { return post("new") }},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			if tt.change == nil {
+				tt.change = func(*Route) {}
+			}
+			g := newGate(t)
+			r := newRig(t, g, tt.change, hold(time.Hour))
+			held := r.start(post("held"))
+			synctest.Wait()
+			g.answers <- answer(ok, "")
+			wantOutcome(t, <-held, "200")
+			// Three are there before any is answered.
+			inFlight := []<-chan *http.Response{r.start(post("in flight")), r.start(post("asks for a pause"))}
+			synctest.Wait()
+			if name == "limited before" {
+				inFlight = inFlight[:1]
+				wantOutcome(t, r.do(post("the first beyond")), "limited")
+			}
+			res := answer(http.StatusTooManyRequests, "")
+			res.Header.Set("Retry-After", "60")
+			g.answers <- res
+			synctest.Wait()
+			arrived := g.arrived.Load()
+			if tt.req().Method == http.MethodHead { // which has no body to read the reason from
+				if res := r.do(tt.req()); res.Header.Get("Retry-After") != "60" || res.StatusCode != http.StatusTooManyRequests {
+					t.Errorf("got %d, Retry-After: %s, want 429 and 60", res.StatusCode, res.Header.Get("Retry-After"))
+				}
+			} else {
+				wantCooling(t, r, tt.req(), "60")
+			}
+			if g.arrived.Load() != arrived {
+				t.Error("it reached the upstream")
+			}
+			for range len(inFlight) - 1 {
+				g.answers <- answer(ok, "")
+			}
+			for _, answer := range inFlight {
+				<-answer
+			}
+			// What was refused has spent nothing, and left no lock.
+			time.Sleep(time.Hour)
+			r.routes["hook"].transport = answers(created, "")
+			if tt.req().Method != http.MethodHead {
+				wantOutcome(t, r.do(tt.req()), "201")
+			}
+		})
+	}
+}
+
+func TestCoolingDownIsAnsweredBeforeTheBodyIsRead(t *testing.T) {
+	r := newRig(t, answers(ok, ""))
+	r.options.Cluster.Pause("hook", "", time.Minute)
+	body := readerFunc(func([]byte) (int, error) {
+		t.Error("the body was read")
+		return 0, io.EOF
+	})
+	wantOutcome(t, r.do(httptest.NewRequest(http.MethodPost, "/hook", body)), "cooling-down")
+}
+
+// In shadow mode an upstream's wish is noted, and what it would refuse reported.
+func TestShadowCoolsNothingDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := &pausing{status: 503, header: []string{"Retry-After", "60"}}
+		r := newRig(t, up, shadow)
+		wantOutcome(t, r.do(post("first")), "503")
+		if e := <-r.events; e.CoolDown != time.Minute || e.Shadowed != "" {
+			t.Errorf("got a cool-down of %s and shadowed %q, want a minute alone", e.CoolDown, e.Shadowed)
+		}
+		wantOutcome(t, r.do(post("second")), "200")
+		if e := <-r.events; e.Shadowed != ReasonCoolingDown || e.Reason != "" || e.CoolDown != 0 {
+			t.Errorf("got reason %q, shadowed %q, want shadowed cooling-down", e.Reason, e.Shadowed)
+		}
+		time.Sleep(time.Minute)
+		wantOutcome(t, r.do(post("third")), "200")
+		if e := <-r.events; e.Shadowed != "" {
+			t.Errorf("shadowed %q after the end", e.Shadowed)
+		}
+	})
+}
+
+// A streamed answer is as any other.
+func TestStreamedAnswerAsksForAPause(t *testing.T) {
+	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Retry-After", "60")
+		w.WriteHeader(http.StatusTooManyRequests)
+		for range 3 {
+			_, _ = io.WriteString(w, "part ")
+			_ = http.NewResponseController(w).Flush()
+		}
+	}))
+	r := newRig(t, nil, upstreamURL(t, up.URL), dedupe(DedupeOff))
+	res := r.do(post("first"))
+	if got := text(t, res); got != "part part part " || res.StatusCode != http.StatusTooManyRequests || res.Header.Get("Retry-After") != "60" {
+		t.Errorf("got %d %q, want 429 and the upstream's parts", res.StatusCode, got)
+	}
+	wantOutcome(t, r.do(post("second")), "cooling-down")
+}
+
+// TestPausesOfAnAsk shows that no part of a credential is in what the store is
+// asked.
+func TestPausesOfAnAsk(t *testing.T) {
+	for pool, own := range map[string]string{"": "", "team": "hook"} {
+		r := newRig(t, answers(ok, ""), func(r *Route) { r.Pool = pool })
+		var last cluster.Ask
+		r.options.Cluster = asked{r.options.Cluster, &last}
+		pauses := func(header ...string) []string {
+			t.Helper()
+			wantOutcome(t, r.do(request(http.MethodGet, "/hook", "", header...)), "200")
+			return last.Pauses
+		}
+		if got := pauses(); len(got) != 1 || got[0] != own {
+			t.Errorf("pool %q: got %q, want %q", pool, got, own)
+		}
+		seen := map[string]bool{}
+		for _, header := range [][]string{
+			{"Authorization", "canary"}, {"X-Api-Key", "canary"}, {"Authorization", "canary", "X-Api-Key", "canary"},
+			{"Authorization", "X-Api-Key", "Authorization", "canary"}, {"Authorization", "canary2"},
+		} {
+			got := pauses(header...)
+			if len(got) != 2 || got[0] != own || seen[got[1]] {
+				t.Fatalf("pool %q: got %q for %q, want %q and another one's", pool, got, header, own)
+			}
+			seen[got[1]] = true
+			wantNoCanary(t, "ask", fmt.Sprintf("%+v", last))
+			if want := pool != ""; strings.HasPrefix(got[1], "hook:") != want {
+				t.Errorf("pool %q: got %q, want the route's name in it: %v", pool, got, want)
+			}
+		}
+	}
+}

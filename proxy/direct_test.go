@@ -1,0 +1,77 @@
+package proxy
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// TestConnectionThatTheUpstreamEndsIsNotUsedAgain: nothing is lost, not even
+// a request that is written while the connection ends, if it may be repeated.
+func TestConnectionThatTheUpstreamEndsIsNotUsedAgain(t *testing.T) {
+	const answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	for name, tt := range map[string]struct {
+		answer string
+		end    func(*bufio.Reader)
+	}{
+		"at once":                {answer, func(*bufio.Reader) {}},
+		"after the next request": {answer, func(r *bufio.Reader) { _, _ = http.ReadRequest(r) }},
+		"with surplus bytes":     {answer + answer, func(r *bufio.Reader) { _, _ = r.Peek(1) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var connections atomic.Int64
+			r := newRig(t, nil, upstreamURL(t, listen(t, func(conn net.Conn, r *bufio.Reader, _ *http.Request) {
+				connections.Add(1)
+				_, _ = io.WriteString(conn, tt.answer)
+				tt.end(r)
+			})))
+			const requests = 20
+			for range requests {
+				wantOutcome(t, r.do(request(http.MethodGet, "/hook", "")), "200")
+			}
+			if got := connections.Load(); got != requests {
+				t.Errorf("got %d connections for %d requests", got, requests)
+			}
+		})
+	}
+}
+
+// TestBodiesOfAnySize go to a plain upstream, directly or not.
+func TestBodiesOfAnySize(t *testing.T) {
+	handler, arrivals := records()
+	r := newRig(t, nil, upstreamURL(t, serve(t, handler).URL))
+	for _, size := range []int{0, 1, 4 << 10, directBody, directBody + 1, 1 << 20} {
+		body := strings.Repeat("b", size)
+		wantOutcome(t, r.do(post(body)), "200")
+		if got := next(t, arrivals).body; got != body {
+			t.Errorf("got %d bytes, want %d", len(got), size)
+		}
+	}
+}
+
+// TestAnswersOfAnySize come whole, and their connections are used again.
+func TestAnswersOfAnySize(t *testing.T) {
+	var connections atomic.Int64
+	r := newRig(t, nil, upstreamURL(t, listen(t, func(conn net.Conn, r *bufio.Reader, first *http.Request) {
+		connections.Add(1)
+		for req := first; req != nil; req, _ = http.ReadRequest(r) {
+			var size int
+			_, _ = fmt.Sscanf(req.URL.RawQuery, "%d", &size)
+			_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("b", size))
+		}
+	})))
+	for _, size := range []int{0, 1, 4 << 10, 1 << 20, 2} {
+		res := r.do(request(http.MethodGet, fmt.Sprintf("/hook?%d", size), ""))
+		if got := len(text(t, res)); got != size {
+			t.Errorf("got %d bytes, want %d", got, size)
+		}
+	}
+	if got := connections.Load(); got != 1 {
+		t.Errorf("got %d connections, want one", got)
+	}
+}

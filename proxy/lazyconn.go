@@ -1,0 +1,90 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// lazyConn is a connection whose deadlines cost nothing where nothing waits
+// for them. net/http sets half a dozen for each request, most of which are
+// replaced before anything is read, and each is a change to the runtime's
+// timers.
+type lazyConn struct {
+	net.Conn
+	writeIdle time.Duration // longest that one write may take; 0 for no bound
+
+	mu       sync.Mutex
+	reading  bool
+	until    time.Time // when reads are to fail; zero for never
+	readSet  time.Time // the deadlines that the connection has
+	writeSet time.Time
+}
+
+// SetDeadline serves those who take the connection over.
+func (c *lazyConn) SetDeadline(t time.Time) error {
+	c.mu.Lock()
+	c.writeSet = t
+	err := c.Conn.SetWriteDeadline(t)
+	c.mu.Unlock()
+	return errors.Join(err, c.SetReadDeadline(t))
+}
+
+// SetReadDeadline takes note of the deadline, and passes it on to a read that
+// waits.
+func (c *lazyConn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.until = t
+	if !c.reading {
+		return nil
+	}
+	c.readSet = t
+	return c.Conn.SetReadDeadline(t)
+}
+
+// Read reads until the deadline. That of the connection itself may be an
+// earlier one, left by a read before: it is moved only when it has passed.
+func (c *lazyConn) Read(p []byte) (n int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		now := time.Now()
+		if passed(c.until, now) {
+			return 0, os.ErrDeadlineExceeded
+		}
+		sooner := !c.until.IsZero() && (c.readSet.IsZero() || c.until.Before(c.readSet))
+		if sooner || passed(c.readSet, now) {
+			c.readSet = c.until
+			_ = c.Conn.SetReadDeadline(c.until) // the read tells
+		}
+		c.reading = true
+		c.mu.Unlock()
+		n, err = c.Conn.Read(p)
+		c.mu.Lock()
+		c.reading = false
+		if n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+	}
+}
+
+func passed(deadline, now time.Time) bool { return !deadline.IsZero() && !now.Before(deadline) }
+
+// Write moves its deadline once that is a tenth used up.
+func (c *lazyConn) Write(p []byte) (int, error) {
+	if c.writeIdle > 0 {
+		c.mu.Lock()
+		if now := time.Now(); c.writeSet.Sub(now) < c.writeIdle-c.writeIdle/10 {
+			c.writeSet = now.Add(c.writeIdle)
+			_ = c.Conn.SetWriteDeadline(c.writeSet) // the write tells
+		}
+		c.mu.Unlock()
+	}
+	return c.Conn.Write(p)
+}
+
+// CloseWrite ends one half of a tunnel.
+func (c *lazyConn) CloseWrite() error { return closeWrite(c.Conn) }

@@ -1,0 +1,63 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestLazyConn moves the deadline in each way that net/http does.
+func TestLazyConn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		c := &lazyConn{Conn: near, writeIdle: time.Minute}
+		defer c.Close()
+		var b [1]byte
+		readUntil := func(want time.Time) {
+			t.Helper()
+			if n, err := c.Read(b[:]); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !time.Now().Equal(want) {
+				t.Fatalf("got %d and %v at %v, want %v at %v", n, err, time.Now(), os.ErrDeadlineExceeded, want)
+			}
+		}
+		in := func(d time.Duration) time.Time {
+			until := time.Now().Add(d)
+			if err := c.SetReadDeadline(until); err != nil {
+				t.Fatal(err)
+			}
+			return until
+		}
+		readUntil(in(time.Second))
+		in(time.Second)
+		readUntil(in(time.Minute)) // later than the one before it
+		in(time.Hour)
+		readUntil(in(time.Second)) // sooner
+		readUntil(in(0))
+		in(time.Second)
+		_ = c.SetReadDeadline(time.Time{})
+		time.AfterFunc(time.Hour, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }) // while it waits
+		readUntil(time.Now().Add(time.Hour))
+		readUntil(time.Now()) // and it stays
+		_ = c.SetDeadline(time.Time{})
+		time.AfterFunc(time.Hour, func() { _, _ = far.Write([]byte("x")) })
+		if _, err := io.ReadFull(c, b[:]); err != nil {
+			t.Fatal(err)
+		}
+
+		begun := time.Now()
+		if _, err := c.Write(b[:]); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begun) != time.Minute {
+			t.Errorf("got %v after %s, want %v after a minute", err, time.Since(begun), os.ErrDeadlineExceeded)
+		}
+		go func() { _, _ = io.Copy(io.Discard, far) }()
+		for range 10 {
+			if _, err := c.Write(b[:]); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Second)
+		}
+	})
+}
