@@ -334,8 +334,10 @@ var behaviours = map[string]func(t *testing.T, fleet []replica){
 		fleet[1].Pause("slack", "bob", time.Minute)
 		fleet[1].Pause("slack", "", time.Hour)
 		for _, r := range fleet {
-			if v := expect(t, r, CoolingDown, under(unlocked(), "bob", "")); v.Wait <= time.Minute {
-				t.Errorf("got %v, want the longer wait", v.Wait)
+			for _, names := range [][]string{{"bob", ""}, {"", "bob"}} {
+				if v := expect(t, r, CoolingDown, under(unlocked(), names...)); v.Wait <= time.Minute {
+					t.Errorf("got %v, want the longer wait", v.Wait)
+				}
 			}
 		}
 	},

@@ -111,7 +111,7 @@ func TestRedis_DecidesAsTheAskSaysWhileTheStoreIsAway(t *testing.T) {
 			server := startRedis(t)
 			link := redistest.NewLink(t, server.Addr)
 			told := newChanges()
-			r := join(t, link.URL(), Options{Timeout: storeTimeout, Observe: told.observe})
+			r := join(t, link.URL(), Options{Timeout: storeTimeout, LockTTL: time.Hour, Observe: told.observe})
 			other := join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
 			held := admit(t, r, request("before"))
 			ten := charge("ten", "10/h")
@@ -442,6 +442,9 @@ func TestRedis_LockWhoseAnswerWasLostIsAdopted(t *testing.T) {
 		if !strings.HasPrefix(value, v.Lock.value()+" ") {
 			t.Fatalf("%s: got %q, want the ask's own", policy, value)
 		}
+		if !v.Lock.doubtful.Load() {
+			t.Errorf("%s: got no doubt about a lock that the store may yet take", policy)
+		}
 		expect(t, r, Duplicate, a)
 		all = append(all, adopted{a, v.Lock, value})
 	}
@@ -501,6 +504,48 @@ func TestRedis_EqualAsksOfWhichOneGotNoAnswerDoNotRunTogether(t *testing.T) {
 	t.Fatal("the answer was always faster")
 }
 
+// A store that stood still may take a lock only after it was told of its end.
+func TestRedis_DoubtfulLockIsReleasedOnceMore(t *testing.T) {
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{})
+	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
+	for doubtful, want := range map[bool][]int{false: {0, 0}, true: {1, 0}} {
+		lock := newLock(request("a"), "replica-0", r)
+		lock.doubtful.Store(doubtful)
+		tasks := []*task{r.ending(lock, 0)}
+		for i, n := range want {
+			if again := r.perform(tasks, false); len(again) != n {
+				t.Errorf("doubtful %t, time %d: got %d to tell again, want %d", doubtful, i+1, len(again), n)
+			}
+		}
+	}
+}
+
+func TestRedis_RenewalWithoutAnAnswerMakesALockDoubtful(t *testing.T) {
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{LockTTL: time.Hour}) // renewed by this test alone
+	lock := admit(t, r, request("a")).Lock
+	if !r.renew() || lock.doubtful.Load() {
+		t.Error("got doubt about a lock that was renewed")
+	}
+	server.Kill()
+	if r.renew() || !lock.doubtful.Load() {
+		t.Error("got no doubt about a lock that the store may yet take again")
+	}
+}
+
+func TestRedis_PauseThatIsOverIsNotTold(t *testing.T) {
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{})
+	for _, d := range []time.Duration{0, -1, -time.Hour} {
+		r.Pause("slack", "", d)
+	}
+	admit(t, r, under(unlocked(), ""))
+	if s := r.Status(); len(s.Faults) > 0 || len(s.Pauses) > 0 {
+		t.Errorf("got %+v, want neither faults nor pauses", s)
+	}
+}
+
 func TestChargeScript(t *testing.T) {
 	server := startRedis(t)
 	client := server.Client()
@@ -524,7 +569,7 @@ func TestChargeScript(t *testing.T) {
 	// By the tolerance, since time goes on: 36 s.
 	near := func(what string, got, want float64) {
 		t.Helper()
-		if got > want+1e-3 || got < want-0.1 {
+		if !(got <= want+1e-3 && got >= want-0.1) { // nor is it none
 			t.Errorf("%s: got %f requests charged, want %f", what, got, want)
 		}
 	}

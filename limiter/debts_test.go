@@ -128,11 +128,14 @@ func TestDebts_ForgetWhatIsPaidBackAndTheSmallestBeyondCapacity(t *testing.T) {
 }
 
 func TestDebts_DoNotOverflow(t *testing.T) {
-	d, rare := NewDebts(10), Charge{"rare", parse(t, "1/876000h")}
-	for range 10 {
-		d.Add(time.Hour, []Charge{rare}, 1000)
-	}
-	if owed := d.Take(time.Hour); len(owed) != 1 || owed[0].Requests(time.Hour) < 1 {
-		t.Errorf("got %+v, want at least one request", owed)
+	rare := Charge{"rare", parse(t, "1/876000h")}
+	for n := range 10 {
+		d := NewDebts(10)
+		for range n + 1 {
+			d.Add(time.Hour, []Charge{rare}, 1000)
+		}
+		if owed := d.Take(time.Hour); len(owed) != 1 || owed[0].Requests(time.Hour) < 1 {
+			t.Errorf("after %d: got %+v, want at least one request", n+1, owed)
+		}
 	}
 }
