@@ -1,5 +1,7 @@
 # make run    run a replica for $WEBHOOK_URL, or without one the demo
 # make test   install what the tests need, and run all of them
+# make soak   random histories against the laws of the design: a long one without
+#             faults of store or replicas, and some with all of them (SEED=1 replays)
 # make check  formatting, linters, known vulnerabilities
 # make bench  Go benchmarks (RUNS of each), then the product beside a bare
 #             ReverseProxy and nginx: the first table of the README's Speed
@@ -11,7 +13,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 RUNS        ?= 5
 
-.PHONY: build run test check bench bench-growth deps
+.PHONY: build run test soak check bench bench-growth deps
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/throttle-proxy ./cmd/throttle-proxy
@@ -22,6 +24,10 @@ run:
 
 test: deps
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -shuffle=on ./...
+
+soak: deps
+	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestHistory$$' ./integration -history.seed $(or $(SEED),0) -history.faults none -history.ops 100000
+	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestHistory$$' ./integration -history.seed $(or $(SEED),0) -history.faults all -history.ops 10000 -history.runs 5
 
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }

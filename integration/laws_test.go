@@ -99,6 +99,9 @@ func (h *history) overlaps() (violations []string, explained map[string]int) {
 	for _, all := range h.exchanges() {
 		var live []exchange
 		for _, e := range all {
+			if !e.end.After(e.start) {
+				continue // its client had left before it arrived
+			}
 			live = slices.DeleteFunc(live, func(before exchange) bool { return !before.end.After(e.start) })
 			for _, before := range live {
 				if why := h.explain(before, e); why != "" {
@@ -272,7 +275,8 @@ func (h *history) unanswered() (violations []string) {
 			return f.kind.kills && f.replica == r.replica && f.overlaps(r.sent, r.answered)
 		})
 		if r.err != nil && !excused {
-			violations = append(violations, fmt.Sprintf("law 4: request %s has no answer: %v", r.nonce, r.err))
+			violations = append(violations, fmt.Sprintf("law 4: request %s (%s) to replica %d has no answer, status %d, after %s; arrived %d times, logged %d times: %v",
+				r.nonce, r.does, r.replica, r.answer.status, r.answered.Sub(r.sent), len(r.calls), r.logged, r.err))
 		}
 		if r.err == nil && r.does == cutsBody && r.answer.status == http.StatusOK {
 			violations = append(violations, fmt.Sprintf("law 4: request %s has the half of an answer as a whole one", r.nonce))
@@ -344,12 +348,13 @@ func TestLaws(t *testing.T) {
 		want      string // that the only violation begins with; empty for none
 		explained string
 	}{
-		"one after the other":   {requests: []request{admitted(0, 0, 10), admitted(1, 10, 20)}},
-		"different at once":     {requests: []request{admitted(0, 0, 10), with(admitted(1, 5, 20), func(r *request) { r.body = "other" })}},
-		"without a lock":        {requests: []request{with(admitted(0, 0, 10), on("free")), with(admitted(1, 5, 20), on("free"))}},
-		"an overlap":            {requests: []request{admitted(0, 0, 10), admitted(1, 9, 20)}, want: "law 1"},
-		"an overlap, reordered": {requests: []request{admitted(1, 9, 20), admitted(0, 0, 10)}, want: "law 1"},
-		"one inside another":    {requests: []request{admitted(0, 0, 30), admitted(1, 40, 50), admitted(2, 10, 20)}, want: "law 1"},
+		"one after the other":               {requests: []request{admitted(0, 0, 10), admitted(1, 10, 20)}},
+		"different at once":                 {requests: []request{admitted(0, 0, 10), with(admitted(1, 5, 20), func(r *request) { r.body = "other" })}},
+		"without a lock":                    {requests: []request{with(admitted(0, 0, 10), on("free")), with(admitted(1, 5, 20), on("free"))}},
+		"an overlap":                        {requests: []request{admitted(0, 0, 10), admitted(1, 9, 20)}, want: "law 1"},
+		"an overlap, reordered":             {requests: []request{admitted(1, 9, 20), admitted(0, 0, 10)}, want: "law 1"},
+		"one inside another":                {requests: []request{admitted(0, 0, 30), admitted(1, 40, 50), admitted(2, 10, 20)}, want: "law 1"},
+		"one that was over when it arrived": {requests: []request{admitted(0, 0, 30), admitted(0, 10, 10)}},
 		"an overlap long after a flush": {
 			requests: []request{admitted(0, 100, 110), admitted(1, 109, 120)},
 			faults:   []fault{{forgetsAll, -1, at(0), at(50)}},
