@@ -11,7 +11,7 @@ GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
-RUNS        ?= 5
+RUNS        ?= 6
 
 .PHONY: build run test soak check bench bench-growth deps
 
@@ -40,7 +40,7 @@ check:
 
 bench: deps
 	@mkdir -p bin
-	PATH="$$PATH:/usr/sbin" $(GO) test -run '^$$' -bench . -benchmem -count $(RUNS) ./limiter ./cluster ./proxy > bin/bench.txt || { cat bin/bench.txt; exit 1; }
+	PATH="$$PATH:/usr/sbin" $(GO) test -run '^$$' -bench . -benchmem -count $(RUNS) ./... > bin/bench.txt || { cat bin/bench.txt; exit 1; }
 	$(GO) run $(BENCHSTAT) bin/bench.txt
 	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench
 

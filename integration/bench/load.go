@@ -32,55 +32,47 @@ type load struct {
 	perSecond   int    // 0 for as many as are answered
 }
 
-// sample is one measurement. All but rates, latencies and memory are by request.
+// sample is one measurement. CPU time and what Redis did are by request.
 type sample struct {
-	rate, refused, p50        float64 // requests a second, share, µs
+	n, refused                float64 // answers, and those that are not a success
+	seconds                   float64
+	p50                       float64 // µs
 	cpu, redisCPU             float64 // µs
 	redisReads, redisCommands float64
 	memory                    float64 // MiB
 }
 
-// answers are what a load got.
-type answers struct {
-	n, refused float64
-	seconds    float64
-	p50        float64 // µs
-}
-
 // sample sends the load for some seconds.
-func (b *bed) sample(s *system, l load, seconds int) (sample, error) {
+func (b *bed) sample(s *system, l load, seconds int) (got sample, err error) {
 	b.runs++
 	content := fmt.Sprintf(differs+`,"run":%d,"text":"`, 0, b.runs)
 	content += strings.Repeat("x", max(0, l.body-len(content)-2)) + `"}`
 	if s.holder != "" {
 		answered, err := b.hold(s, content, time.Duration(seconds+1)*time.Second)
 		if err != nil {
-			return sample{}, err
+			return got, err
 		}
 		defer func() { <-answered }()
 	}
 	before, err := s.usage(b.ctx)
 	if err != nil {
-		return sample{}, err
+		return got, err
 	}
-	var all answers
 	if l.perSecond > 0 {
-		all, err = b.openLoop(s, l, content, seconds)
+		got, err = b.openLoop(s, l, content, seconds)
 	} else {
-		all, err = b.wrk(s, l, content, seconds)
+		got, err = b.wrk(s, l, content, seconds)
 	}
 	if err != nil {
-		return sample{}, err
+		return got, err
 	}
 	after, err := s.usage(b.ctx)
-	return sample{
-		rate: all.n / all.seconds, refused: all.refused / all.n, p50: all.p50,
-		cpu:           float64(after.cpu-before.cpu) / 1e3 / all.n,
-		redisCPU:      float64(after.redisCPU-before.redisCPU) / 1e3 / all.n,
-		redisReads:    (after.reads - before.reads) / all.n,
-		redisCommands: (after.commands - before.commands) / all.n,
-		memory:        s.memory(),
-	}, err
+	got.cpu = float64((after.cpu - before.cpu).Microseconds()) / got.n
+	got.redisCPU = float64((after.redisCPU - before.redisCPU).Microseconds()) / got.n
+	got.redisReads = (after.reads - before.reads) / got.n
+	got.redisCommands = (after.commands - before.commands) / got.n
+	got.memory = s.memory()
+	return got, err
 }
 
 // hold has the other replica send a request equal to the load's, which the
@@ -127,12 +119,12 @@ end
 `
 
 // wrk sends the load to all addresses of the system at once.
-func (b *bed) wrk(s *system, l load, content string, seconds int) (all answers, err error) {
+func (b *bed) wrk(s *system, l load, content string, seconds int) (all sample, err error) {
 	method := http.MethodPost
 	if l.body == 0 {
 		method, content = http.MethodGet, ""
 	}
-	got, errs := make([]answers, len(s.addrs)), make([]error, len(s.addrs))
+	got, errs := make([]sample, len(s.addrs)), make([]error, len(s.addrs))
 	var running sync.WaitGroup
 	for i, addr := range s.addrs {
 		running.Go(func() {
@@ -163,7 +155,7 @@ func (b *bed) wrk(s *system, l load, content string, seconds int) (all answers, 
 
 // openLoop sends requests when they are due, however long others take, and
 // counts from when they were: what a stall delays is not left out.
-func (b *bed) openLoop(s *system, l load, content string, seconds int) (a answers, err error) {
+func (b *bed) openLoop(s *system, l load, content string, seconds int) (got sample, err error) {
 	const connections = 64
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: connections}}
 	defer client.CloseIdleConnections()
@@ -198,10 +190,10 @@ func (b *bed) openLoop(s *system, l load, content string, seconds int) (a answer
 	sending.Wait()
 	for _, status := range statuses {
 		if status != http.StatusOK {
-			a.refused++
+			got.refused++
 		}
 	}
 	slices.Sort(latencies)
-	a.n, a.seconds, a.p50 = float64(n), time.Since(start).Seconds(), latencies[n/2]
-	return a, b.ctx.Err()
+	got.n, got.seconds, got.p50 = float64(n), time.Since(start).Seconds(), latencies[n/2]
+	return got, b.ctx.Err()
 }

@@ -69,8 +69,8 @@ func growth() (cells []workload) {
 	for _, n := range []int{1, 16, 64, 256, 1024} {
 		add(plural(n, "connection"), proxies, func(w *workload) { w.load.connections = n })
 	}
-	for _, size := range []string{"200 B", "10 KiB", "100 KiB", "1 MiB"} {
-		n := map[string]int{"200 B": 200, "10 KiB": 10 << 10, "100 KiB": 100 << 10, "1 MiB": 1 << 20}[size]
+	for i, size := range []string{"200 B", "10 KiB", "100 KiB", "1 MiB"} {
+		n := []int{200, 10 << 10, 100 << 10, 1 << 20}[i]
 		add("16 connections, body of "+size, proxies, func(w *workload) { w.load.connections, w.load.body, w.goUpstream = 16, n, true })
 	}
 	own := []string{direct, alone, shared}
@@ -169,18 +169,16 @@ func measure(ctx context.Context, w workload, runs, seconds int) (result, error)
 	}
 	for round := range runs + 1 { // the first is for warming up
 		for _, s := range systems {
-			if round == 0 {
-				_, err = b.sample(s, w.load, 1)
-			} else {
-				var got sample
-				got, err = b.sample(s, w.load, seconds)
-				r.samples[s.name] = append(r.samples[s.name], got)
-				if got.refused > 0 && w.budget == 0 && !w.load.equal {
-					fmt.Fprintf(os.Stderr, "%s: %.2f %% refused or failed\n", s.name, 100*got.refused)
-				}
-			}
+			got, err := b.sample(s, w.load, seconds)
 			if err != nil {
 				return r, fmt.Errorf("%s: %w", s.name, err)
+			}
+			if round == 0 {
+				continue
+			}
+			r.samples[s.name] = append(r.samples[s.name], got)
+			if got.refused > 0 && w.budget == 0 && !w.load.equal {
+				fmt.Fprintf(os.Stderr, "%s: %.2f %% refused or failed\n", s.name, refused(got))
 			}
 		}
 		slices.Reverse(systems)

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -314,19 +314,13 @@ func (s *system) usage(ctx context.Context) (u usage, err error) {
 	return u, err
 }
 
-// cpuTime returns the time that a process has run, in user and system mode.
+// cpuTime returns the time that a process has run, by its own clock: what /proc
+// tells is rounded to 10 ms.
 func cpuTime(pid int) (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]) // the name before may hold spaces
-	if len(fields) < 13 {
-		return 0, errors.New("/proc is not that of Linux")
-	}
-	user, _ := strconv.Atoi(string(fields[11]))
-	system, _ := strconv.Atoi(string(fields[12]))
-	return time.Duration(user+system) * 10 * time.Millisecond, nil
+	const scheduled = 2 // of the kernel's names for such clocks
+	var t unix.Timespec
+	err := unix.ClockGettime(int32(^pid<<3|scheduled), &t)
+	return time.Duration(t.Nano()), err
 }
 
 // memory returns the resident memory of the system's processes in MiB.

@@ -7,11 +7,19 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
-func cpu(s sample) float64 { return s.cpu }
-func p50(s sample) float64 { return s.p50 }
+// Figures of a sample.
+func rate(s sample) float64          { return s.n / s.seconds }
+func refused(s sample) float64       { return 100 * s.refused / s.n }
+func p50(s sample) float64           { return s.p50 }
+func cpu(s sample) float64           { return s.cpu }
+func redisCPU(s sample) float64      { return s.redisCPU }
+func redisReads(s sample) float64    { return s.redisReads }
+func redisCommands(s sample) float64 { return s.redisCommands }
+func memory(s sample) float64        { return s.memory }
 
 // of returns a figure of each round.
 func (r result) of(system string, figure func(sample) float64) (values []float64) {
@@ -51,53 +59,54 @@ func show(format string, values []float64, brackets bool) string {
 }
 
 func printWorkloads(out io.Writer, results []result) {
-	fmt.Fprintln(out, "| load | through | CPU ÷ bare | CPU µs | requests/s | refused | p50 added, µs | Redis CPU µs | Redis reads | Redis commands | memory, MiB |")
-	fmt.Fprintln(out, "|--|--|--|--|--|--|--|--|--|--|--|")
+	printRow(out, "load", "through", "CPU ÷ bare", "CPU µs", "requests/s", "refused", "p50 added, µs", "Redis CPU µs", "Redis reads", "Redis commands", "memory, MiB")
+	printRow(out, slices.Repeat([]string{"--"}, 11)...)
 	for _, r := range results {
 		title := r.title
 		for _, system := range r.systems {
-			cell := func(format string, figure func(sample) float64) string {
-				return show(format, r.of(system, figure), false)
-			}
-			ratios, added, used, memory := "–", "–", "–", "–"
-			if system != direct {
-				ratios = show("%.2f", pairs(r.of(system, cpu), r.of(bare, cpu), ratio), system != bare)
-				used, memory = cell("%.0f", cpu), cell("%.0f", func(s sample) float64 { return s.memory })
-				if r.load.perSecond > 0 { // where there is no queue
-					added = show("%.0f", pairs(r.of(system, p50), r.of(direct, p50), difference), true)
+			of := func(figure func(sample) float64, systems ...string) []float64 {
+				if len(systems) > 0 && !slices.Contains(systems, system) {
+					return nil
 				}
+				return r.of(system, figure)
 			}
-			reads, commands, redisCPU := "–", "–", "–"
-			if system == shared || system == other {
-				redisCPU = cell("%.1f", func(s sample) float64 { return s.redisCPU })
-				reads = cell("%.2f", func(s sample) float64 { return s.redisReads })
-				commands = cell("%.2f", func(s sample) float64 { return s.redisCommands })
+			proxies := []string{bare, nginx, alone, shared, other}
+			var added []float64
+			if r.load.perSecond > 0 { // elsewhere it is the queue's
+				added = pairs(of(p50, proxies...), r.of(direct, p50), difference)
 			}
-			fmt.Fprintf(out, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", title, system, ratios, used,
-				cell("%.0f", func(s sample) float64 { return s.rate }),
-				cell("%.1f %%", func(s sample) float64 { return 100 * s.refused }),
-				added, redisCPU, reads, commands, memory)
+			printRow(out, title, system,
+				show("%.2f", pairs(of(cpu, proxies...), r.of(bare, cpu), ratio), system != bare),
+				show("%.0f", of(cpu, proxies...), false),
+				show("%.0f", of(rate), false),
+				show("%.1f %%", of(refused), false),
+				show("%.0f", added, true),
+				show("%.1f", of(redisCPU, shared, other), false),
+				show("%.2f", of(redisReads, shared, other), false),
+				show("%.2f", of(redisCommands, shared, other), false),
+				show("%.0f", of(memory, proxies...), false))
 			title = ""
 		}
 	}
 }
 
 func printGrowth(out io.Writer, results []result) {
-	fmt.Fprintln(out, "| | CPU µs: bare | alone | with Redis | p50 added, µs: bare | alone | with Redis | requests/s: alone | with Redis | Redis CPU µs |")
-	fmt.Fprintln(out, "|--|--|--|--|--|--|--|--|--|--|")
+	printRow(out, "", "CPU µs: bare", "alone", "with Redis", "p50 added, µs: bare", "alone", "with Redis", "requests/s: alone", "with Redis", "Redis CPU µs")
+	printRow(out, slices.Repeat([]string{"--"}, 10)...)
 	for _, r := range results {
-		fmt.Fprintf(out, "| %s ", r.title)
-		for _, system := range []string{bare, alone, shared} {
-			fmt.Fprintf(out, "| %s ", show("%.0f", r.of(system, cpu), false))
+		added := func(system string) string {
+			return show("%.0f", pairs(r.of(system, p50), r.of(direct, p50), difference), false)
 		}
-		for _, system := range []string{bare, alone, shared} {
-			fmt.Fprintf(out, "| %s ", show("%.0f", pairs(r.of(system, p50), r.of(direct, p50), difference), false))
+		number := func(system string, figure func(sample) float64) string {
+			return show("%.0f", r.of(system, figure), false)
 		}
-		for _, system := range []string{alone, shared} {
-			fmt.Fprintf(out, "| %s ", show("%.0f", r.of(system, func(s sample) float64 { return s.rate }), false))
-		}
-		fmt.Fprintf(out, "| %s |\n", show("%.1f", r.of(shared, func(s sample) float64 { return s.redisCPU }), false))
+		printRow(out, r.title, number(bare, cpu), number(alone, cpu), number(shared, cpu), added(bare), added(alone), added(shared),
+			number(alone, rate), number(shared, rate), show("%.1f", r.of(shared, redisCPU), false))
 	}
+}
+
+func printRow(out io.Writer, cells ...string) {
+	fmt.Fprintf(out, "| %s |\n", strings.Join(cells, " | "))
 }
 
 // printStart tells how large the product is, and how soon it is ready.
