@@ -176,7 +176,11 @@ func (u *upstream) finish(c *call, key string) {
 // has been read of it so far.
 func closed(conn net.Conn) bool {
 	const established = 1 // the first byte of TCP_INFO
-	raw, err := conn.(syscall.Conn).SyscallConn()
+	tcp, ok := conn.(syscall.Conn)
+	if !ok {
+		return false // of HTTP/2, where nobody is told
+	}
+	raw, err := tcp.SyscallConn()
 	state := established
 	if err == nil {
 		err = raw.Control(func(fd uintptr) {
