@@ -318,7 +318,8 @@ func TestLostAnswer(t *testing.T) {
 			eventually(t, "no lock is left behind", func() bool { return len(s.keys("throttle:1:{free}:lock:*")) == 0 })
 			expect(t, "the same again", decided(func() answer { return post(t, r.url+"/free", "lost") }), "200")
 
-			// Whether or not it went on, its budget has been charged once.
+			// It has not been asked for twice. What goes on without an answer is owed
+			// besides: nobody knows that the store has charged it.
 			s.link.LoseAnswers(1, ":rate:")
 			post(t, r.url+"/hook", "lost")
 			var a answer
@@ -326,8 +327,8 @@ func TestLostAnswer(t *testing.T) {
 				a = post(t, r.url+"/hook", fmt.Sprint("after", nonces.Load()))
 				return a.header.Get("RateLimit") != ""
 			})
-			if got := a.remaining(t, "hook"); got != before-2 {
-				t.Errorf("got %d remaining, want %d", got, before-2)
+			if got := a.remaining(t, "hook"); got != before-2 && (policy == "closed" || got != before-3) {
+				t.Errorf("got %d remaining of %d, want two less", got, before)
 			}
 		})
 	}
