@@ -105,7 +105,9 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *runs, *seconds, strings.Split(*names, ","), *grow); err != nil {
+	if err := run(ctx, *runs, *seconds, strings.Split(*names, ","), *grow); ctx.Err() != nil {
+		os.Exit(130) // as after a signal
+	} else if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
