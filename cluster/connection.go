@@ -33,6 +33,12 @@ func (o *Options) connect() (*connection, error) {
 	return c, nil
 }
 
+// sentinel reports whether the Redis is found by asking sentinels.
+func (c *connection) sentinel() bool {
+	client, ok := c.client.(*redis.Client)
+	return ok && client.Options().Addr == "FailoverClient" // what go-redis has in place of an address
+}
+
 func (c *connection) close() error {
 	if c.pipeline != nil {
 		_ = c.pipeline.Close()

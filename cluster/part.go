@@ -210,9 +210,11 @@ func (r *Redis) restore(p *part) {
 
 // reach writes to p: a store that can only be read is of no use. Where anew, it
 // does so by a new client, which then takes the place of the old one: that one
-// may believe for a second on that there is nothing to connect to.
+// may believe for a second on that there is nothing to connect to. A client of
+// Sentinel stays, since it learns by failing which sentinels answer.
 func (r *Redis) reach(p *part, anew bool) error {
 	conn := r.conn.Load()
+	anew = anew && !conn.sentinel()
 	if anew {
 		var err error
 		if conn, err = r.options.connect(); err != nil {
