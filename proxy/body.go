@@ -111,6 +111,12 @@ func (x *exchange) idleReader(body io.ReadCloser) *idleReader {
 func (r *idleReader) Read(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	// The Transport reads once more after the last byte of a body whose length
+	// is known, and closes the connection if that fails. By then the answer may
+	// be under way, and net/http's server have closed the body.
+	if r.x.bodyRead.Load() {
+		return 0, io.EOF
+	}
 	// Setting a deadline is not free: it is moved once it is a tenth used up.
 	if now := time.Now(); r.until.Sub(now) < r.timeout-r.timeout/10 {
 		r.until = now.Add(r.timeout)

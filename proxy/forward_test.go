@@ -507,3 +507,38 @@ func TestConnectionsAreReused(t *testing.T) {
 		t.Errorf("got %d connections for %d requests at once", got, atOnce)
 	}
 }
+
+// closingBody is a body that cannot be read any more once it was closed, as a
+// server's.
+type closingBody struct {
+	io.Reader
+	closed bool
+}
+
+func (b *closingBody) Read(p []byte) (int, error) {
+	if b.closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return b.Reader.Read(p)
+}
+
+func (b *closingBody) Close() error { b.closed = true; return nil }
+
+// The server closes a body that was read when the answer begins, and the
+// Transport looks once more whether it has ended. Fails if that cuts the answer.
+func TestStreamedBodyStaysEnded(t *testing.T) {
+	body := &closingBody{Reader: strings.NewReader("body")}
+	r := newRig(t, upstream(func(req *http.Request) (*http.Response, error) {
+		if got, err := io.ReadAll(req.Body); string(got) != "body" || err != nil {
+			t.Errorf("got %q, %v", got, err)
+		}
+		_ = body.Close()
+		if n, err := req.Body.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("after its end: got %d, %v, want EOF", n, err)
+		}
+		return answer(http.StatusOK, "ok"), nil
+	}), dedupe(DedupeOff))
+	req := post("body")
+	req.Body = body
+	r.do(req)
+}
