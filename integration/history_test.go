@@ -473,6 +473,7 @@ func (h *historyRun) read() {
 			r := byNonce[match[1]]
 			r.process, r.alone = i, match[2] != ""
 			r.logged++
+			r.line = strings.TrimSpace(line)
 		}
 	}
 }

@@ -35,6 +35,7 @@ type request struct {
 	process        int     // that logged it; -1 if none did, as one that was killed
 	alone          bool    // decided without the store
 	logged         int     // how often
+	line           string  // of the log, the last
 }
 
 // equal is what requests have in common that must not overlap.
@@ -275,8 +276,8 @@ func (h *history) unanswered() (violations []string) {
 			return f.kind.kills && f.replica == r.replica && f.overlaps(r.sent, r.answered)
 		})
 		if r.err != nil && !excused {
-			violations = append(violations, fmt.Sprintf("law 4: request %s (%s) to replica %d has no answer, status %d, after %s; arrived %d times, logged %d times: %v",
-				r.nonce, r.does, r.replica, r.answer.status, r.answered.Sub(r.sent), len(r.calls), r.logged, r.err))
+			violations = append(violations, fmt.Sprintf("law 4: request %s (%s) to replica %d has no answer, status %d, after %s; arrived %d times: %v; %s",
+				r.nonce, r.does, r.replica, r.answer.status, r.answered.Sub(r.sent), len(r.calls), r.err, r.line))
 		}
 		if r.err == nil && r.does == cutsBody && r.answer.status == http.StatusOK {
 			violations = append(violations, fmt.Sprintf("law 4: request %s has the half of an answer as a whole one", r.nonce))
