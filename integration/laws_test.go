@@ -124,6 +124,9 @@ func (e exchange) String() string {
 // explain says which fault lets two exchanges overlap, if one does. None lets
 // two of one process: it knows its own.
 func (h *history) explain(a, b exchange) string {
+	if a.cut && h.gone(a.request, b.start) {
+		return "over, which was seen late"
+	}
 	if a.process >= 0 && a.process == b.process {
 		return ""
 	}
@@ -148,6 +151,14 @@ func (h *history) explain(a, b exchange) string {
 		}
 	}
 	return why
+}
+
+// gone reports whether the client of a request had left, or its replica was
+// killed, before a moment.
+func (h *history) gone(r *request, before time.Time) bool {
+	return r.abort > 0 && r.err != nil && r.answered.Before(before) || slices.ContainsFunc(h.faults, func(f fault) bool {
+		return f.kind.kills && f.replica == r.replica && f.begin.Before(before)
+	})
 }
 
 // decidedAlone reports whether a request was, or may have been, decided by one
@@ -331,6 +342,13 @@ func TestLaws(t *testing.T) {
 		return r
 	}
 	alone := func(r *request) { r.alone = true }
+	// leave lets the client leave, and the exchange be cancelled.
+	leave := func(ms int) func(*request) {
+		return func(r *request) {
+			unansweredBy("left")(r)
+			r.abort, r.answered, r.calls[0].cut = 1, at(ms), true
+		}
+	}
 	on := func(route string) func(*request) { return func(r *request) { r.route = route } }
 	burst := func(n int, changes ...func(*request)) (requests []request) {
 		for i := range n {
@@ -356,6 +374,12 @@ func TestLaws(t *testing.T) {
 		"an overlap, reordered":             {requests: []request{admitted(1, 9, 20), admitted(0, 0, 10)}, want: "law 1"},
 		"one inside another":                {requests: []request{admitted(0, 0, 30), admitted(1, 40, 50), admitted(2, 10, 20)}, want: "law 1"},
 		"one that was over when it arrived": {requests: []request{admitted(0, 0, 30), admitted(0, 10, 10)}},
+		"an overlap with one that was left": {requests: []request{with(admitted(0, 0, 10), leave(2)), admitted(1, 9, 20)}, explained: "over, which was seen late"},
+		"an overlap with one that is left":  {requests: []request{with(admitted(0, 0, 10), leave(9)), admitted(1, 9, 20)}, want: "law 1"},
+		"an overlap with one that went on": {
+			requests: []request{with(with(admitted(0, 0, 10), leave(2)), func(r *request) { r.calls[0].cut = false }), admitted(1, 9, 20)},
+			want:     "law 1",
+		},
 		"an overlap long after a flush": {
 			requests: []request{admitted(0, 100, 110), admitted(1, 109, 120)},
 			faults:   []fault{{forgetsAll, -1, at(0), at(50)}},
@@ -461,8 +485,6 @@ func TestClosedConnectionsAreSeen(t *testing.T) {
 			t.Errorf("%s: before the end", name)
 		}
 		end(client.(*net.TCPConn))
-		if !closed(server) {
-			t.Errorf("%s: not seen", name)
-		}
+		eventually(t, "it is seen that the connection was "+name, func() bool { return closed(server) })
 	}
 }

@@ -51,6 +51,7 @@ type call struct {
 	body   string
 	start  time.Time
 	end    time.Time // of the exchange, zero until then; guarded by the upstream
+	cut    bool      // it ended with its connection, which may have been seen late
 	conn   net.Conn
 }
 
@@ -155,7 +156,7 @@ func (u *upstream) begin(c *call, key string) {
 	u.live[key] = append(u.live[key], c)
 	u.live[key] = slices.DeleteFunc(u.live[key], func(other *call) bool {
 		if closed(other.conn) {
-			other.end = c.start
+			other.end, other.cut = c.start, true
 		}
 		return !other.end.IsZero()
 	})
@@ -167,13 +168,13 @@ func (u *upstream) finish(c *call, key string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if c.end.IsZero() {
-		c.end = time.Now()
+		c.end, c.cut = time.Now(), closed(c.conn)
 		u.live[key] = slices.DeleteFunc(u.live[key], func(other *call) bool { return other == c })
 	}
 }
 
-// closed reports whether the other side has closed a TCP connection, whatever
-// has been read of it so far.
+// closed reports whether the other side has closed a TCP connection, as far as
+// that has arrived, whatever has been read of it so far.
 func closed(conn net.Conn) bool {
 	const established = 1 // the first byte of TCP_INFO
 	tcp, ok := conn.(syscall.Conn)
