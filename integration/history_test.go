@@ -415,18 +415,25 @@ func (h *historyRun) perform() {
 	working.Wait()
 }
 
+// leaving is the client of requests that are cancelled.
+var leaving = newClient(nil)
+
 // send sends the request of an operation.
 func (h *historyRun) send(ctx context.Context, i int) {
 	o := h.plan.operations[i]
 	time.Sleep(o.wait)
+	from := client
 	if o.abort > 0 {
+		// net/http can end another request with one that is cancelled, where it has
+		// just given its connection to that.
+		from = leaving
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, o.abort)
 		defer cancel()
 	}
 	nonce := fmt.Sprintf("%d-%d", h.plan.seed, i)
 	sent := time.Now()
-	a, err := try(ctx, client, http.MethodPost, h.urls[o.replica+1]+"/"+o.route+"/rest?query="+mark, o.body, o.does,
+	a, err := try(ctx, from, http.MethodPost, h.urls[o.replica+1]+"/"+o.route+"/rest?query="+mark, o.body, o.does,
 		nonceField+": "+nonce, "X-Request-Id: "+nonce, lingerField+": "+o.linger.String(), tenantField+": "+o.tenant, "X-Api-Key: "+mark)
 	h.history.requests[i] = request{operation: o, nonce: nonce, sent: sent, answered: time.Now(), answer: a, err: err, process: -1}
 }

@@ -124,11 +124,12 @@ func (e exchange) String() string {
 // explain says which fault lets two exchanges overlap, if one does. None lets
 // two of one process: it knows its own.
 func (h *history) explain(a, b exchange) string {
+	late := ""
 	if a.cut && h.gone(a.request, b.start) {
-		return "over, which was seen late"
+		late = "over, which was seen late"
 	}
 	if a.process >= 0 && a.process == b.process {
-		return ""
+		return late
 	}
 	sent := a.sent
 	if b.sent.Before(sent) {
@@ -137,7 +138,7 @@ func (h *history) explain(a, b exchange) string {
 	if !slices.Contains(h.closed, a.route) && (a.decidedAlone() || b.decidedAlone()) {
 		return "decided without the store"
 	}
-	why := ""
+	why := late
 	for _, f := range h.faults {
 		long := f.end.Sub(f.begin) >= h.ttl/2 // a lock lives on for two thirds of the TTL at least
 		switch {
@@ -157,7 +158,7 @@ func (h *history) explain(a, b exchange) string {
 // killed, before a moment.
 func (h *history) gone(r *request, before time.Time) bool {
 	return r.abort > 0 && r.err != nil && r.answered.Before(before) || slices.ContainsFunc(h.faults, func(f fault) bool {
-		return f.kind.kills && f.replica == r.replica && f.begin.Before(before)
+		return f.kind.kills && f.replica == r.replica && f.begin.After(r.sent) && f.begin.Before(before)
 	})
 }
 
