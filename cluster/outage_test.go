@@ -430,18 +430,20 @@ func TestRedis_LockWhoseAnswerWasLostIsAdopted(t *testing.T) {
 	for _, policy := range []WhenUndecided{Local, Open} {
 		a := by(policy, request(string(policy)))
 		var v Verdict
-		eventually(t, "an answer lost", func() bool {
+		var value string
+		// The answer that is lost may be that the script is not there yet, and on a
+		// busy machine it may only be late.
+		eventually(t, "an answer lost to an ask that the store has granted", func() bool {
 			link.LoseAnswers(1, r.guard.Hash())
-			if v = admit(t, r, a); !v.Degraded {
-				v.Lock.Release(0)
-			}
+			v = admit(t, r, a)
 			link.Heal()
-			return v.Degraded
+			value = client.Get(t.Context(), lockKey(a)).Val()
+			if v.Degraded && strings.HasPrefix(value, v.Lock.value()+" ") {
+				return true
+			}
+			v.Lock.Release(0)
+			return false
 		})
-		value := must(t, client.Get(t.Context(), lockKey(a)))
-		if !strings.HasPrefix(value, v.Lock.value()+" ") {
-			t.Fatalf("%s: got %q, want the ask's own", policy, value)
-		}
 		if !v.Lock.doubtful.Load() {
 			t.Errorf("%s: got no doubt about a lock that the store may yet take", policy)
 		}
