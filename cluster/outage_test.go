@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -380,6 +382,75 @@ func TestRedis_WhatWasAdmittedIsCharged(t *testing.T) {
 			}
 			if test.left == 0 && (v.Outcome != Limited || d.NextAfter > 6*time.Minute || d.ResetAfter > time.Hour || d.ResetAfter < 50*time.Minute) {
 				t.Errorf("got %+v, want an empty budget and no less", v)
+			}
+		})
+	}
+}
+
+// The time of an outage must not be spent twice: by the replicas meanwhile, and
+// from the budget that has been earned in the store when it is back.
+func TestRedis_OutageHandsOutNoSecondBurst(t *testing.T) {
+	for _, replicas := range []int{1, 8} {
+		t.Run(fmt.Sprint(replicas, " replicas"), func(t *testing.T) {
+			t.Parallel()
+			const rate, burst = 40, 60
+			server := startRedis(t)
+			link := redistest.NewLink(t, server.Addr)
+			told := newChanges()
+			var fleet []*Redis
+			for i := range replicas {
+				fleet = append(fleet, join(t, link.URL(), Options{Timeout: storeTimeout, Self: Replica{ID: fmt.Sprint("replica-", i)}, Observe: told.observe}))
+			}
+			eventually(t, "all known", func() bool {
+				return !slices.ContainsFunc(fleet, func(r *Redis) bool { return r.Status().Live != replicas })
+			})
+			limit := by(Local, unlocked(charge("limit", fmt.Sprintf("%d/s,burst=%d", rate, burst))))
+			var admitted, alone, after atomic.Int64
+			var asking sync.WaitGroup
+			stop := make(chan struct{})
+			from := time.Now()
+			for _, r := range fleet {
+				asking.Go(func() {
+					wasAlone := false
+					for {
+						v, _ := r.Admit(t.Context(), limit)
+						wasAlone = wasAlone || v.Degraded
+						if v.Outcome == Admitted {
+							admitted.Add(1)
+							if v.Degraded {
+								alone.Add(1)
+							} else if wasAlone {
+								after.Add(1)
+							}
+						}
+						select {
+						case <-stop:
+							return
+						case <-time.After(2 * time.Millisecond):
+						}
+					}
+				})
+			}
+			eventually(t, "the burst is spent", func() bool { return admitted.Load() >= burst })
+			link.Refuse() // so that the store gets no ask that is not answered
+			link.Cut()
+			for range fleet {
+				told.next(t, StoreAway)
+			}
+			eventually(t, "as much is earned alone", func() bool { return alone.Load() >= burst })
+			link.Heal()
+			for range fleet {
+				told.next(t, StoreBack)
+			}
+			eventually(t, "as much is earned in the store", func() bool { return after.Load() >= burst })
+			close(stop)
+			asking.Wait()
+			took := time.Since(from)
+			// One for each replica's share, and what the others earn in the moment
+			// between two of them.
+			most := burst + int(rate*took.Seconds()) + replicas + rate/4
+			if got := int(admitted.Load()); got > most {
+				t.Errorf("got %d admitted in %v, %d of them alone and %d afterwards; want at most %d", got, took, alone.Load(), after.Load(), most)
 			}
 		})
 	}

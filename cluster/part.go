@@ -18,8 +18,13 @@ const (
 	failuresOfAsks  = 10
 	recentAsks      = 20 // or after failuresOfAsks of so many
 
-	probeInterval = 200 * time.Millisecond // on average, and half as long at least
+	probeInterval = 150 * time.Millisecond // on average, and half as long at least
 	probeExpiry   = time.Second
+
+	// settling is for how long a replica that has found the store again goes on
+	// to decide alone: by then the others have found it too, and have charged it
+	// for what they have admitted, which would otherwise be admitted twice.
+	settling = 2 * probeInterval
 )
 
 // part is what fails as one: the whole store, or in a Redis Cluster, of which
@@ -157,19 +162,29 @@ func (r *Redis) well(p *part) {
 
 // probe looks for a part of the store that has failed to answer, until it does.
 func (r *Redis) probe(p *part) {
-	for p.suspect.Load() || !p.rest() {
+	for found := false; p.suspect.Load() || !p.rest(); {
+		// Replicas that lost the store together do not come back together.
+		pause := probeInterval/2 + rand.N(probeInterval)
+		if found {
+			pause = settling
+		}
 		select {
 		case <-r.stop:
 			return
-		// Replicas that lost the store together do not come back together.
-		case <-time.After(probeInterval/2 + rand.N(probeInterval)):
+		case <-time.After(pause):
 		}
 		wasAway := p.away.Load()
-		err := r.reach(p, wasAway)
-		if err == nil && wasAway {
-			r.back(p)
-		} else {
+		err := r.reach(p, wasAway && !found)
+		switch {
+		case err != nil || !wasAway:
+			found = false
 			r.record(p, err)
+		case !found:
+			found = true
+			r.charge(p)
+		default:
+			found = false
+			r.back(p)
 		}
 	}
 }
@@ -182,15 +197,16 @@ func (p *part) rest() bool {
 
 // back ends an outage of p.
 func (r *Redis) back(p *part) {
-	// What was admitted meanwhile is charged before anybody asks.
-	failed := r.perform(r.owed(p), true)
+	r.charge(p) // before anybody asks
 	r.restore(p)
-	r.queue.add(failed...)
 	select {
 	case r.returned <- struct{}{}:
 	case <-r.stop:
 	}
 }
+
+// charge tells p of what was admitted without it.
+func (r *Redis) charge(p *part) { r.queue.add(r.perform(r.owed(p), true)...) }
 
 // restore lets p be asked again.
 func (r *Redis) restore(p *part) {

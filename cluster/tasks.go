@@ -139,14 +139,13 @@ func (r *Redis) charging(tag string, d limiter.Debt) (*task, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The last of redis_rate's arguments is what is asked for.
+	args := append(slices.Clone(limit[:len(limit)-1]), strconv.FormatFloat(d.Requests, 'g', -1, 64))
 	return &task{
 		tag:    tag,
 		script: chargeScript,
 		key:    d.Key,
-		args: func(now time.Duration) []any {
-			// The last of redis_rate's arguments is what is asked for.
-			return append(slices.Clone(limit[:len(limit)-1]), strconv.FormatFloat(d.Requests(now), 'g', -1, 64))
-		},
+		args:   func(time.Duration) []any { return args },
 		forget: d.End,
 	}, nil
 }

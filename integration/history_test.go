@@ -237,6 +237,7 @@ func newOperation(random *rand.Rand, mode string, s scene) operation {
 type faultKind struct {
 	name        string
 	store       bool // may keep replicas from asking the store
+	all         bool // keeps all of them from it, from begin to end
 	loses       bool // the store loses its data
 	pauses      bool // a replica stands still
 	kills       bool // a replica is killed
@@ -249,14 +250,14 @@ func nothing(*historyRun, int) {}
 func heal(h *historyRun, _ int) { h.store.link.Heal() }
 
 var (
-	stops = faultKind{name: "store stops", store: true, least: 50 * time.Millisecond, most: 1500 * time.Millisecond,
+	stops = faultKind{name: "store stops", store: true, all: true, least: 50 * time.Millisecond, most: 1500 * time.Millisecond,
 		begin: func(h *historyRun, _ int) { h.store.server.Pause() },
 		end:   func(h *historyRun, _ int) { h.store.server.Resume() }}
-	stopsLong = faultKind{name: "store stops", store: true, least: historyTTL, most: historyTTL * 5 / 4, begin: stops.begin, end: stops.end}
-	restarts  = faultKind{name: "store restarts empty", store: true, loses: true, most: time.Second,
+	stopsLong = faultKind{name: "store stops", store: true, all: true, least: historyTTL, most: historyTTL * 5 / 4, begin: stops.begin, end: stops.end}
+	restarts  = faultKind{name: "store restarts empty", store: true, all: true, loses: true, most: time.Second,
 		begin: func(h *historyRun, _ int) { h.store.server.Kill() },
 		end:   func(h *historyRun, _ int) { h.store.server.Restart() }}
-	refuses = faultKind{name: "link refuses", store: true, most: time.Second, end: heal,
+	refuses = faultKind{name: "link refuses", store: true, all: true, most: time.Second, end: heal,
 		begin: func(h *historyRun, _ int) { h.store.link.Refuse(); h.store.link.Cut() }}
 	cutsLink = faultKind{name: "link is cut", store: true, end: nothing,
 		begin: func(h *historyRun, _ int) { h.store.link.Cut() }}
@@ -266,7 +267,7 @@ var (
 		begin: func(h *historyRun, _ int) { h.store.link.CutRequests(1<<20, "") }}
 	losesAnswers = faultKind{name: "link loses answers", store: true, least: 100 * time.Millisecond, most: time.Second, end: heal,
 		begin: func(h *historyRun, _ int) { h.store.link.LoseAnswers(3, "") }}
-	silences = faultKind{name: "link is silent", store: true, most: time.Second,
+	silences = faultKind{name: "link is silent", store: true, all: true, most: time.Second,
 		begin: func(h *historyRun, _ int) { h.store.link.Silence() },
 		end:   func(h *historyRun, _ int) { h.store.link.Heal(); h.store.link.Cut() }}
 	slows = faultKind{name: "link is slow", store: true, most: time.Second, end: heal,
@@ -404,11 +405,12 @@ func (h *historyRun) perform() {
 		for _, f := range s.faults {
 			f.kind.end(h, f.replica)
 		}
+		healed := time.Now()
 		for _, r := range h.replicas {
 			eventually(h.t, "the replica decides with the store", func() bool { return strings.HasPrefix(r.ready(h.t), "ok") })
 		}
 		for _, f := range s.faults {
-			h.history.faults = append(h.history.faults, fault{f.kind, f.replica, begin, time.Now()})
+			h.history.faults = append(h.history.faults, fault{f.kind, f.replica, begin, healed, time.Now()})
 		}
 		h.expectNoSecretInKeys()
 	}

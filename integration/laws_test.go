@@ -43,9 +43,11 @@ func (r *request) equal() string { return r.route + " " + r.tenant + " " + r.bod
 
 // fault is a time during which something was wrong, and a while after.
 type fault struct {
-	kind       faultKind
-	replica    int // or -1 for the store
-	begin, end time.Time
+	kind    faultKind
+	replica int // or -1 for the store
+	begin   time.Time
+	healed  time.Time // when nothing was wrong any more
+	end     time.Time // when all replicas had found out
 }
 
 // overlaps reports whether the fault was on at some time between two moments.
@@ -184,12 +186,12 @@ func (h *history) repeatedTooSoon() (violations []string) {
 }
 
 // Law 2: no more than burst + rate × t is admitted in any interval t, while
-// the store keeps its data: a loss gives each budget its burst again. What
-// replicas admit without the store is as much on top, but all together begin
-// with nothing.
+// the store keeps its data: a loss gives each budget its burst again. That
+// holds over an outage too, in which replicas all together begin with nothing.
+// What some of them admit without the store while others still ask it is on top.
 func (h *history) excesses() (violations []string) {
 	for _, l := range h.limits {
-		stored, alone := map[string][]admission{}, map[string][]admission{}
+		stored, alone, both := map[string][]admission{}, map[string][]admission{}, map[string][]admission{}
 		for _, r := range h.requests {
 			if r.route != l.route || len(r.calls) == 0 || r.process < 0 {
 				continue
@@ -203,11 +205,17 @@ func (h *history) excesses() (violations []string) {
 			} else {
 				stored[caller] = append(stored[caller], a)
 			}
+			both[caller] = append(both[caller], a)
 		}
 		violate := func(who, excess string) {
 			if excess != "" {
 				violations = append(violations, fmt.Sprintf("law 2: %s %s, %g/s burst %d: %s", l.route, who, l.perSecond, l.burst, excess))
 			}
+		}
+		for caller, admissions := range both {
+			violate("with and without the store for "+caller, excessOf(admissions, l.burst+h.replicas, l.perSecond, func(from, to time.Time) float64 {
+				return float64(l.burst*h.losses(from, to)) + l.perSecond*h.divided(from, to).Seconds()
+			}))
 		}
 		for caller, admissions := range stored {
 			violate("by the store for "+caller, excessOf(admissions, l.burst, l.perSecond, func(from, to time.Time) float64 {
@@ -237,6 +245,25 @@ func (h *history) losses(from, to time.Time) (n int) {
 		}
 	}
 	return n
+}
+
+// divided returns for how long, between two moments, some replicas may have
+// asked the store while others could not, or did not get to tell it afterwards
+// of what they had admitted.
+func (h *history) divided(from, to time.Time) (d time.Duration) {
+	for _, f := range h.faults {
+		if !f.kind.store || !f.overlaps(from, to) {
+			continue
+		}
+		begin := f.begin
+		if f.kind.all && !slices.ContainsFunc(h.faults, func(other fault) bool {
+			return (other.kind.pauses || other.kind.kills) && other.overlaps(f.begin, f.end)
+		}) {
+			begin = f.healed
+		}
+		d += f.end.Sub(begin)
+	}
+	return d
 }
 
 // aloneBefore reports whether a replica may have been deciding alone when f
@@ -362,6 +389,18 @@ func TestLaws(t *testing.T) {
 		}
 		return requests
 	}
+	// outage is a burst, as many as are earned in the 4 s without the store that
+	// follow, and more with the store.
+	outage := func(more int) (requests []request) {
+		requests = burst(10)
+		for i := range 20 {
+			requests = append(requests, with(admitted(i%3, 1500+200*i, 1501+200*i), func(r *request) { r.route, r.alone = "limited", true }))
+		}
+		for i := range more {
+			requests = append(requests, with(admitted(i%3, 5500+i, 5501+i), on("limited")))
+		}
+		return requests
+	}
 	for name, test := range map[string]struct {
 		requests  []request
 		faults    []fault
@@ -383,34 +422,34 @@ func TestLaws(t *testing.T) {
 		},
 		"an overlap long after a flush": {
 			requests: []request{admitted(0, 100, 110), admitted(1, 109, 120)},
-			faults:   []fault{{forgetsAll, -1, at(0), at(50)}},
+			faults:   []fault{{forgetsAll, -1, at(0), at(50), at(50)}},
 			want:     "law 1",
 		},
 		"an overlap after a flush": {
 			requests:  []request{admitted(0, 0, 100), admitted(1, 60, 120)},
-			faults:    []fault{{forgetsAll, -1, at(40), at(50)}},
+			faults:    []fault{{forgetsAll, -1, at(40), at(50), at(50)}},
 			explained: "store lost the lock",
 		},
 		"an overlap in one process": {
 			requests: []request{admitted(0, 0, 100), with(admitted(0, 60, 120), alone)},
-			faults:   []fault{{forgetsAll, -1, at(40), at(50)}},
+			faults:   []fault{{forgetsAll, -1, at(40), at(50), at(50)}},
 			want:     "law 1",
 		},
 		"an overlap decided alone":         {requests: []request{admitted(0, 0, 10), with(admitted(1, 9, 20), alone)}, explained: "decided without the store"},
-		"an overlap while the store waits": {requests: []request{with(admitted(0, 0, 10), on("shut")), with(admitted(1, 9, 20), on("shut"))}, faults: []fault{{stops, -1, at(0), at(100)}}, want: "law 1"},
+		"an overlap while the store waits": {requests: []request{with(admitted(0, 0, 10), on("shut")), with(admitted(1, 9, 20), on("shut"))}, faults: []fault{{stops, -1, at(0), at(100), at(100)}}, want: "law 1"},
 		"an overlap after a short pause": {
 			requests: []request{admitted(0, 0, 500), admitted(1, 450, 600)},
-			faults:   []fault{{pauses, 0, at(0), at(400)}},
+			faults:   []fault{{pauses, 0, at(0), at(400), at(400)}},
 			want:     "law 1",
 		},
 		"an overlap after a long pause": {
 			requests:  []request{admitted(0, 0, 3000), admitted(1, 2000, 2010)},
-			faults:    []fault{{pauses, 0, at(0), at(2500)}},
+			faults:    []fault{{pauses, 0, at(0), at(2500), at(2500)}},
 			explained: "replica paused for longer than the TTL",
 		},
 		"an overlap after a long pause of a third": {
 			requests: []request{admitted(0, 0, 3000), admitted(1, 2000, 2010)},
-			faults:   []fault{{pauses, 2, at(0), at(2500)}},
+			faults:   []fault{{pauses, 2, at(0), at(2500), at(2500)}},
 			want:     "law 1",
 		},
 		"a success repeated after its hold":  {requests: []request{with(admitted(0, 0, 10), on("held")), with(admitted(1, 110, 120), on("held"))}},
@@ -418,11 +457,16 @@ func TestLaws(t *testing.T) {
 		"a burst":                            {requests: burst(12)}, // and what is earned meanwhile
 		"one too many":                       {requests: burst(15), want: "law 2"},
 		"a burst of another tenant":          {requests: append(burst(8), burst(8, func(r *request) { r.tenant = "other"; r.nonce += "other" })...)},
-		"a burst after a loss":               {requests: burst(15), faults: []fault{{forgetsAll, -1, at(1050), at(1060)}}},
+		"a burst after a loss":               {requests: burst(15), faults: []fault{{forgetsAll, -1, at(1050), at(1060), at(1060)}}},
 		"alone and with the store":           {requests: append(burst(3, alone, func(r *request) { r.body += "alone" }), burst(10)...)},
 		"a burst alone":                      {requests: burst(15, alone), want: "law 2"},
-		"shares that begin full":             {requests: burst(6, alone), faults: []fault{{stops, -1, at(900), at(9000)}}, want: "law 2"},
-		"shares that begin with nothing":     {requests: burst(4, alone), faults: []fault{{stops, -1, at(900), at(9000)}}},
+		"shares that begin full":             {requests: burst(6, alone), faults: []fault{{stops, -1, at(900), at(9000), at(9000)}}, want: "law 2"},
+		"shares that begin with nothing":     {requests: burst(4, alone), faults: []fault{{stops, -1, at(900), at(9000), at(9000)}}},
+		"a burst again after an outage":      {requests: outage(10), faults: []fault{{stops, -1, at(1210), at(5490), at(5500)}}, want: "law 2"},
+		"no burst again after an outage":     {requests: outage(4), faults: []fault{{stops, -1, at(1210), at(5490), at(5500)}}},
+		"a burst again after a loss":         {requests: outage(10), faults: []fault{{restarts, -1, at(1210), at(5490), at(5500)}}},
+		"an outage of some replicas":         {requests: outage(10), faults: []fault{{cutsRequests, -1, at(1210), at(5490), at(5500)}}},
+		"a replica killed during an outage":  {requests: outage(10), faults: []fault{{stops, -1, at(1210), at(5490), at(5500)}, {kills, 1, at(2000), at(2500), at(2600)}}},
 		"refused":                            {requests: []request{refused(0, 409, "duplicate"), refused(1, 429, "limited"), with(refused(2, 503, "undecided"), on("shut"))}},
 		"refused, and sent":                  {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.answer = answer{status: 409, Reason: "held"} })}, want: "law 3"},
 		"answered, and not sent":             {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.calls = nil })}, want: "law 3"},
@@ -432,8 +476,8 @@ func TestLaws(t *testing.T) {
 		"an answer of the proxy":             {requests: []request{refused(0, 502, "upstream-refused")}, want: "law 6"},
 		"no answer":                          {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, want: "law 4"},
 		"no answer to who has left":          {requests: []request{with(with(admitted(0, 0, 10), unansweredBy("left")), func(r *request) { r.abort = 1 })}},
-		"no answer of one that was killed":   {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kills, 0, at(10), at(50)}}},
-		"no answer while another was killed": {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kills, 1, at(10), at(50)}}, want: "law 4"},
+		"no answer of one that was killed":   {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kills, 0, at(10), at(50), at(50)}}},
+		"no answer while another was killed": {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kills, 1, at(10), at(50), at(50)}}, want: "law 4"},
 		"half an answer":                     {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.does = cutsBody })}, want: "law 4"},
 		"answered twice":                     {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.logged = 2 })}, want: "law 4"},
 		"forwarded without a verdict":        {requests: []request{with(with(admitted(0, 0, 10), on("shut")), alone)}, want: "law 6"},

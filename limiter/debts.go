@@ -3,14 +3,23 @@ package limiter
 import "time"
 
 // Debts remembers what was spent of budgets while their store could not be
-// asked, so that it is charged afterwards: not every request, but what is left
-// of them after the time that has passed, as a budget would count it.
+// asked, so that it can be charged afterwards. It is not safe for concurrent
+// use.
 //
-// Each of several replicas knows its own debts only, so they decay at its share
-// of the rate. Together they are never less than the debt of one budget that
-// had seen all requests. It is not safe for concurrent use.
+// A budget earns in its store during an outage too, so what was earned must not
+// be spent twice: by this replica meanwhile, and from the store afterwards. What
+// the store has left is not known, and it keeps no key of a budget that is full
+// again. Debts therefore counts as if every budget had been empty when the
+// outage began: what it has earned beyond its burst since then pays back what
+// was spent, and nothing else does.
+//
+// Each of several replicas knows its own debts only, and counts by its share of
+// the rate. What they owe together, added to what the store has kept, is never
+// less than what one budget would owe that had seen all requests.
 type Debts struct {
-	ends *Deadlines[debtor] // when each is paid back by time alone
+	tats  *Deadlines[debtor] // as of one replica's share that was empty at the start
+	start time.Duration      // when the first debt was made
+	any   bool               // one was
 }
 
 // debtor is a budget, by how many replicas it was shared.
@@ -19,43 +28,51 @@ type debtor struct {
 	replicas int
 }
 
-// Debt is an amount to be charged to a budget.
+// Debt is what is to be charged to a budget.
 type Debt struct {
 	Charge
-	Interval time.Duration // in which a replica's share pays back one request
-	End      time.Duration // when nothing is left
+	Requests float64       // which need not be whole
+	End      time.Duration // from when on it no longer matters
 }
 
 // NewDebts returns Debts that remember at most capacity budgets.
-func NewDebts(capacity int) *Debts { return &Debts{ends: NewDeadlines[debtor](capacity)} }
+func NewDebts(capacity int) *Debts { return &Debts{tats: NewDeadlines[debtor](capacity)} }
 
 // Add adds one request for each of charges, as one of n replicas.
 func (d *Debts) Add(now time.Duration, charges []Charge, n int) {
-	d.ends.Expire(now)
+	if !d.any {
+		d.start, d.any = now, true
+	}
+	d.tats.Expire(now)
 	for _, c := range charges {
 		key := debtor{c, n}
-		end, _ := d.ends.Get(key)
-		d.ends.Set(key, min(max(end, now)+c.Limit.shareInterval(n), now+maxOffset))
+		tat, _ := d.tats.Get(key)
+		from := max(now, d.full(c.Limit))
+		d.tats.Set(key, min(max(tat, from)+c.Limit.shareInterval(n), from+maxOffset))
 	}
 }
 
 // Take returns what is owed, and forgets it.
 func (d *Debts) Take(now time.Duration) (owed []Debt) {
-	if d.ends.Len() == 0 {
+	if !d.any {
 		return nil
 	}
-	for key, end := range d.ends.All() {
-		if end > now {
-			owed = append(owed, Debt{Charge: key.Charge, Interval: key.Limit.shareInterval(key.replicas), End: end})
+	for key, tat := range d.tats.All() {
+		if left := tat - max(now, d.full(key.Limit)); left > 0 {
+			owed = append(owed, Debt{
+				Charge:   key.Charge,
+				Requests: float64(left) / float64(key.Limit.shareInterval(key.replicas)),
+				End:      tat,
+			})
 		}
 	}
-	d.ends = NewDeadlines[debtor](d.ends.capacity)
+	*d = Debts{tats: NewDeadlines[debtor](d.tats.capacity)}
 	return owed
 }
 
-// Requests returns how many requests are owed, which need not be whole.
-func (d Debt) Requests(now time.Duration) float64 {
-	return float64(max(0, d.End-now)) / float64(d.Interval)
+// full is when a budget of l is full again that was empty at the start.
+func (d *Debts) full(l Limit) time.Duration {
+	return d.start + min(l.offset(), maxOffset/2) // no sum of instants overflows, and no replica lives for 50 years
 }
 
 func (l Limit) shareInterval(n int) time.Duration { return l.Share(n).interval() }
