@@ -260,9 +260,8 @@ func (r *Redis) ask(ctx context.Context, ask Ask, lock *Lock) (v Verdict, waits 
 // readReply reads what guard.lua answered.
 func readReply(ask Ask, reply []any) (v Verdict, waits []time.Duration, err error) {
 	const admitted, duplicate, limited, coolingDown = 1, 2, 3, 4
-	unexpected := fmt.Errorf("unexpected answer of the guard script: %v", reply)
 	if len(reply) == 0 {
-		return Verdict{}, nil, unexpected
+		return Verdict{}, nil, errReply(reply)
 	}
 	switch outcome, _ := reply[0].(int64); {
 	case outcome == coolingDown && len(reply) == 1+len(ask.Pauses):
@@ -278,7 +277,7 @@ func readReply(ask Ask, reply []any) (v Verdict, waits []time.Duration, err erro
 		micros, _ := reply[2].(string)
 		now, err := time.ParseDuration(micros + "us")
 		if err != nil {
-			return Verdict{}, nil, unexpected
+			return Verdict{}, nil, errReply(reply)
 		}
 		holder, held := parseHolder(value, now)
 		if held {
@@ -299,7 +298,11 @@ func readReply(ask Ask, reply []any) (v Verdict, waits []time.Duration, err erro
 		}
 		return v, nil, nil
 	}
-	return Verdict{}, nil, unexpected
+	return Verdict{}, nil, errReply(reply)
+}
+
+func errReply(reply []any) error {
+	return fmt.Errorf("unexpected answer of the guard script: %v", reply)
 }
 
 func (r *Redis) limitArgs(l limiter.Limit) ([]any, error) {
