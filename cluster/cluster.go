@@ -99,10 +99,12 @@ type lockID struct {
 // locks nothing.
 type Lock struct {
 	id        lockID
-	token     string // random, at least 128 bits
 	requestID string
-	replica   string
+	value     string        // what a store keeps under the lock's key, to which it adds its own time; empty without one
 	admitted  time.Duration // on the clock of the Memory that knows it
+	until     time.Duration // the end of its hold, if it is held
+	index     int           // in the Memory's list
+	held      bool          // the exchange is over
 	stored    atomic.Bool   // the store may have it
 	doubtful  atomic.Bool   // the store may get to take it only after it was told of the end
 	lost      bool          // found another's; the run loop's

@@ -438,8 +438,8 @@ func TestMemory_ForgetsWhatIsOver(t *testing.T) {
 			m.Refusal(request("a"))
 			admit(t, m, request("a")).Lock.Release(0)
 		}
-		if got := []int{len(m.locks), len(m.held), m.holds.Len(), m.denials.Len()}; slices.Max(got) > 0 {
-			t.Errorf("got %d locks, %d and %d of holds and %d denials, want none", got[0], got[1], got[2], got[3])
+		if got := []int{len(m.locks.known), len(m.locks.inFlight), len(m.locks.held), m.denials.Len()}; slices.Max(got) > 0 {
+			t.Errorf("got %d locks, %d in flight, %d held and %d denials, want none", got[0], got[1], got[2], got[3])
 		}
 	})
 }
@@ -463,7 +463,7 @@ func TestMemory_BeyondCapacityForgetsTheHoldNearestToItsEnd(t *testing.T) {
 
 func TestMemory_AddDoesNotDisplaceAnEqualRequest(t *testing.T) {
 	m := NewMemory("replica-0")
-	first, second := newLock(request("a"), "replica-0", m), newLock(request("a"), "replica-0", m)
+	first, second := newLock(request("a"), m), newLock(request("a"), m)
 	if v, known := m.add(request("a"), first); known {
 		t.Fatalf("got %+v, want nothing known", v)
 	}

@@ -45,28 +45,35 @@ func (a Ask) charges() []limiter.Charge {
 	return charges
 }
 
-func newLock(ask Ask, replica string, owner interface{ release(*Lock, time.Duration) }) *Lock {
+// newLock returns the lock that ask wants, or nil.
+func newLock(ask Ask, owner interface{ release(*Lock, time.Duration) }) *Lock {
 	if ask.Fingerprint == nil {
 		return nil
 	}
-	return &Lock{
-		id:        lockID{ask.Tag, *ask.Fingerprint},
-		token:     rand.Text(),
-		requestID: ask.RequestID,
-		replica:   replica,
-		owner:     owner,
+	return &Lock{id: lockID{ask.Tag, *ask.Fingerprint}, requestID: ask.RequestID, owner: owner}
+}
+
+// newStoredLock returns the lock that ask wants of a store, or nil. replica is
+// without spaces.
+func newStoredLock(ask Ask, replica string, owner interface{ release(*Lock, time.Duration) }) *Lock {
+	lock := newLock(ask, owner)
+	if lock != nil {
+		lock.value = keyFormat + " " + rand.Text() + " " + replica + " " + ask.RequestID
+		lock.requestID = lock.value[len(lock.value)-len(ask.RequestID):] // one string to keep, not two
 	}
+	return lock
+}
+
+// token is the random part of the value, of at least 128 bits.
+func (l *Lock) token() string {
+	_, rest, _ := strings.Cut(l.value, " ")
+	token, _, _ := strings.Cut(rest, " ")
+	return token
 }
 
 // lockKey is the part of the lock's key after the store's own prefix.
 func (l *Lock) lockKey() string {
 	return "{" + l.id.tag + "}:lock:" + hex.EncodeToString(l.id.fingerprint[:])
-}
-
-// value is what the store keeps under the lock's key, to which the store adds
-// its own time.
-func (l *Lock) value() string {
-	return keyFormat + " " + l.token + " " + l.replica + " " + l.requestID
 }
 
 // parseHolder reads a lock's value. What another version wrote, or nobody of

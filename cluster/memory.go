@@ -21,9 +21,7 @@ type Memory struct {
 	start   time.Time // epoch of every instant below; carries a monotonic clock
 
 	mu      sync.Mutex
-	locks   map[lockID]*Lock           // of exchanges under way
-	held    map[lockID]*Lock           // of those that are over
-	holds   *limiter.Deadlines[lockID] // and until when
+	locks   locks
 	budgets *limiter.Budgets
 	denials *limiter.Deadlines[string] // until when a budget that has refused goes on to refuse
 	pauses  *limiter.Deadlines[string] // ends of cool-downs
@@ -35,9 +33,7 @@ func NewMemory(replica string) *Memory {
 	return &Memory{
 		replica: replica,
 		start:   time.Now(),
-		locks:   make(map[lockID]*Lock),
-		held:    make(map[lockID]*Lock),
-		holds:   limiter.NewDeadlines[lockID](Capacity),
+		locks:   locks{known: make(map[lockID]*Lock)},
 		budgets: limiter.NewBudgets(Capacity),
 		denials: limiter.NewDeadlines[string](Capacity),
 		pauses:  limiter.NewDeadlines[string](Capacity),
@@ -50,7 +46,7 @@ func (m *Memory) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
-	v := m.decideLocked(ask, newLock(ask, m.replica, m), m.budgets, charges, now)
+	v := m.decideLocked(ask, newLock(ask, m), m.budgets, charges, now)
 	if v.Outcome == Limited {
 		m.denyLocked(charges, v.Decisions, now)
 	}
@@ -136,21 +132,19 @@ func (m *Memory) knownLocked(ask Ask, now time.Duration) (v Verdict, known bool)
 }
 
 func (m *Memory) duplicateLocked(ask Ask, now time.Duration) (v Verdict, known bool) {
-	for _, id := range m.holds.Expire(now) {
-		delete(m.held, id)
-	}
+	m.locks.expire(now)
 	if ask.Fingerprint == nil {
 		return Verdict{}, false
 	}
-	id := lockID{ask.Tag, *ask.Fingerprint}
-	outcome, lock := Duplicate, m.locks[id]
+	lock := m.locks.get(lockID{ask.Tag, *ask.Fingerprint}, now)
 	if lock == nil {
-		if until, ok := m.holds.Get(id); !ok || until <= now {
-			return Verdict{}, false
-		}
-		outcome, lock = Held, m.held[id]
+		return Verdict{}, false
 	}
-	return Verdict{Outcome: outcome, Holder: Holder{RequestID: lock.requestID, Replica: lock.replica, Age: now - lock.admitted}}, true
+	v = Verdict{Outcome: Duplicate, Holder: Holder{RequestID: lock.requestID, Replica: m.replica, Age: now - lock.admitted}}
+	if lock.held {
+		v.Outcome = Held
+	}
+	return v, true
 }
 
 // deny remembers the refusals of a store that was asked at an instant.
@@ -200,23 +194,19 @@ func (m *Memory) addLocked(lock *Lock, now time.Duration) {
 		return
 	}
 	lock.admitted = now
-	m.locks[lock.id] = lock
+	m.locks.add(lock)
 }
 
 // release ends lock's exchange and begins its hold.
 func (m *Memory) release(lock *Lock, hold time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.locks[lock.id] != lock {
-		return // another's by now
-	}
-	delete(m.locks, lock.id)
-	if hold <= 0 {
-		return
-	}
-	m.held[lock.id] = lock
-	if forgotten, forgot := m.holds.Set(lock.id, m.now()+hold); forgot {
-		delete(m.held, forgotten)
+	switch {
+	case m.locks.known[lock.id] != lock: // never added
+	case hold > 0:
+		m.locks.end(lock, m.now()+hold)
+	default:
+		m.locks.end(lock, 0)
 	}
 }
 
@@ -225,9 +215,9 @@ func (m *Memory) release(lock *Lock, hold time.Duration) {
 func (m *Memory) toRenew(reached func(tag string) bool) []*Lock {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	locks := make([]*Lock, 0, len(m.locks))
-	for id, lock := range m.locks {
-		if reached(id.tag) {
+	locks := make([]*Lock, 0, len(m.locks.inFlight))
+	for _, lock := range m.locks.inFlight {
+		if reached(lock.id.tag) {
 			lock.stored.Store(true)
 			locks = append(locks, lock)
 		}

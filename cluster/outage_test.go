@@ -509,7 +509,7 @@ func TestRedis_LockWhoseAnswerWasLostIsAdopted(t *testing.T) {
 			v = admit(t, r, a)
 			link.Heal()
 			value = client.Get(t.Context(), lockKey(a)).Val()
-			if v.Degraded && strings.HasPrefix(value, v.Lock.value()+" ") {
+			if v.Degraded && strings.HasPrefix(value, v.Lock.value+" ") {
 				return true
 			}
 			v.Lock.Release(0)
@@ -559,7 +559,7 @@ func TestRedis_EqualAsksOfWhichOneGotNoAnswerDoNotRunTogether(t *testing.T) {
 			second <- v
 		}()
 		eventually(t, "admitted by the store", func() bool { return must(t, client.Exists(t.Context(), lockKey(a))) == 1 })
-		first, _ := r.undecided(by(Local, a), newLock(a, "replica-0", r), r.parts.of(a.Tag), errors.New("no answer"))
+		first, _ := r.undecided(by(Local, a), newLock(a, r), r.parts.of(a.Tag), errors.New("no answer"))
 		v := <-second
 		link.Heal()
 		if first.Outcome == Duplicate { // the answer was faster
@@ -583,7 +583,7 @@ func TestRedis_DoubtfulLockIsReleasedOnceMore(t *testing.T) {
 	r := join(t, server.URL(), Options{})
 	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
 	for doubtful, want := range map[bool][]int{false: {0, 0}, true: {1, 0}} {
-		lock := newLock(request("a"), "replica-0", r)
+		lock := newStoredLock(request("a"), "replica-0", r)
 		lock.doubtful.Store(doubtful)
 		tasks := []*task{r.ending(lock, 0)}
 		for i, n := range want {

@@ -117,7 +117,7 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	if ask.needsNothing() {
 		return Verdict{Outcome: Admitted}, nil // which says nothing of the store
 	}
-	lock := newLock(ask, r.options.Self.ID, r)
+	lock := newStoredLock(ask, r.options.Self.ID, r)
 	part := r.parts.of(ask.Tag)
 	if part.away.Load() {
 		return r.undecided(ask, lock, part, errAway)
@@ -239,7 +239,7 @@ func (r *Redis) ask(ctx context.Context, ask Ask, lock *Lock) (v Verdict, waits 
 	value := ""
 	if lock != nil {
 		keys = append(keys, r.key(lock.lockKey()))
-		value = lock.value()
+		value = lock.value
 	}
 	args = append(args, value, r.options.LockTTL.Milliseconds(), len(ask.Pauses))
 	for _, c := range ask.Charges {

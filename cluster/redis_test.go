@@ -203,8 +203,8 @@ func TestRedis_KeysAndValues(t *testing.T) {
 		if age := must(t, client.Time(t.Context())).Sub(time.UnixMicro(micros)); age < 0 || age > time.Minute {
 			t.Errorf("got an age of %v by the server's time", age)
 		}
-		if a == &inFlight && fields[1] != lock.token {
-			t.Errorf("got token %s, want %s", fields[1], lock.token)
+		if a == &inFlight && fields[1] != lock.token() {
+			t.Errorf("got token %s, want %s", fields[1], lock.token())
 		}
 	}
 }
@@ -212,7 +212,7 @@ func TestRedis_KeysAndValues(t *testing.T) {
 func TestTokensAreRandom(t *testing.T) {
 	seen := make(map[string]bool)
 	for range 1000 {
-		token := newLock(request("a"), "replica-0", nil).token
+		token := newStoredLock(request("a"), "replica-0", nil).token()
 		if bits := 5 * len(token); bits < 128 || strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") != "" || seen[token] {
 			t.Fatalf("got token %q, want 128 bits in base32, each its own", token)
 		}
@@ -337,7 +337,7 @@ func TestRedis_RenewalTakesAMissingLockAgain(t *testing.T) {
 	} {
 		lose()
 		eventually(t, "taken again after "+name, func() bool {
-			return strings.HasPrefix(client.Get(t.Context(), lockKey(a)).Val(), lock.value()+" ")
+			return strings.HasPrefix(client.Get(t.Context(), lockKey(a)).Val(), lock.value+" ")
 		})
 		if ttl := must(t, client.PTTL(t.Context(), lockKey(a))); ttl <= 0 || ttl > time.Second {
 			t.Errorf("%s: got TTL %v, want up to 1s", name, ttl)

@@ -49,8 +49,8 @@ type AwayStatus struct {
 func (m *Memory) Status() (s Status) {
 	m.mu.Lock()
 	now := m.now()
-	for id, lock := range m.locks {
-		s.Locks = append(s.Locks, LockStatus{Tag: id.tag, RequestID: lock.requestID, Age: now - lock.admitted})
+	for _, lock := range m.locks.inFlight {
+		s.Locks = append(s.Locks, LockStatus{Tag: lock.id.tag, RequestID: lock.requestID, Age: now - lock.admitted})
 	}
 	for key, until := range m.pauses.All() {
 		if until > now {

@@ -127,7 +127,7 @@ func (r *Redis) ending(lock *Lock, hold time.Duration) *task {
 		tag:      lock.id.tag,
 		script:   releaseScript,
 		key:      lock.lockKey(),
-		args:     func(now time.Duration) []any { return []any{lock.token, millis(until - now)} },
+		args:     func(now time.Duration) []any { return []any{lock.token(), millis(until - now)} },
 		forget:   now + max(hold, r.options.LockTTL),
 		doubtful: &lock.doubtful,
 	}
@@ -279,7 +279,7 @@ func (r *Redis) renew() bool {
 			part:   r.parts.of(lock.id.tag),
 			script: renewScript,
 			key:    lock.lockKey(),
-			args:   []any{lock.token, r.options.LockTTL.Milliseconds(), lock.value()},
+			args:   []any{lock.token(), r.options.LockTTL.Milliseconds(), lock.value},
 		}
 	}
 	r.pipeline(calls)

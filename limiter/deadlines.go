@@ -36,39 +36,31 @@ func (d *Deadlines[K]) Get(key K) (at time.Duration, ok bool) {
 }
 
 // Set remembers at for key. Where that is one key too many it forgets the
-// earliest, and returns it.
-func (d *Deadlines[K]) Set(key K, at time.Duration) (forgotten K, forgot bool) {
+// earliest.
+func (d *Deadlines[K]) Set(key K, at time.Duration) {
 	if e, ok := d.byKey[key]; ok {
 		e.at = at
 		heap.Fix(&d.earliest, e.index)
-		return forgotten, false
+		return
 	}
 	e := &deadline[K]{key: key, at: at}
 	d.byKey[key] = e
 	heap.Push(&d.earliest, e)
-	if len(d.byKey) <= d.capacity {
-		return forgotten, false
-	}
-	return d.pop(), true
-}
-
-// Delete forgets key.
-func (d *Deadlines[K]) Delete(key K) {
-	if e, ok := d.byKey[key]; ok {
-		heap.Remove(&d.earliest, e.index)
-		delete(d.byKey, key)
+	if len(d.byKey) > d.capacity {
+		d.forget()
 	}
 }
 
 // Expire forgets the keys whose instant is not after now, a few at a time so
-// that no single call is slow, and returns them. Called once for each Set, it
-// keeps up.
-func (d *Deadlines[K]) Expire(now time.Duration) (expired []K) {
+// that no single call is slow. Called once for each Set, it keeps up.
+func (d *Deadlines[K]) Expire(now time.Duration) {
 	const few = 4
-	for len(expired) < few && len(d.earliest) > 0 && d.earliest[0].at <= now {
-		expired = append(expired, d.pop())
+	for range few {
+		if len(d.earliest) == 0 || d.earliest[0].at > now {
+			return
+		}
+		d.forget()
 	}
-	return expired
 }
 
 // All yields every key and its instant, in no order.
@@ -85,11 +77,8 @@ func (d *Deadlines[K]) All() iter.Seq2[K, time.Duration] {
 // Len returns how many keys are remembered.
 func (d *Deadlines[K]) Len() int { return len(d.byKey) }
 
-func (d *Deadlines[K]) pop() K {
-	e := heap.Pop(&d.earliest).(*deadline[K])
-	delete(d.byKey, e.key)
-	return e.key
-}
+// forget forgets the earliest.
+func (d *Deadlines[K]) forget() { delete(d.byKey, heap.Pop(&d.earliest).(*deadline[K]).key) }
 
 // deadlineHeap implements [heap.Interface].
 type deadlineHeap[K comparable] []*deadline[K]

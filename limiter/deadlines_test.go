@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"cmp"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -14,36 +15,43 @@ func TestDeadlines(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		capacity := 1 + random.IntN(20)
 		d, want := NewDeadlines[int](capacity), map[int]time.Duration{}
-		// gone removes what d says that it forgot, which must be the earliest.
-		gone := func(key int) {
+		// forgotten removes from want what d has forgotten, which must be the
+		// earliest, and returns how many they were.
+		forgotten := func() (n int) {
 			t.Helper()
-			at, ok := want[key]
-			if earliest := slices.Min(slices.Collect(maps.Values(want))); !ok || at != earliest {
-				t.Fatalf("seed %d: forgot %d of %v, want one of %v", seed, key, at, earliest)
+			for _, key := range slices.SortedFunc(maps.Keys(want), func(a, b int) int { return cmp.Compare(want[a], want[b]) }) {
+				if _, ok := d.Get(key); ok {
+					continue
+				}
+				if earliest := slices.Min(slices.Collect(maps.Values(want))); want[key] != earliest {
+					t.Fatalf("seed %d: forgot %v of %v", seed, want[key], want)
+				}
+				delete(want, key)
+				n++
 			}
-			delete(want, key)
+			return n
 		}
 		for range 500 {
 			key, at := random.IntN(40), below(random, time.Minute)
-			switch random.IntN(5) {
-			case 0:
-				d.Delete(key)
-				delete(want, key)
-			case 1:
-				for _, key := range d.Expire(at / 10) {
-					if want[key] > at/10 {
-						t.Fatalf("seed %d: %v expired at %v", seed, want[key], at/10)
+			if random.IntN(4) == 0 {
+				latest := time.Duration(0)
+				before := maps.Clone(want)
+				d.Expire(at / 10)
+				forgotten()
+				for key, was := range before {
+					if _, ok := want[key]; !ok {
+						latest = max(latest, was)
 					}
-					gone(key)
 				}
-			default:
-				forgotten, forgot := d.Set(key, at)
+				if latest > at/10 {
+					t.Fatalf("seed %d: %v expired at %v", seed, latest, at/10)
+				}
+			} else {
+				d.Set(key, at)
 				want[key] = at
-				if forgot != (len(want) > capacity) {
-					t.Fatalf("seed %d: %d of %d keys: got forgot %t", seed, len(want), capacity, forgot)
-				}
-				if forgot {
-					gone(forgotten)
+				tooMany := max(0, len(want)-capacity)
+				if n := forgotten(); n != tooMany {
+					t.Fatalf("seed %d: forgot %d, want %d", seed, n, tooMany)
 				}
 			}
 			for key := range 40 {
@@ -58,12 +66,9 @@ func TestDeadlines(t *testing.T) {
 		}
 		// What has passed is expired a few at a time, and in the end all of it.
 		for d.Len() > 0 {
-			expired := d.Expire(time.Minute)
-			if len(expired) == 0 || len(expired) > 4 {
-				t.Fatalf("seed %d: %d of %d expired at once", seed, len(expired), d.Len())
-			}
-			for _, key := range expired {
-				gone(key)
+			d.Expire(time.Minute)
+			if n := forgotten(); n == 0 || n > 4 {
+				t.Fatalf("seed %d: %d of %d expired at once", seed, n, d.Len())
 			}
 		}
 	}
