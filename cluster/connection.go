@@ -2,9 +2,34 @@ package cluster
 
 import (
 	"context"
+	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
+
+// deadlines lends contexts that end after a timeout, or up to a twentieth of it
+// earlier: asks that begin at about the same time share one, and its timer.
+type deadlines struct {
+	timeout time.Duration
+	last    atomic.Pointer[deadline]
+}
+
+type deadline struct {
+	context.Context
+	lent time.Duration // for the first time
+}
+
+func (d *deadlines) context(now time.Duration) context.Context {
+	last := d.last.Load()
+	if last == nil || now-last.lent > d.timeout/20 {
+		ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
+		context.AfterFunc(ctx, cancel) // others may use it until then
+		last = &deadline{ctx, now}
+		d.last.Store(last)
+	}
+	return last
+}
 
 // connection is how a Redis is reached, until it is reached anew.
 type connection struct {
@@ -46,38 +71,24 @@ func (c *connection) close() error {
 	return c.client.Close()
 }
 
-// once returns a Redis that is asked each script at most once. Charging a
-// budget is not idempotent, and go-redis resends a command whose answer was
-// lost: a plain client obeys MaxRetries, a cluster client only the command
-// itself.
-func (c *connection) once() redis.Scripter { return once{c.client, c.pipeline} }
-
-type once struct {
-	redis.UniversalClient
-	pipeline *redis.AutoPipeliner
-}
-
-func (o once) EvalSha(ctx context.Context, sha1 string, keys []string, args ...any) *redis.Cmd {
-	return o.eval(ctx, "evalsha", sha1, keys, args)
-}
-
-func (o once) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	return o.eval(ctx, "eval", script, keys, args)
-}
-
-func (o once) eval(ctx context.Context, name, script string, keys []string, args []any) *redis.Cmd {
-	all := make([]any, 0, 3+len(keys)+len(args))
-	all = append(all, name, script, len(keys))
-	for _, key := range keys {
-		all = append(all, key)
+// once runs a script at most once. Charging a budget is not idempotent, and
+// go-redis resends a command whose answer was lost: a plain client obeys
+// MaxRetries, a cluster client only the command itself. Only a script that was
+// not there is asked for again, by its source.
+func (c *connection) once(ctx context.Context, s *script, what *command) *redis.Cmd {
+	cmd := c.process(ctx, what.cmd(ctx, evalSHA, &s.hash))
+	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
+		cmd = c.process(ctx, what.cmd(ctx, eval, &s.source))
 	}
-	cmd := redis.NewCmd(ctx, append(all, args...)...)
-	cmd.SetFirstKeyPos(3)
-	if o.pipeline == nil {
-		_ = o.Process(ctx, noRetry{cmd}) // cmd has the error
+	return cmd
+}
+
+func (c *connection) process(ctx context.Context, cmd *redis.Cmd) *redis.Cmd {
+	if c.pipeline == nil {
+		_ = c.client.Process(ctx, noRetry{cmd}) // cmd has the error
 		return cmd
 	}
-	future := o.pipeline.Submit(ctx, noRetry{cmd})
+	future := c.pipeline.Submit(ctx, noRetry{cmd})
 	if err := future.WaitContext(ctx); err != nil && err == ctx.Err() {
 		// The command may still be sent, and answered: it is not ours to read.
 		late := redis.NewCmd(ctx)

@@ -17,25 +17,39 @@ const keyFormat = "1"
 // heldMark is appended to a lock's value once its exchange is over.
 const heldMark = " held"
 
-// rateKey is the part of a budget's key after the store's own prefix. The
-// braces are Redis Cluster's hash tag: all keys of one ask share a slot.
-func (c Charge) rateKey(tag string) string {
-	key := "{" + tag + "}:rate:" + c.Name
+// Keys are written after the store's own prefix. The braces are Redis Cluster's
+// hash tag: all keys of one ask share a slot.
+
+// appendKey appends the key of c's budget.
+func (c Charge) appendKey(b []byte, tag string) []byte {
+	b = append(append(appendTag(b, tag), ":rate:"...), c.Name...)
 	if c.Caller != "" {
-		key += ":" + c.Caller
+		b = append(append(b, ':'), c.Caller...)
 	}
-	return key
+	return b
 }
 
-// pauseKey is the part of a cool-down's key after the store's own prefix. The
-// empty name is the whole tag's.
-func pauseKey(tag, name string) string {
-	key := "{" + tag + "}:cool"
+// appendPauseKey appends a cool-down's key. The empty name is the whole tag's.
+func appendPauseKey(b []byte, tag, name string) []byte {
+	b = append(appendTag(b, tag), ":cool"...)
 	if name != "" {
-		key += ":" + name
+		b = append(append(b, ':'), name...)
 	}
-	return key
+	return b
 }
+
+// appendKey appends the lock's key.
+func (l *Lock) appendKey(b []byte) []byte {
+	return hex.AppendEncode(append(appendTag(b, l.id.tag), ":lock:"...), l.id.fingerprint[:])
+}
+
+func appendTag(b []byte, tag string) []byte {
+	return append(append(append(b, '{'), tag...), '}')
+}
+
+func (c Charge) rateKey(tag string) string { return string(c.appendKey(nil, tag)) }
+
+func pauseKey(tag, name string) string { return string(appendPauseKey(nil, tag, name)) }
 
 func (a Ask) charges() []limiter.Charge {
 	charges := make([]limiter.Charge, len(a.Charges))
@@ -69,11 +83,6 @@ func (l *Lock) token() string {
 	_, rest, _ := strings.Cut(l.value, " ")
 	token, _, _ := strings.Cut(rest, " ")
 	return token
-}
-
-// lockKey is the part of the lock's key after the store's own prefix.
-func (l *Lock) lockKey() string {
-	return "{" + l.id.tag + "}:lock:" + hex.EncodeToString(l.id.fingerprint[:])
 }
 
 // parseHolder reads a lock's value. What another version wrote, or nobody of

@@ -626,7 +626,7 @@ func TestChargeScript(t *testing.T) {
 	const epoch = 1483228800
 	charged := func(requests float64) float64 {
 		t.Helper()
-		if n, err := chargeScript.Run(t.Context(), client, []string{key}, 10, 10, 3600, requests).Int(); err != nil || n != 1 {
+		if n, err := chargeScript.Run(t.Context(), client, []string{key}, 10, 10, 3600, requests).Int64Slice(); err != nil || !slices.Equal(n, []int64{1}) {
 			t.Fatalf("got %d, %v, want 1", n, err)
 		}
 		now := float64(must(t, client.Time(t.Context())).UnixMicro())/1e6 - epoch
@@ -662,7 +662,7 @@ func TestChargeScript(t *testing.T) {
 	if got := must(t, redisFloat{client.Get(t.Context(), key)}); got < now+2*3600-1 {
 		t.Fatal("not written")
 	}
-	if _, err := chargeScript.Run(t.Context(), client, []string{key}, 10, 10, 3600, 1).Int(); err != nil {
+	if _, err := chargeScript.Run(t.Context(), client, []string{key}, 10, 10, 3600, 1).Int64Slice(); err != nil {
 		t.Fatal(err)
 	}
 	if got := must(t, redisFloat{client.Get(t.Context(), key)}); got < now+2*3600-1 {
@@ -670,10 +670,16 @@ func TestChargeScript(t *testing.T) {
 	}
 	must(t, client.Del(t.Context(), key))
 	must(t, client.RPush(t.Context(), key, "value"))
-	if err := chargeScript.Run(t.Context(), client, []string{key}, 10, 10, 3600, 1).Err(); FaultOf(err) != "wrong-type" {
-		t.Errorf("got %v, want an error about the type", err)
+	// It keeps none of the others from being charged.
+	results := must(t, slicer{chargeScript.Run(t.Context(), client, []string{key, key + "-2"}, 10, 10, 3600, 1, 10, 10, 3600, 1)})
+	if err, _ := results[0].(error); FaultOf(err) != "wrong-type" || results[1] != int64(1) || client.Exists(t.Context(), key+"-2").Val() != 1 {
+		t.Errorf("got %v, want an error about the type, and 1", results)
 	}
 }
+
+type slicer struct{ *redis.Cmd }
+
+func (s slicer) Result() ([]any, error) { return s.Slice() }
 
 type redisFloat struct{ *redis.StringCmd }
 

@@ -1,13 +1,17 @@
--- Begins a cool-down, or extends it. It is never shortened.
+-- Begins cool-downs, or extends them. None is ever shortened.
 --
--- KEYS[1]   the cool-down's key
--- ARGV[1]   how long, in milliseconds
+-- KEYS[i]  a cool-down's key; all are of one tag
+-- ARGV[i]  how long, in milliseconds
 --
--- Returns 1 if it now lasts as long, 0 if it did already.
+-- Returns for each 1 if it now lasts as long, 0 if it did already.
 
-if redis.call('PTTL', KEYS[1]) >= tonumber(ARGV[1]) then
-  return 0
+local results = {}
+for i, key in ipairs(KEYS) do
+  results[i] = 0
+  if redis.call('PTTL', key) < tonumber(ARGV[i]) then
+    local time = redis.call('TIME')
+    redis.call('SET', key, string.format('%.0f', time[1] * 1000 + time[2] / 1000 + ARGV[i]), 'PX', ARGV[i])
+    results[i] = 1
+  end
 end
-local time = redis.call('TIME')
-redis.call('SET', KEYS[1], string.format('%.0f', time[1] * 1000 + time[2] / 1000 + ARGV[1]), 'PX', ARGV[1])
-return 1
+return results

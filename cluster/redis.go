@@ -28,11 +28,11 @@ var (
 	//go:embed heartbeat.lua
 	heartbeatSource string
 
-	renewScript     = redis.NewScript(renewSource)
-	releaseScript   = redis.NewScript(releaseSource)
-	pauseScript     = redis.NewScript(pauseSource)
-	chargeScript    = redis.NewScript(chargeSource)
-	heartbeatScript = redis.NewScript(heartbeatSource)
+	renewScript     = newScript(renewSource)
+	releaseScript   = newScript(releaseSource)
+	pauseScript     = newScript(pauseSource)
+	chargeScript    = newScript(chargeSource)
+	heartbeatScript = newScript(heartbeatSource)
 )
 
 // Options configure a [Redis]. All of them are required, but for Observe.
@@ -58,15 +58,16 @@ type Options struct {
 // [Memory.Refusal]. What is to be done while the Redis gives no answer each ask
 // says itself.
 type Redis struct {
-	options Options
-	local   *Memory
-	guard   *redis.Script
-	args    sync.Map // limiter.Limit → []any, redis_rate's arguments
-	conn    atomic.Pointer[connection]
-	parts   parts
-	fleet   fleet
-	counts  counts
-	policy  string // maxmemory-policy, as last seen by the run loop
+	options   Options
+	local     *Memory
+	guard     *script
+	args      sync.Map // limiter.Limit → []string, redis_rate's arguments
+	conn      atomic.Pointer[connection]
+	parts     parts
+	deadlines deadlines // of asks
+	fleet     fleet
+	counts    counts
+	policy    string // maxmemory-policy, as last seen by the run loop
 
 	queue    queue
 	returned chan struct{} // a part of the store answers again
@@ -77,7 +78,7 @@ type Redis struct {
 // NewRedis returns a Redis and starts its run loop, which [Redis.Close] ends.
 // The store need not answer yet.
 func NewRedis(o Options) (*Redis, error) {
-	script, err := limiter.Script()
+	gcra, err := limiter.Script()
 	if err != nil {
 		return nil, err
 	}
@@ -90,13 +91,14 @@ func NewRedis(o Options) (*Redis, error) {
 	}
 	_, isCluster := conn.client.(*redis.ClusterClient)
 	r := &Redis{
-		options:  o,
-		local:    NewMemory(o.Self.ID),
-		guard:    redis.NewScript(strings.Replace(guardSource, "--[[redis_rate]]", script, 1)),
-		parts:    parts{byTag: isCluster},
-		queue:    queue{wake: make(chan struct{}, 1)},
-		returned: make(chan struct{}),
-		stop:     make(chan struct{}),
+		options:   o,
+		local:     NewMemory(o.Self.ID),
+		guard:     newScript(strings.Replace(guardSource, "--[[redis_rate]]", gcra, 1)),
+		parts:     parts{byTag: isCluster},
+		deadlines: deadlines{timeout: o.Timeout},
+		queue:     queue{wake: make(chan struct{}, 1)},
+		returned:  make(chan struct{}),
+		stop:      make(chan struct{}),
 	}
 	r.conn.Store(conn)
 	r.stopped.Go(r.run)
@@ -108,9 +110,9 @@ func NewRedis(o Options) (*Redis, error) {
 // verdict is what the ask says, or else an error that wraps [ErrUndecided]; the
 // verdict's Fault then says why.
 //
-// The trip is not cut short when ctx is done: a client that leaves in the
-// middle of it would otherwise cost the connection, and the answer.
-func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
+// The trip is not cut short when the context is done: a client that leaves in
+// the middle of it would otherwise cost the connection, and the answer.
+func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	if v, known := r.local.Refusal(ask); known {
 		return v, nil
 	}
@@ -126,9 +128,7 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 		lock.stored.Store(true)
 	}
 	asked := r.local.now()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.options.Timeout)
-	defer cancel()
-	v, waits, err := r.ask(ctx, ask, lock)
+	v, waits, err := r.ask(r.deadlines.context(asked), ask, lock)
 	r.record(part, err)
 	if err != nil {
 		return r.undecided(ask, lock, part, err)
@@ -212,8 +212,7 @@ func (r *Redis) Pause(tag, name string, d time.Duration) {
 	r.tell(&task{
 		tag:    tag,
 		script: pauseScript,
-		key:    pauseKey(tag, name),
-		args:   func(now time.Duration) []any { return []any{millis(until - now)} },
+		what:   pausing{tag, name, until},
 		forget: until,
 	})
 }
@@ -231,26 +230,38 @@ func (r *Redis) redis() redis.UniversalClient { return r.conn.Load().client }
 // ask runs the guard script. lock may be nil. waits are what is left of each of
 // the ask's cool-downs, where it is under one.
 func (r *Redis) ask(ctx context.Context, ask Ask, lock *Lock) (v Verdict, waits []time.Duration, err error) {
-	keys := make([]string, 0, len(ask.Pauses)+1+len(ask.Charges))
-	args := make([]any, 0, 3+4*len(ask.Charges))
+	c := newCommand(r.options.Prefix)
+	defer c.done()
 	for _, name := range ask.Pauses {
-		keys = append(keys, r.key(pauseKey(ask.Tag, name)))
+		c.beginKey()
+		c.text = appendPauseKey(c.text, ask.Tag, name)
+		c.endKey()
 	}
 	value := ""
 	if lock != nil {
-		keys = append(keys, r.key(lock.lockKey()))
+		c.beginKey()
+		c.text = lock.appendKey(c.text)
+		c.endKey()
 		value = lock.value
 	}
-	args = append(args, value, r.options.LockTTL.Milliseconds(), len(ask.Pauses))
-	for _, c := range ask.Charges {
-		limitArgs, err := r.limitArgs(c.Limit)
+	for _, charge := range ask.Charges {
+		c.beginKey()
+		c.text = charge.appendKey(c.text, ask.Tag)
+		c.endKey()
+	}
+	c.arg(value)
+	c.number(r.options.LockTTL.Milliseconds())
+	c.number(int64(len(ask.Pauses)))
+	for _, charge := range ask.Charges {
+		args, err := r.limitArgs(charge.Limit)
 		if err != nil {
 			return Verdict{}, nil, err
 		}
-		keys = append(keys, r.key(c.rateKey(ask.Tag)))
-		args = append(args, limitArgs...)
+		for _, arg := range args {
+			c.arg(arg)
+		}
 	}
-	reply, err := r.guard.Run(ctx, r.conn.Load().once(), keys, args...).Slice()
+	reply, err := r.conn.Load().once(ctx, r.guard, c).Slice()
 	if err != nil {
 		return Verdict{}, nil, err
 	}
@@ -302,12 +313,12 @@ func readReply(ask Ask, reply []any) (v Verdict, waits []time.Duration, err erro
 }
 
 func errReply(reply []any) error {
-	return fmt.Errorf("unexpected answer of the guard script: %v", reply)
+	return fmt.Errorf("unexpected answer of a script: %v", reply)
 }
 
-func (r *Redis) limitArgs(l limiter.Limit) ([]any, error) {
+func (r *Redis) limitArgs(l limiter.Limit) ([]string, error) {
 	if args, ok := r.args.Load(l); ok {
-		return args.([]any), nil
+		return args.([]string), nil
 	}
 	args, err := l.ScriptArgs()
 	if err == nil {

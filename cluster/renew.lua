@@ -1,22 +1,29 @@
--- Renews a lock whose exchange is still under way.
+-- Renews locks whose exchanges are still under way.
 --
--- KEYS[1]   the lock's key
--- ARGV[1]   its token
--- ARGV[2]   its TTL in milliseconds
--- ARGV[3]   '1 TOKEN REPLICA REQUEST-ID'
+-- KEYS[i]       a lock's key; all are of one tag
+-- ARGV[3i - 2]  its token
+-- ARGV[3i - 1]  its TTL in milliseconds
+-- ARGV[3i]      '1 TOKEN REPLICA REQUEST-ID'
 --
--- Returns 1 if renewed, or taken again because the key was gone (a flush, a
--- failover, a pause longer than the TTL); 0 if it is another's, whose lock is
--- not touched.
+-- Returns for each 1 if renewed, or taken again because the key was gone (a
+-- flush, a failover, a pause longer than the TTL); 0 if it is another's, whose
+-- lock is not touched; or the error of a key that is no lock.
 
-local value = redis.call('GET', KEYS[1])
-if not value then
-  local time = redis.call('TIME')
-  redis.call('SET', KEYS[1], ARGV[3] .. ' ' .. time[1] .. string.format('%06d', time[2]), 'NX', 'PX', ARGV[2])
-  return 1
+local results = {}
+for i, key in ipairs(KEYS) do
+  local token, ttl, lock = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' then
+    results[i] = value
+  elseif not value then
+    local time = redis.call('TIME')
+    redis.call('SET', key, lock .. ' ' .. time[1] .. string.format('%06d', time[2]), 'NX', 'PX', ttl)
+    results[i] = 1
+  elseif string.match(value, '^%S+ (%S+)') ~= token then
+    results[i] = 0
+  else
+    redis.call('PEXPIRE', key, ttl)
+    results[i] = 1
+  end
 end
-if string.match(value, '^%S+ (%S+)') ~= ARGV[1] then
-  return 0
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1
+return results

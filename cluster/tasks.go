@@ -19,15 +19,20 @@ import (
 // matters. All tasks may be told twice: the second time does no harm.
 type task struct {
 	tag    string
-	script *redis.Script
-	key    string // after the store's own prefix
-	args   func(now time.Duration) []any
+	script *script
+	what   subject
 	forget time.Duration // from when on it no longer matters
 	// It is told once more if there was nothing to do, and this is set: a store
 	// that stood still may find what it was asked only after it was told of the
 	// end. nil where that does not matter.
 	doubtful *atomic.Bool
 	tried    chan struct{} // closed once the store has been told, or has failed to answer; may be nil
+}
+
+// subject is what a script is told about: a key, and arguments for it.
+type subject interface {
+	appendKey(b []byte) []byte // after the store's own prefix
+	args(c *command, now time.Duration)
 }
 
 func (t *task) settle() {
@@ -122,16 +127,47 @@ func (r *Redis) release(lock *Lock, hold time.Duration) {
 // ending is the task to release lock, or to turn it into a hold.
 func (r *Redis) ending(lock *Lock, hold time.Duration) *task {
 	now := r.local.now()
-	until := now + hold
 	return &task{
 		tag:      lock.id.tag,
 		script:   releaseScript,
-		key:      lock.lockKey(),
-		args:     func(now time.Duration) []any { return []any{lock.token(), millis(until - now)} },
+		what:     ending{lock, now + hold},
 		forget:   now + max(hold, r.options.LockTTL),
 		doubtful: &lock.doubtful,
 	}
 }
+
+// ending is the end of a lock, and of its hold.
+type ending struct {
+	*Lock
+	until time.Duration
+}
+
+func (e ending) args(c *command, now time.Duration) {
+	c.arg(e.token())
+	c.number(millis(e.until - now))
+}
+
+// renewal keeps a lock for another TTL.
+type renewal struct {
+	*Lock
+	ttl time.Duration
+}
+
+func (r renewal) args(c *command, _ time.Duration) {
+	c.arg(r.token())
+	c.number(r.ttl.Milliseconds())
+	c.arg(r.value)
+}
+
+// pausing is a cool-down.
+type pausing struct {
+	tag, name string
+	until     time.Duration
+}
+
+func (p pausing) appendKey(b []byte) []byte { return appendPauseKey(b, p.tag, p.name) }
+
+func (p pausing) args(c *command, now time.Duration) { c.number(millis(p.until - now)) }
 
 // charging is the task to charge what was spent while the store was away.
 func (r *Redis) charging(tag string, d limiter.Debt) (*task, error) {
@@ -139,24 +175,32 @@ func (r *Redis) charging(tag string, d limiter.Debt) (*task, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The last of redis_rate's arguments is what is asked for.
-	args := append(slices.Clone(limit[:len(limit)-1]), strconv.FormatFloat(d.Requests, 'g', -1, 64))
-	return &task{
-		tag:    tag,
-		script: chargeScript,
-		key:    d.Key,
-		args:   func(time.Duration) []any { return args },
-		forget: d.End,
-	}, nil
+	return &task{tag: tag, script: chargeScript, what: debt{d, limit}, forget: d.End}, nil
+}
+
+// debt is what is owed to a budget of the store.
+type debt struct {
+	limiter.Debt
+	limit []string // redis_rate's arguments
+}
+
+func (d debt) appendKey(b []byte) []byte { return append(b, d.Key...) }
+
+func (d debt) args(c *command, _ time.Duration) {
+	for _, arg := range d.limit[:len(d.limit)-1] {
+		c.arg(arg)
+	}
+	c.arg(strconv.FormatFloat(d.Requests, 'g', -1, 64))
 }
 
 // millis rounds up: a hold is kept for its last fraction of a millisecond too.
-func millis(d time.Duration) string {
-	return strconv.FormatInt((max(0, d) + time.Millisecond - 1).Milliseconds(), 10)
+func millis(d time.Duration) int64 {
+	return (max(0, d) + time.Millisecond - 1).Milliseconds()
 }
 
 const (
-	batchSize  = 256                    // commands in one pipeline
+	batchSize  = 256                    // keys in one pipeline
+	groupSize  = 64                     // keys in one run of a script, for which everybody else waits
 	gather     = 5 * time.Millisecond   // for tasks that nobody waits for
 	retryAfter = 100 * time.Millisecond // pause before a store that failed is told again
 )
@@ -211,7 +255,7 @@ func (r *Redis) run() {
 func (r *Redis) load() {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
 	defer cancel()
-	for _, script := range []*redis.Script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, heartbeatScript} {
+	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, heartbeatScript} {
 		if script.Load(ctx, r.redis()).Err() != nil {
 			return
 		}
@@ -225,7 +269,7 @@ func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
 	calls := make([]call, 0, len(tasks))
 	told := make([]*task, 0, len(tasks))
 	for _, t := range tasks {
-		c := call{part: r.parts.of(t.tag), script: t.script, key: t.key}
+		c := call{part: r.parts.of(t.tag), tag: t.tag, script: t.script, what: t.what}
 		switch {
 		case now >= t.forget:
 			t.settle()
@@ -237,7 +281,6 @@ func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
 			again = append(again, t)
 			continue
 		}
-		c.args = t.args(now)
 		calls, told = append(calls, c), append(told, t)
 	}
 	r.pipeline(calls)
@@ -277,9 +320,9 @@ func (r *Redis) renew() bool {
 	for i, lock := range locks {
 		calls[i] = call{
 			part:   r.parts.of(lock.id.tag),
+			tag:    lock.id.tag,
 			script: renewScript,
-			key:    lock.lockKey(),
-			args:   []any{lock.token(), r.options.LockTTL.Milliseconds(), lock.value},
+			what:   renewal{lock, r.options.LockTTL},
 		}
 	}
 	r.pipeline(calls)
@@ -303,12 +346,12 @@ func (r *Redis) renew() bool {
 	return answered
 }
 
-// call is one script run on one key.
+// call is a script's run for one key.
 type call struct {
 	part   *part // nil to call it even if it is away
-	script *redis.Script
-	key    string // after the store's own prefix
-	args   []any
+	tag    string
+	script *script
+	what   subject
 	result int64
 	err    error
 }
@@ -347,16 +390,59 @@ func (r *Redis) pipeline(calls []call) {
 	}
 }
 
+// batch runs calls in one pipeline, those of one script and tag together.
 func (r *Redis) batch(calls []*call) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
 	defer cancel()
+	now := r.local.now()
 	pipe := r.redis().Pipeline()
-	replies := make([]*redis.Cmd, len(calls))
-	for i, c := range calls {
-		replies[i] = c.script.EvalSha(ctx, pipe, []string{r.key(c.key)}, c.args...)
+	groups := grouped(calls)
+	replies := make([]*redis.Cmd, len(groups))
+	for i, group := range groups {
+		c := newCommand(r.options.Prefix)
+		for _, call := range group {
+			c.beginKey()
+			c.text = call.what.appendKey(c.text)
+			c.endKey()
+		}
+		for _, call := range group {
+			call.what.args(c, now)
+		}
+		replies[i] = c.cmd(ctx, evalSHA, &group[0].script.hash)
+		_ = pipe.Process(ctx, replies[i]) // queues it
+		c.done()
 	}
 	_, _ = pipe.Exec(ctx) // each reply has its own error
-	for i, c := range calls {
-		c.result, c.err = replies[i].Int64()
+	for i, group := range groups {
+		results, err := replies[i].Slice()
+		if err == nil && len(results) != len(group) {
+			err = errReply(results)
+		}
+		for j, call := range group {
+			call.result, call.err = 0, err
+			if err == nil {
+				call.result, _ = results[j].(int64)
+				call.err, _ = results[j].(error)
+			}
+		}
 	}
+}
+
+// grouped returns calls by script and tag, in groups that one run may be for.
+func grouped(calls []*call) (groups [][]*call) {
+	type kind struct {
+		script *script
+		tag    string
+	}
+	open := map[kind]int{} // the last group of each kind
+	for _, c := range calls {
+		k := kind{c.script, c.tag}
+		i, ok := open[k]
+		if !ok || len(groups[i]) == groupSize {
+			i = len(groups)
+			open[k], groups = i, append(groups, nil)
+		}
+		groups[i] = append(groups[i], c)
+	}
+	return groups
 }

@@ -24,10 +24,21 @@ func Script() (string, error) {
 }
 
 // ScriptArgs returns the arguments with which redis_rate would ask its script
-// for one request.
-func (l Limit) ScriptArgs() ([]any, error) {
+// for one request, as they are sent. The last of them is how many are asked for.
+func (l Limit) ScriptArgs() ([]string, error) {
 	_, args, err := learn(redis_rate.Limit{Rate: l.Rate, Period: l.Period, Burst: l.Burst})
-	return args, err
+	if err != nil {
+		return nil, err
+	}
+	words := make([]string, len(args))
+	for i, arg := range args {
+		if f, ok := arg.(float64); ok {
+			words[i] = strconv.FormatFloat(f, 'f', -1, 64)
+		} else {
+			words[i] = fmt.Sprint(arg)
+		}
+	}
+	return words, nil
 }
 
 // learn lets redis_rate ask for one request, and returns what it would have

@@ -24,11 +24,11 @@ func TestScript_IsTheOneThatIsRunInsideTheGuard(t *testing.T) {
 }
 
 func TestScriptArgs(t *testing.T) {
-	for s, want := range map[string][]any{
-		"10/s":             {10, 10, 1.0, 1},
-		"1/d":              {1, 1, 86400.0, 1},
-		"100/10m,burst=20": {20, 100, 600.0, 1},
-		"3/1500ms,burst=1": {1, 3, 1.5, 1},
+	for s, want := range map[string][]string{
+		"10/s":             {"10", "10", "1", "1"},
+		"1/d":              {"1", "1", "86400", "1"},
+		"100/10m,burst=20": {"20", "100", "600", "1"},
+		"3/1500ms,burst=1": {"1", "3", "1.5", "1"},
 	} {
 		got, err := parse(t, s).ScriptArgs()
 		if err != nil || !slices.Equal(got, want) {
