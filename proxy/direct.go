@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -36,10 +38,10 @@ var (
 // hands every request and every answer over between them: half the cost of
 // forwarding a small one. What direct does not speak it leaves to a Transport:
 // TLS, HTTP/2, other proxies, upgrades, and bodies that are not in memory.
-// Messages are written and read by net/http.
 type direct struct {
 	*http.Transport
 	address string
+	host    string        // field of requests
 	timeout time.Duration // from the request until the answer begins
 
 	mu    sync.Mutex
@@ -68,7 +70,12 @@ func newTransport(r Route) http.RoundTripper {
 	if err != nil {
 		return t
 	}
-	return &direct{Transport: t, address: address, timeout: r.Timeout, open: map[*directConn]struct{}{}}
+	// As net/http has it: with the port only where it was written.
+	field, err := httpguts.PunycodeHostPort(r.Upstream.url.Host)
+	if err != nil || strings.Contains(field, "%") { // a zone, which is not for the upstream
+		return t
+	}
+	return &direct{Transport: t, address: address, host: field, timeout: r.Timeout, open: map[*directConn]struct{}{}}
 }
 
 // speaks reports whether req is sent directly.
@@ -272,10 +279,7 @@ func (c *directConn) roundTrip(ctx context.Context, req *http.Request, p progres
 }
 
 func (c *directConn) exchange(req *http.Request, p progress) (*http.Response, error) {
-	if err := req.Write(c.w); err != nil {
-		return nil, err
-	}
-	if err := c.w.Flush(); err != nil {
+	if err := c.send(req); err != nil {
 		return nil, err
 	}
 	_ = c.SetReadDeadline(time.Now().Add(c.direct.timeout))
@@ -292,6 +296,49 @@ func (c *directConn) exchange(req *http.Request, p progress) (*http.Response, er
 		p.inform(res.StatusCode, res.Header)
 		c.read = 0
 	}
+}
+
+// send writes req as [http.Request.Write] would, but for the order of fields,
+// which has no meaning: sorting them costs as much as all the rest. What is
+// written was valid when it was read, from the client or at the start.
+func (c *directConn) send(req *http.Request) error {
+	host := req.Host
+	if host == "" {
+		host = c.direct.host
+	}
+	w := c.w // which keeps the first error
+	for _, s := range [...]string{req.Method, " ", req.URL.RequestURI(), " HTTP/1.1\r\nHost: ", host, "\r\n"} {
+		_, _ = w.WriteString(s)
+	}
+	for name, values := range req.Header {
+		switch name {
+		case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
+			continue // said otherwise, or not at all
+		}
+		for _, value := range values {
+			if name != "User-Agent" || value != "" {
+				writeField(w, name, value)
+			}
+		}
+	}
+	switch {
+	case req.Body != nil:
+		writeField(w, "Content-Length", strconv.FormatInt(req.ContentLength, 10))
+	case req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
+		writeField(w, "Content-Length", "0")
+	}
+	_, _ = w.WriteString("\r\n")
+	if req.Body != nil {
+		_, _ = io.Copy(w, req.Body) // from memory
+	}
+	return w.Flush()
+}
+
+func writeField(w *bufio.Writer, name, value string) {
+	_, _ = w.WriteString(name)
+	_, _ = w.WriteString(": ")
+	_, _ = w.WriteString(value)
+	_, _ = w.WriteString("\r\n")
 }
 
 // answerOf is the body of an answer. When it has been read its connection is

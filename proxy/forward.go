@@ -95,7 +95,9 @@ func (x *exchange) forward() {
 // send returns the upstream's answer, which x.cancel ends.
 func (x *exchange) send(ctx context.Context, out *http.Request) (res *http.Response, err error) {
 	if d, ok := x.route.transport.(*direct); ok && d.speaks(out) {
-		if res, err = d.send(ctx, out, x); err != nil {
+		res, err = d.send(ctx, out, x)
+		outgoingHeaders.Put(out.Header)
+		if err != nil {
 			return nil, err
 		}
 		body := res.Body
@@ -213,10 +215,15 @@ type bufferPool struct{ *sync.Pool }
 func (p bufferPool) Get() []byte  { return p.Pool.Get().(*[32 << 10]byte)[:] }
 func (p bufferPool) Put(b []byte) { p.Pool.Put((*[32 << 10]byte)(b)) }
 
+// outgoingHeaders lends maps to requests that are written when they have been
+// sent. Others keep theirs.
+var outgoingHeaders = sync.Pool{New: func() any { return http.Header{} }}
+
 // outgoing makes the upstream's request out of the client's.
 func (x *exchange) outgoing() *http.Request {
 	in := x.in
-	h := make(http.Header, len(in.Header)+6)
+	h := outgoingHeaders.Get().(http.Header)
+	clear(h)
 	for name, values := range in.Header {
 		if !slices.Contains(notSent, name) && !isForwarded(name) {
 			h[name] = values
