@@ -98,18 +98,17 @@ type lockID struct {
 // Lock is the in-flight lock of an admitted request. A nil *Lock is valid and
 // locks nothing.
 type Lock struct {
-	id        lockID
-	requestID string
-	value     string        // what a store keeps under the lock's key, to which it adds its own time; empty without one
-	admitted  time.Duration // on the clock of the Memory that knows it
-	until     time.Duration // the end of its hold, if it is held
-	index     int           // in the Memory's list
-	held      bool          // the exchange is over
-	stored    atomic.Bool   // the store may have it
-	doubtful  atomic.Bool   // the store may get to take it only after it was told of the end
-	lost      bool          // found another's; the run loop's
-	released  atomic.Bool
-	owner     interface{ release(*Lock, time.Duration) }
+	id       lockID
+	value    string        // what a store keeps under the lock's key, to which it adds its own time; without one its last word, the request's id
+	admitted time.Duration // on the clock of the Memory that knows it
+	until    time.Duration // the end of its hold; 0 while the exchange is under way
+	next     *Lock         // to end, if it is held
+	index    int32         // among the Memory's locks in flight
+	stored   atomic.Bool   // the store may have it
+	doubtful atomic.Bool   // the store may get to take it only after it was told of the end
+	released atomic.Bool
+	lost     bool // found another's; the run loop's
+	owner    interface{ release(*Lock, time.Duration) }
 }
 
 // Release ends the exchange. Equal requests stay refused for hold; with hold 0

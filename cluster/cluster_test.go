@@ -438,7 +438,7 @@ func TestMemory_ForgetsWhatIsOver(t *testing.T) {
 			m.Refusal(request("a"))
 			admit(t, m, request("a")).Lock.Release(0)
 		}
-		if got := []int{len(m.locks.known), len(m.locks.inFlight), len(m.locks.held), m.denials.Len()}; slices.Max(got) > 0 {
+		if got := []int{len(m.locks.known), len(m.locks.inFlight), m.locks.held, m.denials.Len()}; slices.Max(got) > 0 {
 			t.Errorf("got %d locks, %d in flight, %d held and %d denials, want none", got[0], got[1], got[2], got[3])
 		}
 	})
@@ -450,13 +450,15 @@ func TestMemory_BeyondCapacityForgetsTheHoldNearestToItsEnd(t *testing.T) {
 		m := NewMemory("replica-0")
 		inFlight := request("in flight")
 		admit(t, m, inFlight)
-		for i := range Capacity + 1 {
-			admit(t, m, request(fmt.Sprint(i))).Lock.Release(time.Hour - time.Duration(i))
+		for i := range Capacity + 2 {
+			admit(t, m, request(fmt.Sprint(i))).Lock.Release(time.Hour - time.Duration(i%3)*time.Minute)
+			time.Sleep(time.Microsecond)
 		}
-		for _, body := range []string{"0", fmt.Sprint(Capacity - 1)} {
-			expect(t, m, Held, request(body))
+		for _, i := range []int{0, 1, 3, 4, 6, 8, Capacity - 1, Capacity, Capacity + 1} {
+			expect(t, m, Held, request(fmt.Sprint(i)))
 		}
-		admit(t, m, request(fmt.Sprint(Capacity)))
+		admit(t, m, request("2"))
+		admit(t, m, request("5"))
 		expect(t, m, Duplicate, inFlight)
 	})
 }
@@ -467,7 +469,7 @@ func TestMemory_AddDoesNotDisplaceAnEqualRequest(t *testing.T) {
 	if v, known := m.add(request("a"), first); known {
 		t.Fatalf("got %+v, want nothing known", v)
 	}
-	if v, known := m.add(request("a"), second); !known || v.Outcome != Duplicate || v.Holder.RequestID != first.requestID {
+	if v, known := m.add(request("a"), second); !known || v.Outcome != Duplicate || v.Holder.RequestID != first.requestID() {
 		t.Errorf("got %+v, %t, want a duplicate", v, known)
 	}
 	second.Release(0)

@@ -64,7 +64,7 @@ func newLock(ask Ask, owner interface{ release(*Lock, time.Duration) }) *Lock {
 	if ask.Fingerprint == nil {
 		return nil
 	}
-	return &Lock{id: lockID{ask.Tag, *ask.Fingerprint}, requestID: ask.RequestID, owner: owner}
+	return &Lock{id: lockID{ask.Tag, *ask.Fingerprint}, value: ask.RequestID, owner: owner}
 }
 
 // newStoredLock returns the lock that ask wants of a store, or nil. replica is
@@ -73,10 +73,15 @@ func newStoredLock(ask Ask, replica string, owner interface{ release(*Lock, time
 	lock := newLock(ask, owner)
 	if lock != nil {
 		lock.value = keyFormat + " " + rand.Text() + " " + replica + " " + ask.RequestID
-		lock.requestID = lock.value[len(lock.value)-len(ask.RequestID):] // one string to keep, not two
 	}
 	return lock
 }
+
+// requestID is that of the request which has the lock.
+func (l *Lock) requestID() string { return l.value[strings.LastIndexByte(l.value, ' ')+1:] }
+
+// held reports whether the exchange is over.
+func (l *Lock) held() bool { return l.until > 0 }
 
 // token is the random part of the value, of at least 128 bits.
 func (l *Lock) token() string {

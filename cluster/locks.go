@@ -1,9 +1,6 @@
 package cluster
 
-import (
-	"container/heap"
-	"time"
-)
+import "time"
 
 // locks are those that a replica knows of: of exchanges in flight, and of those
 // that are over, the holds that have not ended. It is not safe for concurrent
@@ -11,48 +8,79 @@ import (
 type locks struct {
 	known    map[lockID]*Lock
 	inFlight []*Lock // in no order
-	held     holds
+	holds    []*holdQueue
+	held     int // in all queues
 }
 
-// holds implements [heap.Interface]: the first is the first to end.
-type holds []*Lock
+// holdQueue has the holds of one length, so that the first to begin is the first to
+// end. There are as many as routes have different ones, which is few.
+type holdQueue struct {
+	length      time.Duration
+	first, last *Lock
+}
 
 // get returns the lock of an id, or nil if there is none.
 func (l *locks) get(id lockID, now time.Duration) *Lock {
 	lock := l.known[id]
-	if lock == nil || lock.held && lock.until <= now {
+	if lock == nil || lock.held() && lock.until <= now {
 		return nil
 	}
 	return lock
 }
 
-// add makes lock known as in flight. There is no other of its id.
+// add makes lock known as in flight, in place of one that get does not return.
 func (l *locks) add(lock *Lock) {
-	if over := l.known[lock.id]; over != nil {
-		heap.Remove(&l.held, over.index) // which nobody has expired yet
-	}
 	l.known[lock.id] = lock
-	lock.index = len(l.inFlight)
+	lock.index = int32(len(l.inFlight))
 	l.inFlight = append(l.inFlight, lock)
 }
 
-// end ends the flight of lock, and holds it until an instant unless that is 0.
-// Beyond Capacity it forgets the hold that would end first.
-func (l *locks) end(lock *Lock, until time.Duration) {
+// end ends the flight of lock, and holds it for a time unless that is 0. Beyond
+// Capacity it forgets the hold that would end first.
+func (l *locks) end(lock *Lock, now, hold time.Duration) {
 	last := len(l.inFlight) - 1
 	moved := l.inFlight[last]
 	l.inFlight[lock.index], moved.index = moved, lock.index
 	l.inFlight[last] = nil
 	l.inFlight = l.inFlight[:last]
-	if until == 0 {
+	if hold <= 0 {
 		delete(l.known, lock.id)
 		return
 	}
-	lock.held, lock.until = true, until
-	heap.Push(&l.held, lock)
-	if len(l.held) > Capacity {
-		l.forget()
+	lock.until = now + hold
+	q := l.queueOf(hold)
+	if q.first == nil {
+		q.first = lock
+	} else {
+		q.last.next = lock
 	}
+	q.last = lock
+	if l.held++; l.held > Capacity {
+		l.forget(l.soonest())
+	}
+}
+
+// queueOf returns that of holds of a length.
+func (l *locks) queueOf(length time.Duration) *holdQueue {
+	for _, q := range l.holds {
+		if q.length == length {
+			return q
+		}
+	}
+	q := &holdQueue{length: length}
+	l.holds = append(l.holds, q)
+	return q
+}
+
+// soonest returns the queue whose first hold ends before all others, or nil if
+// there is no hold.
+func (l *locks) soonest() (soonest *holdQueue) {
+	for _, q := range l.holds {
+		if q.first != nil && (soonest == nil || q.first.until < soonest.first.until) {
+			soonest = q
+		}
+	}
+	return soonest
 }
 
 // expire forgets holds that have ended, a few at a time so that no single call
@@ -60,31 +88,20 @@ func (l *locks) end(lock *Lock, until time.Duration) {
 func (l *locks) expire(now time.Duration) {
 	const few = 4
 	for range few {
-		if len(l.held) == 0 || l.held[0].until > now {
+		q := l.soonest()
+		if q == nil || q.first.until > now {
 			return
 		}
-		l.forget()
+		l.forget(q)
 	}
 }
 
-// forget forgets the hold that ends first.
-func (l *locks) forget() { delete(l.known, heap.Pop(&l.held).(*Lock).id) }
-
-func (h holds) Len() int           { return len(h) }
-func (h holds) Less(i, j int) bool { return h[i].until < h[j].until }
-func (h holds) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-func (h *holds) Push(x any) {
-	lock := x.(*Lock)
-	lock.index = len(*h)
-	*h = append(*h, lock)
-}
-func (h *holds) Pop() any {
-	last := len(*h) - 1
-	lock := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	return lock
+// forget forgets the first hold of q.
+func (l *locks) forget(q *holdQueue) {
+	lock := q.first
+	q.first, lock.next = lock.next, nil
+	l.held--
+	if l.known[lock.id] == lock { // or another's by now
+		delete(l.known, lock.id)
+	}
 }

@@ -140,8 +140,8 @@ func (m *Memory) duplicateLocked(ask Ask, now time.Duration) (v Verdict, known b
 	if lock == nil {
 		return Verdict{}, false
 	}
-	v = Verdict{Outcome: Duplicate, Holder: Holder{RequestID: lock.requestID, Replica: m.replica, Age: now - lock.admitted}}
-	if lock.held {
+	v = Verdict{Outcome: Duplicate, Holder: Holder{RequestID: lock.requestID(), Replica: m.replica, Age: now - lock.admitted}}
+	if lock.held() {
 		v.Outcome = Held
 	}
 	return v, true
@@ -201,12 +201,8 @@ func (m *Memory) addLocked(lock *Lock, now time.Duration) {
 func (m *Memory) release(lock *Lock, hold time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch {
-	case m.locks.known[lock.id] != lock: // never added
-	case hold > 0:
-		m.locks.end(lock, m.now()+hold)
-	default:
-		m.locks.end(lock, 0)
+	if m.locks.known[lock.id] == lock { // or it was never added
+		m.locks.end(lock, m.now(), hold)
 	}
 }
 

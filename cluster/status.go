@@ -50,7 +50,7 @@ func (m *Memory) Status() (s Status) {
 	m.mu.Lock()
 	now := m.now()
 	for _, lock := range m.locks.inFlight {
-		s.Locks = append(s.Locks, LockStatus{Tag: lock.id.tag, RequestID: lock.requestID, Age: now - lock.admitted})
+		s.Locks = append(s.Locks, LockStatus{Tag: lock.id.tag, RequestID: lock.requestID(), Age: now - lock.admitted})
 	}
 	for key, until := range m.pauses.All() {
 		if until > now {
