@@ -94,7 +94,7 @@ func (r *Redis) beat() {
 		return
 	}
 	ids, err := r.heartbeat()
-	if !r.parts.byTag { // in a cluster it says nothing of the routes' parts
+	if r.parts.whole != nil { // in a cluster it says nothing of the routes' parts
 		r.record(whole, err)
 	}
 	if err == nil {

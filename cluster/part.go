@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"iter"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -93,19 +94,29 @@ func (p *part) alone(now time.Duration, replicas int, fault string) *solo {
 
 // parts are the parts of one store.
 type parts struct {
-	byTag bool
-	known sync.Map // tag → *part
+	whole *part    // nil if each tag has its own
+	byTag sync.Map // tag → *part
 }
 
 func (p *parts) of(tag string) *part {
-	if !p.byTag {
-		tag = ""
+	if p.whole != nil {
+		return p.whole
 	}
-	if known, ok := p.known.Load(tag); ok {
+	if known, ok := p.byTag.Load(tag); ok {
 		return known.(*part)
 	}
-	known, _ := p.known.LoadOrStore(tag, newPart(tag))
+	known, _ := p.byTag.LoadOrStore(tag, newPart(tag))
 	return known.(*part)
+}
+
+func (p *parts) all() iter.Seq[*part] {
+	return func(yield func(*part) bool) {
+		if p.whole != nil {
+			yield(p.whole)
+			return
+		}
+		p.byTag.Range(func(_, known any) bool { return yield(known.(*part)) })
+	}
 }
 
 // record takes note of whether p has answered. err is nil, or why it has not.
@@ -275,10 +286,4 @@ func (r *Redis) Away() (since time.Time, ok bool) {
 		p.mu.Unlock()
 	}
 	return since, ok
-}
-
-func (p *parts) all() func(yield func(*part) bool) {
-	return func(yield func(*part) bool) {
-		p.known.Range(func(_, known any) bool { return yield(known.(*part)) })
-	}
 }

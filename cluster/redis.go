@@ -89,16 +89,17 @@ func NewRedis(o Options) (*Redis, error) {
 	if o.Observe == nil {
 		o.Observe = func(Change) {}
 	}
-	_, isCluster := conn.client.(*redis.ClusterClient)
 	r := &Redis{
 		options:   o,
 		local:     NewMemory(o.Self.ID),
 		guard:     newScript(strings.Replace(guardSource, "--[[redis_rate]]", gcra, 1)),
-		parts:     parts{byTag: isCluster},
 		deadlines: deadlines{timeout: o.Timeout},
 		queue:     queue{wake: make(chan struct{}, 1)},
 		returned:  make(chan struct{}),
 		stop:      make(chan struct{}),
+	}
+	if _, isCluster := conn.client.(*redis.ClusterClient); !isCluster {
+		r.parts.whole = newPart("")
 	}
 	r.conn.Store(conn)
 	r.stopped.Go(r.run)

@@ -26,10 +26,24 @@ func bodyReason(err error) Reason {
 	return ""
 }
 
+// streamsOn lets a body pass as it comes of which a part is in memory already.
+func (x *exchange) streamsOn() {
+	read := x.body.reader()
+	x.body.done()
+	x.body = nil
+	x.in.Body = rejoined{io.MultiReader(read, x.in.Body), read, x.in.Body}
+}
+
 // rejoined is a body of which a part has been read already.
 type rejoined struct {
 	io.Reader
-	io.Closer
+	read io.Closer
+	rest io.Closer
+}
+
+func (r rejoined) Close() error {
+	_ = r.read.Close() // from memory
+	return r.rest.Close()
 }
 
 // bodies counts the bytes of all bodies that are held in memory.
@@ -50,46 +64,40 @@ func (b *bodies) take(n int) bool {
 func (b *bodies) give(n int64) { b.held.Add(-n) }
 
 // readBody reads the whole body of a request that is to be fingerprinted, or
-// fails before it has read more than the limit, and returns what it has read.
+// fails before it has read more than the limit. x.body then has what was read.
 // Memory is taken and counted as bytes arrive, whatever the client has
 // announced.
-func (x *exchange) readBody() ([]byte, error) {
+func (x *exchange) readBody() error {
 	r, limit := x.in, x.proxy.options.MaxBody
+	x.body = newHeldBody()
 	if r.ContentLength > limit {
-		return nil, errBodyTooLarge
+		return errBodyTooLarge
 	}
 	announced := limit + 1 // one more than fits, to see that it does not
 	if r.ContentLength >= 0 {
 		announced = r.ContentLength
 	}
-	const first = 4 << 10
 	in := x.idleReader(r.Body)
-	body := make([]byte, 0, min(announced, first))
-	for int64(len(body)) < announced {
-		if len(body) == cap(body) {
-			grown := make([]byte, len(body), min(announced, 2*int64(cap(body))))
-			copy(grown, body)
-			body = grown
-		}
-		n, err := in.Read(body[len(body):cap(body)])
-		if body = body[:len(body)+n]; !x.proxy.bodies.take(n) {
-			return body, errNoMemory
+	for x.body.size < announced {
+		n, err := in.Read(x.body.space(announced - x.body.size))
+		if x.body.grow(n); !x.proxy.bodies.take(n) {
+			return errNoMemory
 		}
 		x.held += int64(n)
 		switch {
-		case int64(len(body)) > limit:
-			return body, errBodyTooLarge
-		case err == io.EOF && (r.ContentLength < 0 || int64(len(body)) == announced):
+		case x.body.size > limit:
+			return errBodyTooLarge
+		case err == io.EOF && (r.ContentLength < 0 || x.body.size == announced):
 			in.done()
-			return body, nil
+			return nil
 		case err == io.EOF:
-			return nil, io.ErrUnexpectedEOF
+			return io.ErrUnexpectedEOF
 		case err != nil:
-			return nil, err
+			return err
 		}
 	}
 	in.done()
-	return body, nil
+	return nil
 }
 
 // idleReader reads the client's body, and fails where nothing of it arrives

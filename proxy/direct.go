@@ -109,6 +109,7 @@ func (d *direct) send(ctx context.Context, req *http.Request, p progress) (*http
 			return nil, err
 		}
 		if req.Body != nil {
+			_ = req.Body.Close()
 			req.Body, _ = req.GetBody() // a reader of what is in memory
 		}
 	}

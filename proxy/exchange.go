@@ -1,9 +1,7 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
-	"io"
 	"net/http"
 	"net/url"
 	"sync"
@@ -26,7 +24,7 @@ type exchange struct {
 	event  Event
 
 	target    *url.URL
-	body      []byte // of a fingerprinted request, read whole; nil of any other
+	body      *heldBody // of a fingerprinted request, read whole; nil of any other
 	lock      *cluster.Lock
 	decisions []limiter.Decision // of the route's limits, if admitted
 
@@ -76,17 +74,16 @@ func (x *exchange) serve() {
 		return
 	}
 	if rt.dedupes(x.in) {
-		body, err := x.readBody()
+		err := x.readBody()
 		switch reason := bodyReason(err); {
 		case err == nil:
-			x.body = body
-			ask.Fingerprint = rt.fingerprint(x.in, x.target, body)
+			ask.Fingerprint = rt.fingerprint(x.in, x.target, x.body)
 		case reason == "":
 			x.clientGone()
 			return
 		case rt.Shadow:
 			x.event.Shadowed = reason
-			x.in.Body = rejoined{io.MultiReader(bytes.NewReader(body), x.in.Body), x.in.Body}
+			x.streamsOn()
 		default:
 			x.closeAfter()
 			x.refuse(reason)
@@ -188,6 +185,9 @@ func (x *exchange) finish() {
 	}
 	if x.counted {
 		x.proxy.inFlight.Add(-1)
+	}
+	if x.body != nil {
+		x.body.done()
 	}
 	x.proxy.bodies.give(x.held)
 	switch {

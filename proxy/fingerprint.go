@@ -15,7 +15,7 @@ import (
 // fingerprint is the SHA-256 of what makes two requests of a route the same.
 // Each part is preceded by its length and each list by its count, so that no
 // two different requests are hashed alike.
-func (rt *route) fingerprint(r *http.Request, target *url.URL, body []byte) *cluster.Fingerprint {
+func (rt *route) fingerprint(r *http.Request, target *url.URL, body *heldBody) *cluster.Fingerprint {
 	h := newHasher()
 	h.part(rt.Name)
 	h.part(r.Method)
@@ -24,8 +24,8 @@ func (rt *route) fingerprint(r *http.Request, target *url.URL, body []byte) *clu
 	for _, name := range rt.headers {
 		h.list(r.Header[name])
 	}
-	h.length(len(body))
-	sum := cluster.Fingerprint(h.sum(body))
+	h.length(int(body.size))
+	sum := cluster.Fingerprint(h.sum(body.chunks...))
 	return &sum
 }
 
@@ -34,7 +34,7 @@ func (rt *route) fingerprint(r *http.Request, target *url.URL, body []byte) *clu
 func digest(values ...string) string {
 	h := newHasher()
 	h.list(values)
-	sum := h.sum(nil)
+	sum := h.sum()
 	return hex.EncodeToString(sum[:sha256.Size/2])
 }
 
@@ -67,10 +67,12 @@ func (h *hasher) list(values []string) {
 }
 
 // sum is the hash of the parts and rest. It ends the use of h.
-func (h *hasher) sum(rest []byte) (sum [sha256.Size]byte) {
+func (h *hasher) sum(rest ...[]byte) (sum [sha256.Size]byte) {
 	h.sha.Reset()
 	h.sha.Write(h.parts)
-	h.sha.Write(rest)
+	for _, b := range rest {
+		h.sha.Write(b)
+	}
 	h.parts = h.sha.Sum(h.parts[:0])
 	copy(sum[:], h.parts)
 	hashers.Put(h)

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -208,12 +207,12 @@ func (x *exchange) tunnel(ctx context.Context, out *http.Request) {
 var discard = log.New(io.Discard, "", 0)
 
 // copyBuffers lends the buffers that answers are copied with.
-var copyBuffers = bufferPool{&sync.Pool{New: func() any { return new([32 << 10]byte) }}}
+var copyBuffers = bufferPool{&sync.Pool{New: func() any { return new([lentChunk]byte) }}}
 
 type bufferPool struct{ *sync.Pool }
 
-func (p bufferPool) Get() []byte  { return p.Pool.Get().(*[32 << 10]byte)[:] }
-func (p bufferPool) Put(b []byte) { p.Pool.Put((*[32 << 10]byte)(b)) }
+func (p bufferPool) Get() []byte  { return p.Pool.Get().(*[lentChunk]byte)[:] }
+func (p bufferPool) Put(b []byte) { p.Pool.Put((*[lentChunk]byte)(b)) }
 
 // outgoingHeaders lends maps to requests that are written when they have been
 // sent. Others keep theirs.
@@ -281,14 +280,14 @@ var nothing = []string{""}
 // begin again on another connection where nothing was written on the first.
 func (x *exchange) sendBody(out *http.Request) {
 	delete(out.Header, "Expect") // the client has been told to go on
-	out.ContentLength = int64(len(x.body))
+	out.ContentLength = x.body.size
 	if out.Trailer = allowedTrailers(x.in.Trailer); len(out.Trailer) > 0 {
 		out.ContentLength = -1 // only chunks can be followed by trailers
-	} else if len(x.body) == 0 {
+	} else if x.body.size == 0 {
 		return
 	}
 	out.GetBody = func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(x.body)), nil
+		return x.body.reader(), nil
 	}
 	out.Body, _ = out.GetBody()
 }

@@ -51,7 +51,10 @@ func (c *lazyConn) Read(p []byte) (n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
-		now := time.Now()
+		now := time.Time{}
+		if !c.until.IsZero() || !c.readSet.IsZero() {
+			now = time.Now()
+		}
 		if passed(c.until, now) {
 			return 0, os.ErrDeadlineExceeded
 		}

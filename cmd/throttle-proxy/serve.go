@@ -228,8 +228,7 @@ func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) 
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	r.server = &http.Server{
-		Handler:           withTLSState(r.traffic.count(h.wrap(p))),
-		ConnContext:       connContext,
+		Handler:           r.traffic.count(h.wrap(p)),
 		ConnState:         r.traffic.observe,
 		ReadHeaderTimeout: c.headerTimeout,
 		MaxHeaderBytes:    maxHeader,
@@ -239,6 +238,9 @@ func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) 
 		// OPTIONS * is a path without a route, like any other.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     log.New(io.Discard, "", 0), // what clients send is not for the log
+	}
+	if r.certificate != nil {
+		r.server.ConnContext, r.server.Handler = connContext, withTLSState(r.server.Handler)
 	}
 	return r, nil
 }
