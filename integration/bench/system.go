@@ -233,7 +233,7 @@ func (b *bed) system(name string, w workload, upstream string) (*system, error) 
 	}
 	for range replicas {
 		addr := freeAddr()
-		if err := b.add(s, addr, product, append([]string{"--listen", addr}, args...)...); err != nil {
+		if err := b.add(s, addr, product, append([]string{"--listen", addr, "--admin", freeAddr()}, args...)...); err != nil {
 			return nil, err
 		}
 	}
