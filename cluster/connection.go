@@ -38,7 +38,13 @@ type connection struct {
 	// answers in one read. Nobody waits for others: whoever comes while a batch
 	// is under way is in the next one. nil to send each by itself.
 	pipeline *redis.AutoPipeliner
+	asking   atomic.Int32 // scripts that are being run once
 }
+
+// few is how many asks at once are sent each by itself, also with a pipeline:
+// it is handed from one goroutine to the next, which takes longer than they
+// would wait for each other.
+const few = 8
 
 func (o *Options) connect() (*connection, error) {
 	client, err := o.Connect()
@@ -84,7 +90,8 @@ func (c *connection) once(ctx context.Context, s *script, what *command) *redis.
 }
 
 func (c *connection) process(ctx context.Context, cmd *redis.Cmd) *redis.Cmd {
-	if c.pipeline == nil {
+	defer c.asking.Add(-1)
+	if c.asking.Add(1) <= few || c.pipeline == nil {
 		_ = c.client.Process(ctx, noRetry{cmd}) // cmd has the error
 		return cmd
 	}

@@ -486,6 +486,49 @@ func TestRedis_LocksThatEndDuringAnOutageLeaveNoOrphan(t *testing.T) {
 	admit(t, other, request("goes on"))
 }
 
+// Of asks that are sent together none may wait for the others, nor leave its
+// lock behind.
+func TestRedis_ManyAsksThatGetNoAnswerLeaveNoOrphan(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{Timeout: storeTimeout})
+	const asks = 10 * few
+	together := func(what string, begin func(a Ask)) {
+		t.Helper()
+		var asking sync.WaitGroup
+		for i := range asks {
+			asking.Go(func() { begin(request(fmt.Sprint(what, i))) })
+		}
+		asking.Wait()
+	}
+	together("answered", func(a Ask) {
+		if v, err := r.Admit(t.Context(), a); err == nil {
+			v.Lock.Release(0)
+		}
+	})
+	server.Pause()
+	var undecided atomic.Int64
+	together("not answered", func(a Ask) {
+		if _, err := r.Admit(t.Context(), a); errors.Is(err, ErrUndecided) {
+			undecided.Add(1)
+		}
+	})
+	if n := undecided.Load(); n != asks {
+		t.Errorf("got %d undecided of %d", n, asks)
+	}
+	server.Resume()
+	client := server.Client()
+	// Where the breaker has opened there is a probe to wait for.
+	eventually(t, "asked again", func() bool {
+		v, err := r.Admit(t.Context(), request("again"))
+		v.Lock.Release(0)
+		return err == nil
+	})
+	eventually(t, "no lock is left", func() bool {
+		return !slices.ContainsFunc(keysOf(t, client), func(key string) bool { return strings.Contains(key, ":lock:") })
+	})
+}
+
 func TestRedis_LockWhoseAnswerWasLostIsAdopted(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
