@@ -6,6 +6,7 @@
 # make bench  Go benchmarks (RUNS of each), then the product beside a bare
 #             ReverseProxy and nginx: the first table of the README's Speed
 # make bench-growth  how cost grows: its second table
+# make bench-memory  how memory grows, and that it does not with time: its third
 
 GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -13,7 +14,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 RUNS        ?= 6
 
-.PHONY: build run test soak check bench bench-growth deps
+.PHONY: build run test soak check bench bench-growth bench-memory deps
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/throttle-proxy ./cmd/throttle-proxy
@@ -47,7 +48,10 @@ bench: deps
 bench-growth: deps
 	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -growth -runs 3
 
-bench bench-growth: LOADER = wrk
+bench-memory: deps
+	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -memory
+
+bench bench-growth bench-memory: LOADER = wrk
 
 # Real servers for the tests, and what loads them for the benchmarks, by the system's package manager; quiet when they
 # are there.

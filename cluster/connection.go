@@ -16,10 +16,11 @@ type deadlines struct {
 }
 
 type deadline struct {
-	context.Context
+	ctx  context.Context
 	lent time.Duration // for the first time
 }
 
+// context is for an ask that begins now, on the clock of all others.
 func (d *deadlines) context(now time.Duration) context.Context {
 	last := d.last.Load()
 	if last == nil || now-last.lent > d.timeout/20 {
@@ -28,7 +29,7 @@ func (d *deadlines) context(now time.Duration) context.Context {
 		last = &deadline{ctx, now}
 		d.last.Store(last)
 	}
-	return last
+	return last.ctx
 }
 
 // connection is how a Redis is reached, until it is reached anew.

@@ -30,6 +30,7 @@ type load struct {
 	equal       bool   // all bodies of a run are equal
 	path        string // below the route
 	perSecond   int    // 0 for as many as are answered
+	clients     int    // as X-Forwarded-For tells; 0 for none
 }
 
 // sample is one measurement. CPU time and what Redis did are by request.
@@ -100,16 +101,20 @@ func (b *bed) hold(s *system, content string, d time.Duration) (answered <-chan 
 }
 
 // wrkScript is given the method, the content, whether requests differ, the
-// path, the number of routes, the first n, and differs twice.
+// path, the numbers of routes and of clients, the first n, and differs twice.
 const wrkScript = `
 wrk.method = %q
 wrk.headers["Content-Type"] = "application/json"
-local content, unequal, path, routes, n = %q, %t, %q, %d, %d
+local content, unequal, path, routes, clients, n = %q, %t, %q, %d, %d, %d
 local tail = content:sub(#string.format(%q, n) + 1)
 request = function()
 	n = n + 1
 	local body = content
 	if unequal and #content > 0 then body = string.format(%q, n) .. tail end
+	if clients > 0 then
+		local client = n %% clients
+		wrk.headers["X-Forwarded-For"] = string.format("10.%%d.%%d.%%d", client / 65536, client / 256 %% 256, client %% 256)
+	end
 	return wrk.format(nil, "/v" .. n %% routes + 1 .. path, nil, body)
 end
 done = function(summary, latency)
@@ -128,7 +133,7 @@ func (b *bed) wrk(s *system, l load, content string, seconds int) (all sample, e
 	var running sync.WaitGroup
 	for i, addr := range s.addrs {
 		running.Go(func() {
-			script := fmt.Appendf(nil, wrkScript, method, content, !l.equal, l.path, s.routes, i*100_000_000, differs, differs)
+			script := fmt.Appendf(nil, wrkScript, method, content, !l.equal, l.path, s.routes, l.clients, i*100_000_000, differs, differs)
 			path := filepath.Join(b.dir, fmt.Sprintf("load-%d.lua", i))
 			if errs[i] = os.WriteFile(path, script, 0o600); errs[i] != nil {
 				return

@@ -42,7 +42,8 @@ type workload struct {
 	goUpstream bool          // an upstream that reads bodies, in place of nginx
 	delay      time.Duration // that it takes
 
-	routes, budgets, replicas int // of the product; 0 for one
+	routes, budgets, replicas int      // of the product; 0 for one
+	flags                     []string // of the product, besides
 }
 
 var workloads = []workload{
@@ -102,10 +103,15 @@ func main() {
 	seconds := flag.Int("secs", 1, "length of one measurement")
 	names := flag.String("workloads", "admitted,limited,duplicate,latency,large", "which of them")
 	grow := flag.Bool("growth", false, "measure how cost grows in place of the workloads")
+	remember := flag.Bool("memory", false, "measure what is remembered in place of the workloads")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *runs, *seconds, strings.Split(*names, ","), *grow); ctx.Err() != nil {
+	measured := func() error { return run(ctx, *runs, *seconds, strings.Split(*names, ","), *grow) }
+	if *remember {
+		measured = func() error { return runMemory(ctx) }
+	}
+	if err := measured(); ctx.Err() != nil {
 		os.Exit(130) // as after a signal
 	} else if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -117,11 +123,8 @@ func run(ctx context.Context, runs, seconds int, names []string, grow bool) erro
 	if runs < 1 || seconds < 1 {
 		return errors.New("-runs and -secs must be at least 1")
 	}
-	if err := allowConnections(); err != nil {
+	if err := prepare(ctx); err != nil {
 		return err
-	}
-	if out, err := exec.CommandContext(ctx, "make", "-s", "build").CombinedOutput(); err != nil {
-		return fmt.Errorf("make build: %w (run this in the repository's first folder)\n%s", err, out)
 	}
 	chosen := growth()
 	if !grow {
@@ -142,6 +145,17 @@ func run(ctx context.Context, runs, seconds int, names []string, grow bool) erro
 	}
 	printWorkloads(os.Stdout, results)
 	return printStart(ctx, os.Stdout, runs)
+}
+
+// prepare builds the product, and lets children open as many files as they may.
+func prepare(ctx context.Context) error {
+	if err := allowConnections(); err != nil {
+		return err
+	}
+	if out, err := exec.CommandContext(ctx, "make", "-s", "build").CombinedOutput(); err != nil {
+		return fmt.Errorf("make build: %w (run this in the repository's first folder)\n%s", err, out)
+	}
+	return nil
 }
 
 // result holds the samples of each system, one for each round.

@@ -227,6 +227,7 @@ func (b *bed) system(name string, w workload, upstream string) (*system, error) 
 		}
 		args = append(args, "--rate", rate)
 	}
+	args = append(args, w.flags...)
 	replicas := max(w.replicas, 1)
 	if name == other {
 		replicas = 2
