@@ -368,13 +368,15 @@ func TestBoundsOfMemory(t *testing.T) {
 	}
 }
 
-// A storm of calls that end in every way leaves nothing open.
+// A storm of calls that end in every way leaves nothing open, and nothing that
+// runs on.
 func TestBoundsAfterAStorm(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	defer u.open()
 	r := startQuiet(t, "--register", "hook="+u.URL+"/"+canary, "--register", "stream="+u.URL+"/"+canary, "--dedupe", "stream=off",
-		"--register", "gone=http://127.0.0.1:"+redistest.FreePort(t)+"/"+canary, "--hold", "0s")
+		"--register", "gone=http://127.0.0.1:"+redistest.FreePort(t)+"/"+canary, "--hold", "0s", "--admin", "127.0.0.1:0")
+	goroutines := func() int { return int(r.metrics(t)["go_goroutines"].GetMetric()[0].GetGauge().GetValue()) }
 	c := newClient(nil)
 	defer c.CloseIdleConnections()
 	ask := func(ctx context.Context, target, body string, fields ...string) {
@@ -384,7 +386,7 @@ func TestBoundsAfterAStorm(t *testing.T) {
 		return crlf(fmt.Sprintf("POST /%s/%d HTTP/1.1\nHost: gateway\n%s\nContent-Length: 100000\n\nhalf", route, i, does))
 	}
 	ask(t.Context(), "/hook", "", plain)
-	before := r.descriptors(t)
+	running, before := goroutines(), r.descriptors(t)
 	each(500, 20, func(i int) {
 		target := fmt.Sprint("/hook/", i)
 		switch i % 10 {
@@ -425,6 +427,10 @@ func TestBoundsAfterAStorm(t *testing.T) {
 		u.CloseClientConnections() // those that the replica keeps for later
 		return r.descriptors(t) <= before+5
 	})
+	eventually(t, "what was running has ended", func() bool { return goroutines() <= running+5 })
+	if exchanges, locks := r.metric(t, "in_flight"), r.metric(t, "locks_held"); exchanges != 0 || locks != 0 {
+		t.Errorf("got %g exchanges and %g locks, want none", exchanges, locks)
+	}
 	ask(t.Context(), "/hook/after", "", plain)
 	if u.last().target != "/"+canary+"/after" {
 		t.Errorf("the upstream got %s", u.last().target)
