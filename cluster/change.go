@@ -41,6 +41,7 @@ type Change struct {
 const (
 	faultAway      = "store-away"
 	faultWrongType = "wrong-type"
+	faultMoved     = "moved"
 	faultOther     = "other"
 )
 
@@ -48,7 +49,7 @@ const (
 var replyFaults = map[string]string{
 	"NOAUTH": "auth", "WRONGPASS": "auth", "NOPERM": "auth",
 	"LOADING": "loading", "READONLY": "readonly", "MASTERDOWN": "readonly", "OOM": "out-of-memory", "MISCONF": "no-persistence",
-	"CLUSTERDOWN": "cluster-down", "MOVED": "moved", "ASK": "moved", "TRYAGAIN": "moved",
+	"CLUSTERDOWN": "cluster-down", "MOVED": faultMoved, "ASK": faultMoved, "TRYAGAIN": faultMoved,
 	"BUSY": "busy", "WRONGTYPE": faultWrongType, "NOREPLICAS": "no-replicas",
 }
 

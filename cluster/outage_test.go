@@ -936,6 +936,38 @@ func TestRedis_CloseDuringAnOutageLeavesNoGoroutine(t *testing.T) {
 	}
 }
 
+// While a slot moves, a script for keys of which some have moved is refused. One
+// for a single key follows it.
+func TestRedisCluster_LocksAreKeptWhileTheirSlotMoves(t *testing.T) {
+	t.Parallel()
+	skipIfShort(t)
+	nodes := redistest.StartCluster(t)
+	const ttl = 3 * time.Second
+	r := join(t, nodes.URL(), Options{LockTTL: ttl})
+	var locks []*Lock
+	for i := range 10 {
+		locks = append(locks, admit(t, r, request(fmt.Sprint(i))).Lock)
+	}
+	from := nodes.Nodes[nodes.Owner("{slack}")]
+	to := nodes.Nodes[(nodes.Owner("{slack}")+1)%3]
+	nodes.MoveKey(lockKey(request("0")), from, to)
+	before := r.Status().Renewed
+	eventually(t, "each renewed twice at least", func() bool { return r.Status().Renewed >= before+uint64(3*len(locks)) })
+	if s := r.Status(); s.Lost > 0 {
+		t.Errorf("got %d locks lost", s.Lost)
+	}
+	for _, lock := range locks {
+		lock.Release(0)
+	}
+	client := connect(t, nodes.URL(), 10*time.Second)
+	defer client.Close()
+	eventually(t, "no lock is left", func() bool {
+		return !slices.ContainsFunc(locks, func(lock *Lock) bool {
+			return client.Get(t.Context(), "throttle:1:"+string(lock.appendKey(nil))).Err() != redis.Nil
+		})
+	})
+}
+
 // In a cluster one master can be away, and only its routes are without a store.
 func TestRedisCluster_OneMasterAway(t *testing.T) {
 	t.Parallel()

@@ -375,11 +375,15 @@ func (r *Redis) pipeline(calls []call) {
 			}
 			continue
 		}
-		r.batch(batch)
-		missing := slices.DeleteFunc(slices.Clone(batch), func(c *call) bool { return !redis.HasErrorPrefix(c.err, "NOSCRIPT") })
-		if len(missing) > 0 {
+		r.batch(batch, groupSize)
+		if missing := failed(batch, func(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }); len(missing) > 0 {
 			r.load()
-			r.batch(missing)
+			r.batch(missing, groupSize)
+		}
+		// Keys of a slot that is moving can be in two places: only one at a time is
+		// found.
+		if divided := failed(batch, func(err error) bool { return FaultOf(err) == faultMoved }); len(divided) > 0 {
+			r.batch(divided, 1)
 		}
 		if !slices.ContainsFunc(batch, func(c *call) bool { return c.err == nil || FaultOf(c.err) == faultWrongType }) {
 			away = batch[0].err
@@ -390,13 +394,18 @@ func (r *Redis) pipeline(calls []call) {
 	}
 }
 
-// batch runs calls in one pipeline, those of one script and tag together.
-func (r *Redis) batch(calls []*call) {
+// failed returns the calls that have failed by such an error.
+func failed(calls []*call, such func(error) bool) []*call {
+	return slices.DeleteFunc(slices.Clone(calls), func(c *call) bool { return !such(c.err) })
+}
+
+// batch runs calls in one pipeline, up to size of one script and tag together.
+func (r *Redis) batch(calls []*call, size int) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
 	defer cancel()
 	now := r.local.now()
 	pipe := r.redis().Pipeline()
-	groups := grouped(calls)
+	groups := grouped(calls, size)
 	replies := make([]*redis.Cmd, len(groups))
 	for i, group := range groups {
 		c := newCommand(r.options.Prefix)
@@ -428,8 +437,8 @@ func (r *Redis) batch(calls []*call) {
 	}
 }
 
-// grouped returns calls by script and tag, in groups that one run may be for.
-func grouped(calls []*call) (groups [][]*call) {
+// grouped returns calls by script and tag, in groups of at most size.
+func grouped(calls []*call, size int) (groups [][]*call) {
 	type kind struct {
 		script *script
 		tag    string
@@ -438,7 +447,7 @@ func grouped(calls []*call) (groups [][]*call) {
 	for _, c := range calls {
 		k := kind{c.script, c.tag}
 		i, ok := open[k]
-		if !ok || len(groups[i]) == groupSize {
+		if !ok || len(groups[i]) == size {
 			i = len(groups)
 			open[k], groups = i, append(groups, nil)
 		}

@@ -5,8 +5,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // slots is how many a Redis Cluster has.
@@ -90,31 +88,60 @@ func (c *Cluster) Owner(key string) int {
 // MoveSlot moves the slot of key, with all that is in it, between two masters.
 func (c *Cluster) MoveSlot(key string, from, to *Server) {
 	from.tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	source, target, slot := from.Client(), to.Client(), c.slot(key)
-	do := func(client *redis.Client, args ...any) {
-		from.tb.Helper()
-		if err := client.Do(ctx, args...).Err(); err != nil {
-			from.tb.Fatalf("%v: %v", args[:2], err)
-		}
-	}
-	do(target, "cluster", "setslot", slot, "importing", id(from))
-	do(source, "cluster", "setslot", slot, "migrating", id(to))
-	host, port, _ := net.SplitHostPort(to.Addr)
+	m := c.beginMove(key, from, to)
 	for {
-		keys := source.ClusterGetKeysInSlot(ctx, slot, 100).Val()
+		keys := from.Client().ClusterGetKeysInSlot(m.ctx, m.slot, 100).Val()
 		if len(keys) == 0 {
 			break
 		}
-		migrate := []any{"migrate", host, port, "", 0, startTimeout.Milliseconds(), "replace", "keys"}
-		for _, key := range keys {
-			migrate = append(migrate, key)
-		}
-		do(source, migrate...)
+		m.migrate(keys...)
 	}
 	for _, node := range append([]*Server{to, from}, c.Nodes...) {
-		do(node.Client(), "cluster", "setslot", slot, "node", id(to))
+		m.do(node, "cluster", "setslot", m.slot, "node", id(to))
+	}
+	m.cancel()
+}
+
+// MoveKey begins to move the slot of key, and moves nothing but that key.
+// MoveSlot ends it.
+func (c *Cluster) MoveKey(key string, from, to *Server) {
+	from.tb.Helper()
+	m := c.beginMove(key, from, to)
+	m.migrate(key)
+	m.cancel()
+}
+
+// move is a slot on its way.
+type move struct {
+	ctx      context.Context
+	cancel   context.CancelFunc
+	slot     int
+	from, to *Server
+}
+
+func (c *Cluster) beginMove(key string, from, to *Server) *move {
+	from.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	m := &move{ctx, cancel, c.slot(key), from, to}
+	m.do(to, "cluster", "setslot", m.slot, "importing", id(from))
+	m.do(from, "cluster", "setslot", m.slot, "migrating", id(to))
+	return m
+}
+
+func (m *move) migrate(keys ...string) {
+	m.from.tb.Helper()
+	host, port, _ := net.SplitHostPort(m.to.Addr)
+	args := []any{"migrate", host, port, "", 0, startTimeout.Milliseconds(), "replace", "keys"}
+	for _, key := range keys {
+		args = append(args, key)
+	}
+	m.do(m.from, args...)
+}
+
+func (m *move) do(node *Server, args ...any) {
+	m.from.tb.Helper()
+	if err := node.Client().Do(m.ctx, args...).Err(); err != nil {
+		m.from.tb.Fatalf("%v: %v", args[:2], err)
 	}
 }
 
