@@ -42,6 +42,7 @@ const (
 	faultAway      = "store-away"
 	faultWrongType = "wrong-type"
 	faultMoved     = "moved"
+	faultClosed    = "closed"
 	faultOther     = "other"
 )
 
@@ -81,7 +82,7 @@ func FaultOf(err error) string {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "timeout"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed), errors.Is(err, redis.ErrClosed):
-		return "closed"
+		return faultClosed
 	}
 	return faultOther
 }

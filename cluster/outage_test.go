@@ -302,6 +302,40 @@ func TestRedis_SingleBlipsTellNothing(t *testing.T) {
 	}
 }
 
+// Many asks can be on one connection, or on a few, that is cut.
+func TestRedis_OneCutIsNoOutage(t *testing.T) {
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	told := newChanges()
+	r := join(t, link.URL(), Options{Timeout: 5 * time.Second, Observe: told.observe})
+	const asks = 20 * failuresRunning
+	many := charge("many", "1000/h")
+	var failed atomic.Int64
+	for range 3 {
+		link.Delay(200 * time.Millisecond)
+		var asking sync.WaitGroup
+		for range asks {
+			asking.Go(func() {
+				if _, err := r.Admit(t.Context(), unlocked(many)); err != nil {
+					failed.Add(1)
+				}
+			})
+		}
+		eventually(t, "all are asking", func() bool { return r.conn.Load().asking.Load() == asks })
+		link.Cut()
+		link.Heal()
+		asking.Wait()
+		eventually(t, "decided", func() bool {
+			_, err := r.Admit(t.Context(), unlocked(many))
+			return err == nil
+		})
+	}
+	if failed.Load() < failuresRunning {
+		t.Fatalf("%d asks have failed", failed.Load())
+	}
+	told.none(t)
+}
+
 // A replica without traffic, which a load balancer may have taken out for
 // being degraded, must come back too, again and again, and tell of each once.
 func TestRedis_StoreIsFoundBackWithoutAnAsk(t *testing.T) {

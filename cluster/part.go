@@ -31,10 +31,11 @@ const (
 // part is what fails as one: the whole store, or in a Redis Cluster, of which
 // one master can be away, the slot of one tag.
 type part struct {
-	tag     string      // empty for the whole store
-	suspect atomic.Bool // the last ask got no answer
-	away    atomic.Bool // it is not asked
-	probing atomic.Bool // one goroutine looks for it
+	tag     string       // empty for the whole store
+	suspect atomic.Bool  // the last ask got no answer
+	away    atomic.Bool  // it is not asked
+	probing atomic.Bool  // one goroutine looks for it
+	cut     atomic.Int64 // the last cut that counted, on the clock of the Redis' Memory
 
 	// Two breakers, since one counts either way. Neither lets an ask through to
 	// see whether the store is back: that is [Redis.probe]'s, so that no request
@@ -137,8 +138,10 @@ func (r *Redis) record(p *part, err error) {
 	if fault == faultWrongType {
 		return // of one key; the store is well
 	}
-	p.running.RecordFailure()
-	p.ratio.RecordFailure()
+	if fault != faultClosed || p.cutAnew(r.local.now(), r.options.Timeout/5) {
+		p.running.RecordFailure()
+		p.ratio.RecordFailure()
+	}
 	p.suspect.Store(true)
 	if p.probing.CompareAndSwap(false, true) {
 		r.stopped.Go(func() { r.probe(p) })
@@ -146,6 +149,14 @@ func (r *Redis) record(p *part, err error) {
 	if p.running.IsOpen() || p.ratio.IsOpen() {
 		r.gone(p, err)
 	}
+}
+
+// cutAnew reports whether a cut is the first for a while. Asks that share a
+// connection fail together when it is cut, which says no more of the store than
+// one does.
+func (p *part) cutAnew(now, while time.Duration) bool {
+	last := p.cut.Load()
+	return (last == 0 || now-time.Duration(last) >= while) && p.cut.CompareAndSwap(last, int64(now))
 }
 
 // gone begins an outage of p, if none is under way.
