@@ -45,7 +45,7 @@ type connection struct {
 // few is how many asks at once are sent each by itself, also with a pipeline:
 // it is handed from one goroutine to the next, which takes longer than they
 // would wait for each other.
-const few = 8
+const few = 4
 
 func (o *Options) connect() (*connection, error) {
 	client, err := o.Connect()
