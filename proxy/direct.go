@@ -280,7 +280,7 @@ func (c *directConn) roundTrip(ctx context.Context, req *http.Request, p progres
 }
 
 func (c *directConn) exchange(req *http.Request, p progress) (*http.Response, error) {
-	if err := c.send(req); err != nil {
+	if err := c.writeRequest(req); err != nil {
 		return nil, err
 	}
 	_ = c.SetReadDeadline(time.Now().Add(c.direct.timeout))
@@ -299,10 +299,10 @@ func (c *directConn) exchange(req *http.Request, p progress) (*http.Response, er
 	}
 }
 
-// send writes req as [http.Request.Write] would, but for the order of fields,
-// which has no meaning: sorting them costs as much as all the rest. What is
-// written was valid when it was read, from the client or at the start.
-func (c *directConn) send(req *http.Request) error {
+// writeRequest writes what [http.Request.Write] would, but for the order of
+// fields, which has no meaning. What is written was valid when it was read, from
+// the client or at the start.
+func (c *directConn) writeRequest(req *http.Request) error {
 	host := req.Host
 	if host == "" {
 		host = c.direct.host
