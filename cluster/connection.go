@@ -42,10 +42,10 @@ type connection struct {
 	asking   atomic.Int32 // scripts that are being run once
 }
 
-// few is how many asks at once are sent each by itself, also with a pipeline:
+// fewAsks is how many asks at once are sent each by itself, also with a pipeline:
 // it is handed from one goroutine to the next, which takes longer than they
 // would wait for each other.
-const few = 4
+const fewAsks = 4
 
 func (o *Options) connect() (*connection, error) {
 	client, err := o.Connect()
@@ -92,7 +92,7 @@ func (c *connection) once(ctx context.Context, s *script, what *command) *redis.
 
 func (c *connection) process(ctx context.Context, cmd *redis.Cmd) *redis.Cmd {
 	defer c.asking.Add(-1)
-	if c.asking.Add(1) <= few || c.pipeline == nil {
+	if c.asking.Add(1) <= fewAsks || c.pipeline == nil {
 		_ = c.client.Process(ctx, noRetry{cmd}) // cmd has the error
 		return cmd
 	}

@@ -12,8 +12,8 @@ type locks struct {
 	held     int // in all queues
 }
 
-// holdQueue has the holds of one length, so that the first to begin is the first to
-// end. There are as many as routes have different ones, which is few.
+// holdQueue has the holds of one length, so that the first to begin is the first
+// to end. There are as many as routes have different ones, which is few.
 type holdQueue struct {
 	length      time.Duration
 	first, last *Lock

@@ -314,7 +314,7 @@ func TestRedis_OneCutIsNoOutage(t *testing.T) {
 	many := charge("many", "1000/h")
 	var failed atomic.Int64
 	for range 3 {
-		link.Delay(200 * time.Millisecond)
+		link.Silence()
 		var asking sync.WaitGroup
 		for range asks {
 			asking.Go(func() {
@@ -324,8 +324,8 @@ func TestRedis_OneCutIsNoOutage(t *testing.T) {
 			})
 		}
 		eventually(t, "all are asking", func() bool { return r.conn.Load().asking.Load() == asks })
+		link.Heal() // for new connections
 		link.Cut()
-		link.Heal()
 		asking.Wait()
 		eventually(t, "decided", func() bool {
 			_, err := r.Admit(t.Context(), unlocked(many))
@@ -529,7 +529,7 @@ func TestRedis_ManyAsksThatGetNoAnswerLeaveNoOrphan(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
 	r := join(t, server.URL(), Options{Timeout: storeTimeout})
-	const asks = 10 * few
+	const asks = 10 * fewAsks
 	together := func(what string, begin func(a Ask)) {
 		t.Helper()
 		var asking sync.WaitGroup

@@ -44,7 +44,7 @@ type Options struct {
 	Self    Replica       // this replica, as the others are to know it
 	LockTTL time.Duration // a lock is gone at most this long after its replica died
 	Timeout time.Duration // longest that Admit, Pause and Release wait for the store
-	// Pipeline sends the asks of concurrent requests together.
+	// Pipeline sends asks together where there are more than a few at once.
 	Pipeline bool
 	// Replicas is the number of replicas while it is not known how many live.
 	Replicas int

@@ -376,13 +376,13 @@ func (r *Redis) pipeline(calls []call) {
 			continue
 		}
 		r.batch(batch, groupSize)
-		if missing := failed(batch, func(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }); len(missing) > 0 {
+		if missing := failedBy(batch, func(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }); len(missing) > 0 {
 			r.load()
 			r.batch(missing, groupSize)
 		}
 		// Keys of a slot that is moving can be in two places: only one at a time is
 		// found.
-		if divided := failed(batch, func(err error) bool { return FaultOf(err) == faultMoved }); len(divided) > 0 {
+		if divided := failedBy(batch, func(err error) bool { return FaultOf(err) == faultMoved }); len(divided) > 0 {
 			r.batch(divided, 1)
 		}
 		if !slices.ContainsFunc(batch, func(c *call) bool { return c.err == nil || FaultOf(c.err) == faultWrongType }) {
@@ -394,8 +394,8 @@ func (r *Redis) pipeline(calls []call) {
 	}
 }
 
-// failed returns the calls that have failed by such an error.
-func failed(calls []*call, such func(error) bool) []*call {
+// failedBy returns the calls that have failed by such an error.
+func failedBy(calls []*call, such func(error) bool) []*call {
 	return slices.DeleteFunc(slices.Clone(calls), func(c *call) bool { return !such(c.err) })
 }
 

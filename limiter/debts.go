@@ -19,7 +19,7 @@ import "time"
 type Debts struct {
 	tats  *Deadlines[debtor] // as of one replica's share that was empty at the start
 	start time.Duration      // when the first debt was made
-	any   bool               // one was
+	begun bool               // one was
 }
 
 // debtor is a budget, by how many replicas it was shared.
@@ -40,8 +40,8 @@ func NewDebts(capacity int) *Debts { return &Debts{tats: NewDeadlines[debtor](ca
 
 // Add adds one request for each of charges, as one of n replicas.
 func (d *Debts) Add(now time.Duration, charges []Charge, n int) {
-	if !d.any {
-		d.start, d.any = now, true
+	if !d.begun {
+		d.start, d.begun = now, true
 	}
 	d.tats.Expire(now)
 	for _, c := range charges {
@@ -54,7 +54,7 @@ func (d *Debts) Add(now time.Duration, charges []Charge, n int) {
 
 // Take returns what is owed, and forgets it.
 func (d *Debts) Take(now time.Duration) (owed []Debt) {
-	if !d.any {
+	if !d.begun {
 		return nil
 	}
 	for key, tat := range d.tats.All() {

@@ -29,22 +29,19 @@ func runMemory(ctx context.Context) error {
 	if err := prepare(ctx); err != nil {
 		return err
 	}
-	columns := []string{distinct.title, "memory alone, MiB", "with Redis", "Redis itself"}
-	printRow(os.Stdout, columns...)
+	printRow(os.Stdout, distinct.title, "memory alone, MiB", "with Redis", "Redis itself")
 	printRow(os.Stdout, "--", "--", "--", "--")
-	alones, err := remembered(ctx, distinct, alone, func(n float64, _ time.Duration) bool { return n >= distinctRequests })
+	sent := func(n float64, _ time.Duration) bool { return n >= distinctRequests }
+	alones, err := remembered(ctx, distinct, alone, sent)
 	if err != nil {
 		return err
 	}
-	shareds, err := remembered(ctx, distinct, shared, func(n float64, _ time.Duration) bool { return n >= distinctRequests })
+	shareds, err := remembered(ctx, distinct, shared, sent)
 	if err != nil {
 		return err
 	}
-	for i, step := range []float64{0, 100_000, 200_000, 500_000, distinctRequests} {
+	for _, step := range []float64{0, 100_000, 200_000, 500_000, distinctRequests} {
 		a, s := reached(alones, step), reached(shareds, step)
-		if i == 0 {
-			a, s = alones[0], shareds[0]
-		}
 		printRow(os.Stdout, fmt.Sprintf("%.0f", step), fmt.Sprintf("%.0f", a.replica), fmt.Sprintf("%.0f", s.replica), fmt.Sprintf("%.0f", s.redis))
 	}
 	fmt.Println()
@@ -72,6 +69,7 @@ type held struct {
 	replica, redis float64 // MiB
 }
 
+// reached returns the first of all after n requests.
 func reached(all []held, n float64) held {
 	for _, m := range all {
 		if m.n >= n {
