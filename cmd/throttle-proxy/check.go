@@ -10,7 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"throttle-proxy/proxy"
+	"throttle-proxy/proxy/upstream"
 )
 
 // checkTimeout is how long check waits for each server.
@@ -61,7 +61,7 @@ func reachRedis(connect func(time.Duration) (redis.UniversalClient, error)) erro
 
 // reachUpstream connects to an upstream, by TLS if it has it. It says nothing
 // of the address in its error.
-func reachUpstream(u *proxy.Upstream) error {
+func reachUpstream(u *upstream.URL) error {
 	scheme, host, port := u.Address()
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
@@ -74,7 +74,7 @@ func reachUpstream(u *proxy.Upstream) error {
 		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	}
 	if err != nil {
-		_, fault := proxy.ConnectFault(err)
+		_, fault := upstream.ConnectFault(err)
 		return errors.New(fault)
 	}
 	return conn.Close()

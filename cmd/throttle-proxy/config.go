@@ -23,6 +23,7 @@ import (
 	"throttle-proxy/cluster"
 	"throttle-proxy/limiter"
 	"throttle-proxy/proxy"
+	"throttle-proxy/proxy/upstream"
 )
 
 // config is what the flags mean.
@@ -217,12 +218,12 @@ func (f *flags) parseRegister(p *parsing, c *config) {
 			p.fail("register", "route %s: %w", name, err)
 			continue
 		}
-		upstream, err := proxy.ParseUpstream(name, rawURL)
+		registered, err := upstream.Parse(name, rawURL)
 		if err != nil {
 			p.fail("register", "route %s: %w", name, err)
 			continue
 		}
-		c.routes = append(c.routes, proxy.Route{Name: name, Upstream: upstream})
+		c.routes = append(c.routes, proxy.Route{Name: name, Upstream: registered})
 	}
 }
 
@@ -348,7 +349,7 @@ func (f *flags) parseRates(p *parsing, c *config) {
 }
 
 // builtinRate is the budget of a route for which none is given.
-func builtinRate(u *proxy.Upstream) proxy.Limit {
+func builtinRate(u *upstream.URL) proxy.Limit {
 	if u.Slack() {
 		return proxy.Limit{Limit: limiter.Limit{Rate: 1, Period: time.Second, Burst: 5}}
 	}

@@ -119,6 +119,8 @@ func (l *drainListener) stop(ctx context.Context) {
 
 // traffic is what a replica waits for when it drains.
 type traffic struct {
+	writeIdle time.Duration // longest that an HTTP/2 client may leave a write unread
+
 	closing  atomic.Bool  // answers end their connections
 	requests atomic.Int64 // whose handler runs, be it for a tunnel or without a client
 	open     atomic.Int64 // connections of http.Server
@@ -129,7 +131,9 @@ type traffic struct {
 	changed time.Time             // when a connection last began or ended a request, since closing
 }
 
-func newTraffic() *traffic { return &traffic{unused: map[net.Conn]struct{}{}} }
+func newTraffic(writeIdle time.Duration) *traffic {
+	return &traffic{writeIdle: writeIdle, unused: map[net.Conn]struct{}{}}
+}
 
 // end lets each answer be the last of its connection from now on.
 func (t *traffic) end() {
@@ -163,18 +167,36 @@ func (t *traffic) observe(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// count counts requests, and ends their connections when it is time.
+// count counts requests, ends their connections when it is time, and bounds the
+// writes of their answers.
 func (t *traffic) count(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		t.requests.Add(1)
 		defer t.requests.Add(-1)
-		next.ServeHTTP(&countedWriter{w, t}, r)
+		counted := &countedWriter{ResponseWriter: w, traffic: t}
+		if r.ProtoMajor > 1 {
+			counted.stream = http.NewResponseController(w)
+			defer counted.pace() // what is left is written when the handler has ended
+		}
+		next.ServeHTTP(counted, r)
 	})
 }
 
 type countedWriter struct {
 	http.ResponseWriter
 	traffic *traffic
+	stream  *http.ResponseController // of HTTP/2; nil on a connection of HTTP/1, which bounds each write by itself
+	until   time.Time                // when writes to the stream are to fail
+}
+
+// pace bounds the time for which a client may leave unread what is written next.
+// Setting a deadline is not free: it is moved once it is a tenth used up.
+func (w *countedWriter) pace() {
+	idle := w.traffic.writeIdle
+	if now := time.Now(); w.stream != nil && w.until.Sub(now) < idle-idle/10 {
+		w.until = now.Add(idle)
+		_ = w.stream.SetWriteDeadline(w.until) // a write tells
+	}
 }
 
 // WriteHeader tells the client of its connection's end, if it has come. To an
@@ -183,7 +205,19 @@ func (w *countedWriter) WriteHeader(status int) {
 	if status >= 200 && w.traffic.closing.Load() {
 		w.Header().Set("Connection", "close")
 	}
+	w.pace()
 	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *countedWriter) Write(p []byte) (int, error) {
+	w.pace()
+	return w.ResponseWriter.Write(p)
+}
+
+// FlushError is what http.ResponseController looks for.
+func (w *countedWriter) FlushError() error {
+	w.pace()
+	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 // Unwrap lets http.ResponseController reach the connection.

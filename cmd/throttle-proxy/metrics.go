@@ -68,11 +68,14 @@ func newMetrics(c *config, p *proxy.Proxy, store store) *metrics {
 	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "in_flight", Help: "Exchanges under way.",
 	}, func() float64 { return float64(p.InFlight()) })
+	bodyMemory := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "body_memory_bytes", Help: "Bytes of clients' bodies that are held to compare requests.",
+	}, func() float64 { return float64(p.BodyMemory()) })
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": version()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.degraded, m.shadowed, m.coolDowns, m.budgets, inFlight, build,
+	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.degraded, m.shadowed, m.coolDowns, m.budgets, inFlight, bodyMemory, build,
 		&storeCollector{store: store, shared: c.connect != nil},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m

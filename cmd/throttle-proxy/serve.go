@@ -20,11 +20,12 @@ import (
 
 	"throttle-proxy/cluster"
 	"throttle-proxy/proxy"
+	"throttle-proxy/proxy/wire"
 )
 
 const (
 	handshakeTimeout = 10 * time.Second // for a client to agree on TLS
-	maxHeader        = 64 << 10         // bytes of a request's header: 431 beyond
+	maxHeader        = 256 << 10        // bytes of a request's header that net/http reads: more than wire lets pass
 	idleTimeout      = 2 * time.Minute  // longer than load balancers keep theirs, which then close first
 	portPatience     = 5 * time.Second  // for a port that is taken
 )
@@ -197,7 +198,7 @@ type replica struct {
 }
 
 func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) (*replica, error) {
-	r := &replica{config: c, health: h, traffic: newTraffic(), logger: logger}
+	r := &replica{config: c, health: h, traffic: newTraffic(c.writeIdle), logger: logger}
 	observe := requestLog(logger)
 	p, err := proxy.New(c.routes, proxy.Options{
 		Cluster: store,
@@ -228,13 +229,12 @@ func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) 
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	r.server = &http.Server{
-		Handler:           r.traffic.count(h.wrap(p)),
-		ConnState:         r.traffic.observe,
-		ReadHeaderTimeout: c.headerTimeout,
-		MaxHeaderBytes:    maxHeader,
-		HTTP2:             &http.HTTP2Config{WriteByteTimeout: c.writeIdle},
-		IdleTimeout:       idleTimeout,
-		Protocols:         protocols,
+		Handler:        r.traffic.count(h.wrap(p)),
+		ConnState:      r.traffic.observe,
+		MaxHeaderBytes: maxHeader,
+		HTTP2:          &http.HTTP2Config{WriteByteTimeout: c.writeIdle},
+		IdleTimeout:    idleTimeout,
+		Protocols:      protocols,
 		// OPTIONS * is a path without a route, like any other.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     log.New(io.Discard, "", 0), // what clients send is not for the log
@@ -263,10 +263,11 @@ func (r *replica) serve(ctx context.Context, l net.Listener) error {
 // wires returns a listener whose connections are read as HTTP/1 allows, inside
 // TLS if there is a certificate.
 func (r *replica) wires(listener net.Listener) net.Listener {
+	timeouts := wire.Timeouts{Idle: idleTimeout, Header: r.config.headerTimeout, Write: r.config.writeIdle}
 	if r.certificate == nil {
-		return wireListener{listener, r.config.writeIdle}
+		return wireListener{listener, timeouts}
 	}
-	return newTLSListener(listener, r.certificate, r.config.writeIdle)
+	return newTLSListener(listener, r.certificate, timeouts)
 }
 
 // describe says in plain words what the replica will do.
