@@ -47,8 +47,10 @@ type asked struct {
 	halfClosed chan struct{} // closed when this half has been, which is done if it is not nil
 }
 
-// errNothing is what happens where there is no answer at all.
-var errNothing = errors.New("nothing")
+var (
+	errNothing = errors.New("nothing") // has come back
+	errUnsent  = errors.New("unsent")  // since the connection takes no more requests, as HTTP/2 may say at any time
+)
 
 func (k clientKind) dial(addr string, trusted *tls.Config) (clientConn, error) {
 	conn, err := net.DialTimeout("tcp", addr, patience)
@@ -118,7 +120,7 @@ func (c *http1Client) ask(a asked) (got message, open bool, err error) {
 		case got.first == "100" && c.version != "1.0":
 			continue // whether one comes that was not asked for is nobody's business
 		case got.first[0] == '1' && got.first != "101":
-			informs = append(informs, got.first+"\n"+strings.Join(got.fields, "\n"))
+			informs = append(informs, strings.Join(append([]string{got.first}, got.fields...), "\n"))
 			continue
 		}
 		got.informs = informs
@@ -212,7 +214,7 @@ func (c *http2Client) ask(a asked) (got message, open bool, err error) {
 	end := a.body == "" && a.trailers == nil && !a.has("Transfer-Encoding")
 	c.headers(c.last, fields, end)
 	if a.has("Expect") {
-		if got, open, err = c.hear(); err != nil || got.first != "100" {
+		if got, open, err = c.hear(true); err != nil || got.first != "100" {
 			return got, open, err
 		}
 	}
@@ -222,7 +224,7 @@ func (c *http2Client) ask(a asked) (got message, open bool, err error) {
 	if a.trailers != nil {
 		c.headers(c.last, lowerNames(a.trailers), true)
 	}
-	return c.hear()
+	return c.hear(false)
 }
 
 func lowerNames(fields []string) []string {
@@ -234,8 +236,8 @@ func lowerNames(fields []string) []string {
 	return fields
 }
 
-// hear reads frames until the stream has ended; of a 100 it returns at once.
-func (c *http2Client) hear() (m message, open bool, err error) {
+// hear reads frames until the stream has ended, or to the 100 that is expected.
+func (c *http2Client) hear(expecting bool) (m message, open bool, err error) {
 	open = true
 	for {
 		frame, err := c.ReadFrame()
@@ -246,8 +248,12 @@ func (c *http2Client) hear() (m message, open bool, err error) {
 			continue
 		}
 		if f, ok := frame.(*http2.GoAwayFrame); ok {
-			if open = false; f.ErrCode != http2.ErrCodeNo {
-				return m, false, fmt.Errorf("GOAWAY %v %s", f.ErrCode, f.DebugData())
+			open = false
+			switch {
+			case f.ErrCode != http2.ErrCodeNo:
+				return m, false, errNothing
+			case f.LastStreamID < c.last:
+				return m, false, errUnsent
 			}
 			continue
 		}
@@ -263,13 +269,13 @@ func (c *http2Client) hear() (m message, open bool, err error) {
 			}
 			switch status := f.PseudoValue("status"); {
 			case status == "100":
-				if m.first == "" && m.informs == nil {
+				if expecting {
 					return message{first: "100"}, open, nil
 				}
 			case status == "":
 				m.trailers = fields
 			case status[0] == '1':
-				m.informs = append(m.informs, status+"\n"+strings.Join(fields, "\n"))
+				m.informs = append(m.informs, strings.Join(append([]string{status}, fields...), "\n"))
 			default:
 				m.first, m.fields = status, fields
 			}
@@ -279,10 +285,10 @@ func (c *http2Client) hear() (m message, open bool, err error) {
 			ended = f.StreamEnded()
 		case *http2.RSTStreamFrame:
 			if m.first == "" {
-				return m, open, errNothing
+				return m, false, errNothing
 			}
 			m.ending = cut
-			return m, open, nil
+			return m, false, nil
 		}
 		if ended {
 			return m, open, nil
