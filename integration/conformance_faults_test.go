@@ -25,6 +25,13 @@ var faultRows = []row{
 	{name: "silent behind a 103", route: "brief", sends: "POST /x\n\nbody",
 		does: func(c *turn) { c.read(); c.send(message{informs: []string{"103"}}); c.silence() },
 		want: want{back: "504 upstream-timeout http_response_timeout"}},
+	{name: "informs without end", sends: "POST /x\n\nbody", want: garbled, does: func(c *turn) {
+		c.read()
+		for range 1000 {
+			c.send(message{informs: []string{"103"}})
+		}
+		c.silence()
+	}},
 	{name: "closes when it has the header", sends: "POST /x\n\nbody", does: func(c *turn) { c.close() }, want: closedFault},
 	{name: "closes when it has all", sends: "POST /x\n\nbody", does: func(c *turn) { c.read(); c.close() }, want: closedFault},
 	{name: "closes behind a 103", sends: "POST /x\n\nbody",

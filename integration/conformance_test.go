@@ -109,7 +109,7 @@ func newTable(t *testing.T) *table {
 	upstreamPair, upstreamCert, _ := newKeyPair(t, "upstream.test")
 	replicaPair, cert, key := newKeyPair(t, "replica.test")
 	var senders []sender
-	for _, u := range startUpstreams(t, upstreamPair, tab.script) {
+	for _, u := range startUpstreams(t, upstreamPair, false, tab.script) {
 		for _, streams := range []bool{false, true} {
 			for _, larger := range []bool{false, true} {
 				name := u.name + map[bool]string{false: "-locked", true: "-streamed"}[streams] + map[bool]string{false: "-small", true: "-large"}[larger]
@@ -168,7 +168,7 @@ func TestConformance(t *testing.T) {
 	}
 	for _, c := range tab.cells {
 		c.mu.Lock()
-		if n := len(c.arrived); n > c.early {
+		if n := len(c.arrived); n > c.early && c.arrives != "perhaps" {
 			t.Errorf("%s in %s: arrived %d times, and %d when it was over", c.row.name, c.lane, c.early, n)
 		}
 		c.mu.Unlock()

@@ -40,7 +40,7 @@ func (u *scriptedUpstream) serveHTTP2(conn net.Conn) {
 	var turns sync.WaitGroup
 	defer turns.Wait()
 	defer c.endAll()
-	if c.begin() != nil {
+	if u.stingy && c.WriteSettings() != nil || !u.stingy && c.begin() != nil {
 		return
 	}
 	for {

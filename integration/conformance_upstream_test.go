@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,7 +20,9 @@ import (
 // scriptedUpstream does for each request what its cell says, step by step.
 type scriptedUpstream struct {
 	name, scheme, addr string
+	protocol           string // of TLS; empty for none
 	http2              bool
+	stingy             bool
 	script             func(*turn)
 
 	mu    sync.Mutex
@@ -48,30 +51,38 @@ type link interface {
 	silence()                 // returns when the proxy has ended it
 }
 
-// startUpstreams starts one of each kind.
-func startUpstreams(t *testing.T, pair tls.Certificate, script func(*turn)) []*scriptedUpstream {
-	secure := func(protocol string) func(net.Listener) net.Listener {
-		return func(l net.Listener) net.Listener {
-			return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{protocol}})
-		}
+// startUpstreams starts one of each kind. Stingy ones have room for little that
+// is not read.
+func startUpstreams(t *testing.T, pair tls.Certificate, stingy bool, script func(*turn)) []*scriptedUpstream {
+	upstreams := []*scriptedUpstream{
+		{name: "plain", scheme: "http"},
+		{name: "tls1", scheme: "https", protocol: "http/1.1"},
+		{name: "tls2", scheme: "https", protocol: "h2", http2: true},
+		{name: "h2c", scheme: "h2c", http2: true},
 	}
-	plainly := func(l net.Listener) net.Listener { return l }
-	return []*scriptedUpstream{
-		startScripted(t, "plain", "http", false, plainly, script),
-		startScripted(t, "tls1", "https", false, secure("http/1.1"), script),
-		startScripted(t, "tls2", "https", true, secure("h2"), script),
-		startScripted(t, "h2c", "h2c", true, plainly, script),
+	for _, u := range upstreams {
+		u.stingy, u.script = stingy, script
+		u.start(t, pair)
 	}
+	return upstreams
 }
 
-func startScripted(t *testing.T, name, scheme string, http2 bool, wrap func(net.Listener) net.Listener, script func(*turn)) *scriptedUpstream {
+func (u *scriptedUpstream) start(t *testing.T, pair tls.Certificate) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	listening := net.ListenConfig{}
+	if u.stingy {
+		listening.Control = func(_, _ string, raw syscall.RawConn) error {
+			return raw.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 16<<10) })
+		}
+	}
+	l, err := listening.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &scriptedUpstream{name: name, scheme: scheme, addr: l.Addr().String(), http2: http2, script: script}
-	l = wrap(l)
+	u.addr = l.Addr().String()
+	if u.protocol != "" {
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{u.protocol}})
+	}
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		for {
@@ -84,7 +95,7 @@ func startScripted(t *testing.T, name, scheme string, http2 bool, wrap func(net.
 			u.mu.Unlock()
 			serving.Go(func() {
 				defer conn.Close()
-				if http2 {
+				if u.http2 {
 					u.serveHTTP2(conn)
 				} else {
 					u.serveHTTP1(conn)
@@ -94,14 +105,18 @@ func startScripted(t *testing.T, name, scheme string, http2 bool, wrap func(net.
 	})
 	t.Cleanup(func() {
 		_ = l.Close()
-		u.mu.Lock()
-		for _, conn := range u.conns {
-			_ = conn.Close()
-		}
-		u.mu.Unlock()
+		u.closeAll()
 		serving.Wait()
 	})
-	return u
+}
+
+// closeAll closes the connections that there are.
+func (u *scriptedUpstream) closeAll() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, conn := range u.conns {
+		_ = conn.Close()
+	}
 }
 
 // url is what to register.
