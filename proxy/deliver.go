@@ -37,10 +37,15 @@ func (c *client) inform(status int, header http.Header) {
 // begin sends the header of the answer.
 func (c *client) begin(status int) {
 	c.began = true
-	// The rest of a body is not to be read as another request.
-	c.closes = c.closes || c.body.unread() && (c.in.ContentLength < 0 || c.in.ContentLength > reusable)
-	if c.closes && c.in.ProtoMajor == 1 {
-		c.Header().Set("Connection", "close")
+	if unread := c.body.unread(); c.in.ProtoMajor == 1 {
+		// The rest of a body is not to be read as another request.
+		c.closes = c.closes || unread && (c.in.ContentLength < 0 || c.in.ContentLength > reusable)
+		if c.closes {
+			c.Header().Set("Connection", "close")
+		} else if unread {
+			// Or net/http would wait for it before it lets the answer out.
+			_ = http.NewResponseController(c.ResponseWriter).EnableFullDuplex()
+		}
 	}
 	if types, ok := c.Header()["Content-Type"]; ok && status == http.StatusNotModified && types != nil {
 		// net/http takes it out by its canonical name.
