@@ -88,15 +88,19 @@ func (d *direct) send(ctx context.Context, end context.CancelCauseFunc, req *Req
 	w := &watch{end: end}
 	for {
 		c, reused, err := d.take(ctx)
-		if err == errNotSpoken {
+		var answer *Answer
+		if err == nil {
+			answer, err = c.roundTrip(ctx, w, req)
+		}
+		switch {
+		case err == nil:
+			return answer, nil
+		case err == errNotSpoken:
+			w.rest(sending)
 			d.unable.Store(true)
 			return nil, err
-		} else if err != nil {
+		case c == nil:
 			return nil, failure(ctx, err, false)
-		}
-		answer, err := c.roundTrip(ctx, w, req)
-		if err == nil {
-			return answer, nil
 		}
 		safe := req.Body == nil && (req.Method == http.MethodGet || req.Method == http.MethodHead || req.Method == http.MethodOptions)
 		unsent := c.written == 0 || safe && c.read == 0 && isClosed(err)
@@ -156,7 +160,9 @@ func (d *direct) newConn(ctx context.Context, conn net.Conn) (*directConn, error
 		}
 		return nil, err
 	}
-	return newDirectConn(d, secure, look), nil
+	c := newDirectConn(d, secure, look)
+	c.unsure = secure.ConnectionState().NegotiatedProtocol == ""
+	return c, nil
 }
 
 // put keeps a connection for the next request.
