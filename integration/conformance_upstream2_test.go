@@ -16,6 +16,8 @@ type http2Upstream struct {
 	mu sync.Mutex // guards all that follows
 	*http2Writer
 	streams map[uint32]*http2Link
+	window  int64 // bytes that the connection may send
+	initial int64 // and a new stream
 	ended   bool
 }
 
@@ -24,7 +26,8 @@ type http2Link struct {
 	conn     *http2Upstream
 	id       uint32
 	method   string
-	arrived  *sync.Cond // of conn.mu: more of the request, or its end
+	window   int64      // bytes that it may send
+	arrived  *sync.Cond // of conn.mu: more of the request or its end, or more of a window
 	body     []byte
 	trailers []string
 	whole    bool // the request is
@@ -36,7 +39,8 @@ func (u *scriptedUpstream) serveHTTP2(conn net.Conn) {
 	if _, err := io.ReadFull(conn, preface); err != nil || string(preface) != http2.ClientPreface {
 		return
 	}
-	c := &http2Upstream{Conn: conn, http2Writer: newHTTP2Writer(conn), streams: map[uint32]*http2Link{}}
+	const firstWindow = 64<<10 - 1
+	c := &http2Upstream{Conn: conn, http2Writer: newHTTP2Writer(conn), streams: map[uint32]*http2Link{}, window: firstWindow, initial: firstWindow}
 	var turns sync.WaitGroup
 	defer turns.Wait()
 	defer c.endAll()
@@ -49,12 +53,58 @@ func (u *scriptedUpstream) serveHTTP2(conn net.Conn) {
 			return
 		}
 		c.mu.Lock()
+		c.widen(frame)
 		if !c.handle(frame) {
 			if begun := c.follow(u, frame); begun != nil {
 				turns.Go(func() { u.script(begun) })
 			}
 		}
 		c.mu.Unlock()
+	}
+}
+
+// widen takes note of what may be sent.
+func (c *http2Upstream) widen(frame http2.Frame) {
+	by := int64(0)
+	switch f := frame.(type) {
+	case *http2.SettingsFrame:
+		if initial, ok := f.Value(http2.SettingInitialWindowSize); ok {
+			by, c.initial = int64(initial)-c.initial, int64(initial)
+		}
+	case *http2.WindowUpdateFrame:
+		if l := c.streams[f.StreamID]; l != nil {
+			l.window += int64(f.Increment)
+			l.arrived.Broadcast()
+			return
+		}
+		if f.StreamID == 0 {
+			c.window += int64(f.Increment)
+		}
+	default:
+		return
+	}
+	for _, l := range c.streams {
+		l.window += by
+		l.arrived.Broadcast()
+	}
+}
+
+// data sends a body as windows allow.
+func (l *http2Link) data(body string, end bool) {
+	for {
+		for body != "" && (l.window <= 0 || l.conn.window <= 0) && !l.gone {
+			l.arrived.Wait()
+		}
+		n := int(min(int64(len(body)), 16<<10, l.window, l.conn.window))
+		if l.gone {
+			return
+		}
+		l.window, l.conn.window = l.window-int64(n), l.conn.window-int64(n)
+		part := body[:n]
+		body = body[n:]
+		if _ = l.conn.WriteData(l.id, end && body == "", []byte(part)); body == "" {
+			return
+		}
 	}
 }
 
@@ -73,7 +123,7 @@ func (c *http2Upstream) follow(u *scriptedUpstream, frame http2.Frame) (begun *t
 			l.trailers, l.whole = fields, true
 			break
 		}
-		l = &http2Link{conn: c, id: id, arrived: sync.NewCond(&c.mu), whole: f.StreamEnded(), method: f.PseudoValue("method")}
+		l = &http2Link{conn: c, id: id, arrived: sync.NewCond(&c.mu), window: c.initial, whole: f.StreamEnded(), method: f.PseudoValue("method")}
 		c.streams[id] = l
 		m := message{first: l.method + " " + f.PseudoValue("path"), fields: fields}
 		if host := f.PseudoValue("authority"); host != u.addr {
@@ -130,7 +180,7 @@ func (l *http2Link) send(m message) {
 		bodyless := m.body == "" || l.method == http.MethodHead
 		c.headers(l.id, append([]string{":status: " + m.first}, lowerNames(m.without("Connection").fields)...), bodyless && !open && m.trailers == nil)
 		if !bodyless {
-			c.data(l.id, m.body, !open && m.trailers == nil)
+			l.data(m.body, !open && m.trailers == nil)
 		}
 		if m.trailers != nil {
 			c.headers(l.id, lowerNames(m.trailers), true)
