@@ -40,6 +40,7 @@ type direct struct {
 
 	handshakes chan struct{} // has an element for each that is under way
 	unable     atomic.Bool   // the upstream does not speak HTTP/1.1
+	plain      atomic.Bool   // it speaks it, though TLS does not say so
 
 	mu    sync.Mutex
 	idle  []*directConn // the last used last
@@ -88,19 +89,15 @@ func (d *direct) send(ctx context.Context, end context.CancelCauseFunc, req *Req
 	w := &watch{end: end}
 	for {
 		c, reused, err := d.take(ctx)
-		var answer *Answer
-		if err == nil {
-			answer, err = c.roundTrip(ctx, w, req)
-		}
-		switch {
-		case err == nil:
-			return answer, nil
-		case err == errNotSpoken:
-			w.rest(sending)
+		if err == errNotSpoken {
 			d.unable.Store(true)
 			return nil, err
-		case c == nil:
+		} else if err != nil {
 			return nil, failure(ctx, err, false)
+		}
+		answer, err := c.roundTrip(ctx, w, req)
+		if err == nil {
+			return answer, nil
 		}
 		safe := req.Body == nil && (req.Method == http.MethodGet || req.Method == http.MethodHead || req.Method == http.MethodOptions)
 		unsent := c.written == 0 || safe && c.read == 0 && isClosed(err)
@@ -144,6 +141,39 @@ func (d *direct) newConn(ctx context.Context, conn net.Conn) (*directConn, error
 	if d.tls == nil {
 		return newDirectConn(d, look, look), nil
 	}
+	secure, err := d.handshake(ctx, look, d.tls)
+	if err == nil && secure.ConnectionState().NegotiatedProtocol == "" && !d.plain.Load() {
+		err = d.learn(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newDirectConn(d, secure, look), nil
+}
+
+// learn finds out why an upstream has not said that it speaks HTTP/1.1: because
+// it says nothing to such questions, or because it speaks only HTTP/2, which some
+// servers do not say either.
+func (d *direct) learn(ctx context.Context) error {
+	conn, err := d.dialer.DialContext(ctx, "tcp", d.address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	both := d.tls.Clone()
+	both.NextProtos = []string{"h2", "http/1.1"}
+	secure, err := d.handshake(ctx, conn, both)
+	switch {
+	case err != nil:
+		return err
+	case secure.ConnectionState().NegotiatedProtocol == "h2":
+		return errNotSpoken
+	}
+	d.plain.Store(true)
+	return nil
+}
+
+func (d *direct) handshake(ctx context.Context, conn net.Conn, config *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	select {
@@ -152,17 +182,13 @@ func (d *direct) newConn(ctx context.Context, conn net.Conn) (*directConn, error
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	secure := tls.Client(look, d.tls)
-	if err := secure.HandshakeContext(ctx); err != nil {
-		// crypto/tls has no type for the alerts of the other side.
-		if strings.Contains(err.Error(), "no application protocol") {
-			err = errNotSpoken
-		}
-		return nil, err
+	secure := tls.Client(conn, config)
+	err := secure.HandshakeContext(ctx)
+	// crypto/tls has no type for the alerts of the other side.
+	if err != nil && strings.Contains(err.Error(), "no application protocol") {
+		err = errNotSpoken
 	}
-	c := newDirectConn(d, secure, look)
-	c.unsure = secure.ConnectionState().NegotiatedProtocol == ""
-	return c, nil
+	return secure, err
 }
 
 // put keeps a connection for the next request.

@@ -3,7 +3,6 @@ package upstream
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -54,7 +53,6 @@ type directConn struct {
 	r        *bufio.Reader
 	w        *bufio.Writer
 	asked    http.Request // what net/http is to know of a request to read its answer
-	unsure   bool         // whether the other side of TLS speaks HTTP/1.1, for it has not said so
 	since    time.Time    // when it became idle
 	read     int64        // bytes since the last request began
 	most     int64        // of them that are read
@@ -126,10 +124,6 @@ func (c *directConn) exchange(w *watch, req *Request) (*http.Response, error) {
 		return nil, unwritten
 	}
 	w.await(sending, timeout, errTimeout)
-	if c.unsure && c.isHTTP2() {
-		return nil, errNotSpoken
-	}
-	c.unsure = false
 	informer := informer{tell: req.Inform}
 	c.asked.Method = req.Method
 	for {
@@ -152,15 +146,6 @@ func (c *directConn) exchange(w *watch, req *Request) (*http.Response, error) {
 			return res, nil
 		}
 	}
-}
-
-// isHTTP2 reports whether the upstream begins as a server of HTTP/2 does, by a
-// SETTINGS frame: one that speaks nothing else, and has not looked at what we
-// said.
-func (c *directConn) isHTTP2() bool {
-	const header, kind, settings = 9, 3, 4 // bytes of a frame (RFC 9113 4.1)
-	frame, err := c.r.Peek(header)
-	return err == nil && frame[0] == 0 && frame[kind] == settings && binary.BigEndian.Uint32(frame[header-4:]) == 0
 }
 
 // writeRequest writes what [http.Request.Write] would, but for the order of
