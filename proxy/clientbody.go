@@ -44,7 +44,7 @@ type clientBody struct {
 	counted int64     // bytes that are held, counted in all
 
 	stopped atomic.Bool // nobody asks for it any more
-	read    atomic.Bool // to its end
+	read    atomic.Bool // to its end, or there is none
 	cut     atomic.Bool // the client broke it off, or made a mistake in it
 	err     error       // which; set before cut
 
@@ -185,7 +185,7 @@ func (b *clientBody) setDeadline(until time.Time) {
 // unread reports whether the client may still be sending. One that has stopped
 // does not count.
 func (b *clientBody) unread() bool {
-	return b.in.ContentLength != 0 && b.in.Body != nil && !b.read.Load() && !b.cut.Load()
+	return !b.read.Load() && !b.cut.Load()
 }
 
 // linger reads on, and forgets, what a client sends that was answered before its

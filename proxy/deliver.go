@@ -81,27 +81,33 @@ func (x *exchange) deliver(a *upstream.Answer) {
 	}
 	x.event.Status = a.StatusCode
 	x.addRateLimit(x.decisions)
-	left := a.ContentLength // bytes of the body still to come; -1 if unknown
-	if x.in.Method == http.MethodHead || a.StatusCode == http.StatusNoContent || a.StatusCode == http.StatusNotModified {
-		left = 0
-	}
-	if left == 0 {
+	bodyless := x.in.Method == http.MethodHead || a.StatusCode == http.StatusNoContent || a.StatusCode == http.StatusNotModified
+	if bodyless || a.ContentLength == 0 {
 		x.settle() // there is no later part
 	}
 	x.client.begin(a.StatusCode)
 	if a.ContentLength < 0 {
 		x.client.flush() // the first part may come late
 	}
-	x.copyBody(a, left)
-	x.sendTrailers(a, announced)
+	if !bodyless {
+		x.copyBody(a)
+		x.sendTrailers(a, announced)
+	}
 	x.client.ended = true
 }
 
-// copyBody copies an answer's body, of which left bytes are to come. Before the
-// last part of one whose length is known the lock is released: a client that
-// repeats its request as soon as it has its answer is no duplicate. The end of
-// any other is sent by the server, after [exchange.forward].
-func (x *exchange) copyBody(a *upstream.Answer, left int64) {
+// inform passes an informational answer on.
+func (x *exchange) inform(status int, header http.Header) {
+	x.mapLocations(header)
+	x.client.inform(status, header)
+}
+
+// copyBody copies an answer's body. Before the last part of one whose length is
+// known the lock is released: a client that repeats its request as soon as it has
+// its answer is no duplicate. The end of any other is sent by the server, after
+// [exchange.forward].
+func (x *exchange) copyBody(a *upstream.Answer) {
+	left := a.ContentLength // -1 if unknown
 	buffer := copyBuffers.Get()
 	defer copyBuffers.Put(buffer)
 	for {

@@ -240,7 +240,7 @@ func (x *exchange) finish() {
 	if x.counted {
 		x.proxy.inFlight.Add(-1)
 	}
-	if cut && !x.client.closes {
+	if cut && !x.client.closes && x.in.ProtoMajor == 1 {
 		panic(http.ErrAbortHandler) // what follows is no request
 	}
 }

@@ -245,7 +245,7 @@ func TestInformationalAnswersPass(t *testing.T) {
 		status int
 		header string
 	}{
-		{103, "Link: </a>"},
+		{103, "Link: </hook/a>"},
 		{102, ""},
 		{200, "Content-Length: 2\nDate: today\nRatelimit-Policy: \"hook\";q=9;w=1\nRatelimit: \"hook\";r=8;t=1"},
 	} {

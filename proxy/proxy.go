@@ -92,6 +92,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		event: Event{Method: r.Method, Started: time.Now()},
 	}
 	x.body = clientBody{in: r, control: http.NewResponseController(w), pause: p.options.BodyTimeout, all: &p.bodies}
+	x.body.read.Store(r.ContentLength == 0 || r.Body == nil)
 	x.client = client{ResponseWriter: w, in: r, body: &x.body}
 	x.event.ID, x.event.RequestID = x.id, x.id
 	if id := r.Header.Get("X-Request-Id"); id != "" && validRequestID.MatchString(id) {

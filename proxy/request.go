@@ -31,7 +31,7 @@ func (x *exchange) request() *upstream.Request {
 		Method:  x.in.Method,
 		Target:  x.target,
 		Header:  header,
-		Inform:  x.client.inform,
+		Inform:  x.inform,
 		Recycle: func() { requestHeaders.Put(header) },
 	}
 	x.fillHeader(out)

@@ -9,6 +9,8 @@ import (
 	"net"
 	"strings"
 	"syscall"
+
+	"golang.org/x/net/http2"
 )
 
 // Kind says what a failure means to whoever asked.
@@ -79,13 +81,16 @@ func cutFailure(ctx context.Context) *Failure {
 // isClosed reports whether the upstream ended the connection or stream, rather
 // than say something on it that is no HTTP.
 func isClosed(err error) bool {
+	if stream := (http2.StreamError{}); errors.As(err, &stream) {
+		return stream.Cause != nil && stream.Cause.Error() == "received from peer" // or it is our own
+	}
 	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
 		if errors.Is(err, end) {
 			return true
 		}
 	}
 	// net/http has no types for these.
-	for _, text := range [...]string{"server closed idle connection", "stream error", "GOAWAY", "connection lost"} {
+	for _, text := range [...]string{"server closed idle connection", "GOAWAY", "connection lost"} {
 		if strings.Contains(err.Error(), text) {
 			return true
 		}

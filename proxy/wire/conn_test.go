@@ -116,6 +116,7 @@ var ambiguous = map[string]string{
 	"space at the end":           "GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
 	"fragment":                   "GET /#x HTTP/1.1\r\nHost: a\r\n\r\n",
 	"no target":                  "GET  HTTP/1.1\r\nHost: a\r\n\r\n",
+	"no slash":                   "GET slack HTTP/1.1\r\nHost: a\r\n\r\n",
 	"no method":                  " / HTTP/1.1\r\nHost: a\r\n\r\n",
 	"a method with a slash":      "GE/T / HTTP/1.1\r\nHost: a\r\n\r\n",
 	"a broken escape":            "GET /a%zz HTTP/1.1\r\nHost: a\r\n\r\n",

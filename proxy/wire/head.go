@@ -172,7 +172,7 @@ func (r *reader) readRequestLine(line []byte) *Refusal {
 		return malformed
 	case !isToken(method):
 		return badMethod
-	case !isTarget(target):
+	case !isTarget(method, target):
 		return badTarget
 	case string(protocol) == "HTTP/1.0":
 		r.http10 = true

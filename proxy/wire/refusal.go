@@ -32,7 +32,7 @@ func Check(r *http.Request) *Refusal {
 	switch {
 	case !isToken(r.Method):
 		return badMethod
-	case !isTarget(r.RequestURI):
+	case !isTarget(r.Method, r.RequestURI):
 		return badTarget
 	case !isHost(r.Host):
 		return badHost
@@ -52,11 +52,11 @@ func headerSize(r *http.Request) (size int) {
 	return size + len(r.RequestURI)
 }
 
-// isTarget reports whether a target, in whatever form, has no character that
-// ends it for some reader, and no escape in its path that is none. Others pass
-// as they came, though most of them should have been escaped (RFC 3986 2.2).
-func isTarget[T string | []byte](target T) bool {
-	query, odd := false, false
+// isTarget reports whether the target of a method has no character that ends it
+// for some reader, and no escape in its path that is none. Others pass as they
+// came, though most of them should have been escaped (RFC 3986 2.2).
+func isTarget[T string | []byte](method, target T) bool {
+	query, escaped := false, false
 	for i := range len(target) {
 		switch c := target[i]; {
 		case c <= ' ', c == 0x7f, c == '#':
@@ -64,17 +64,19 @@ func isTarget[T string | []byte](target T) bool {
 		case c == '?':
 			query = true
 		case c == '%' && !query:
-			odd = true
+			escaped = true
 		}
 	}
-	if odd || len(target) == 0 || target[0] != '/' {
-		// As net/http reads it. The authority of CONNECT, and the asterisk of
-		// OPTIONS, are no targets of ours, but well formed.
-		text := string(target)
-		_, err := url.ParseRequestURI(text)
-		return err == nil || text == "*" || len(text) > 0 && !strings.ContainsAny(text, "/%")
+	if !escaped && len(target) > 0 && target[0] == '/' {
+		return true
 	}
-	return true
+	// As net/http reads it.
+	text := string(target)
+	if string(method) == http.MethodConnect && !strings.HasPrefix(text, "/") {
+		text = "http://" + text
+	}
+	_, err := url.ParseRequestURI(text)
+	return err == nil
 }
 
 func isHost[T string | []byte](host T) bool {
