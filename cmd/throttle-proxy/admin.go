@@ -27,7 +27,7 @@ type admin struct {
 func (c *config) listenAdmin() (net.Listener, error) {
 	listener, err := net.Listen(c.adminNetwork, c.adminAddress)
 	if err != nil {
-		return nil, fmt.Errorf("--admin: cannot listen: %w", err)
+		return nil, fmt.Errorf("--admin: cannot listen: %w", cause(err))
 	}
 	return listener, nil
 }

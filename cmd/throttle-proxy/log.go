@@ -4,10 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"throttle-proxy/cluster"
 	"throttle-proxy/proxy"
@@ -15,6 +19,32 @@ import (
 
 // opaqueID returns what clients are told of a replica: that it is another one.
 func opaqueID() string { return strings.ToLower(rand.Text()[:8]) }
+
+// logger returns the log of the whole process.
+func (c *config) logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.logLevel}
+	var handler slog.Handler = slog.NewTextHandler(w, options)
+	if c.logFormat == "json" {
+		handler = slog.NewJSONHandler(w, options)
+	}
+	log.SetOutput(io.Discard) // net/http's Transport quotes upstreams there
+	redis.SetLogger(quiet{})  // the cluster tells what matters of it
+	return slog.New(handler)
+}
+
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+// announce tells a person at the terminal, or whoever reads the log, what this
+// replica is about to do.
+func (c *config) announce(w io.Writer, logger *slog.Logger, line string) {
+	if c.logFormat == "json" {
+		logger.Info(line)
+		return
+	}
+	_, _ = fmt.Fprintln(w, line)
+}
 
 // requestLog returns an observer that writes one line for each request. What
 // went as it should is info; what an operator may have to do something about
