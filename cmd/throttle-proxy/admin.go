@@ -3,6 +3,9 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -30,6 +33,15 @@ func (c *config) listenAdmin() (net.Listener, error) {
 		return nil, fmt.Errorf("--admin: cannot listen: %w", cause(err))
 	}
 	return listener, nil
+}
+
+// server answers operators. It logs panics of its handlers.
+func (a *admin) server(logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           recovering(a.handler(), logger),
+		ReadHeaderTimeout: a.config.headerTimeout,
+		ErrorLog:          log.New(io.Discard, "", 0), // what clients send is not for the log
+	}
 }
 
 func (a *admin) handler() http.Handler {

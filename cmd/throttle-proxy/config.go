@@ -91,6 +91,12 @@ func (f *flags) parse(env environment) (*config, error) {
 	if err := c.logLevel.UnmarshalText([]byte(f.LogLevel)); err != nil {
 		p.fail("log-level", "%s is unknown: write debug, info, warn or error", quote(f.LogLevel))
 	}
+	if len(p.problems) == 0 {
+		// What only the proxy can tell, it tells before anything listens.
+		if _, err := proxy.New(c.routes, proxy.Options{}); err != nil {
+			p.fail("rate", "%w: write a smaller burst or a lower rate", err)
+		}
+	}
 	if len(p.problems) > 0 {
 		return nil, usageError{errors.Join(p.problems...)}
 	}

@@ -69,7 +69,9 @@ func TestFlagsOfTheReplica(t *testing.T) {
 	}{
 		{"--port 0", listens, "tcp :0"},
 		{"--port 8080", listens, "tcp :8080"},
-		{"--port 8080 --listen :8081", listens, "tcp :8081"},
+		{"PORT=8080 --listen :8081", listens, "tcp :8081"},
+		{"PORT=8080 THROTTLE_PROXY_LISTEN=:8081", listens, "tcp :8081"},
+		{"THROTTLE_PROXY_LISTEN=:8081 --port 8080", listens, "tcp :8080"},
 		{"--listen 127.0.0.1:0", listens, "tcp 127.0.0.1:0"},
 		{"--listen [::1]:80", listens, "tcp [::1]:80"},
 		{"--listen localhost:80", listens, "tcp localhost:80"},

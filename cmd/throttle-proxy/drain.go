@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -119,6 +120,7 @@ func (l *drainListener) stop(ctx context.Context) {
 
 // traffic is what a replica waits for when it drains.
 type traffic struct {
+	logger   *slog.Logger // told of panics
 	closing  atomic.Bool  // answers end their connections
 	requests atomic.Int64 // whose handler runs, be it for a tunnel or without a client
 	open     atomic.Int64 // connections of http.Server
@@ -129,7 +131,9 @@ type traffic struct {
 	changed time.Time             // when a connection last began or ended a request, since closing
 }
 
-func newTraffic() *traffic { return &traffic{unused: map[net.Conn]struct{}{}} }
+func newTraffic(logger *slog.Logger) *traffic {
+	return &traffic{logger: logger, unused: map[net.Conn]struct{}{}}
+}
 
 // end lets each answer be the last of its connection from now on.
 func (t *traffic) end() {
@@ -163,17 +167,20 @@ func (t *traffic) observe(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// count counts requests, and ends their connections when it is time.
+// count counts requests, ends their connections when it is time, and answers
+// those whose handler panics.
 func (t *traffic) count(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		t.requests.Add(1)
 		defer t.requests.Add(-1)
-		next.ServeHTTP(&countedWriter{w, t}, r)
+		counted := &countedWriter{answerWriter{ResponseWriter: w}, t}
+		defer counted.recover(t.logger)
+		next.ServeHTTP(counted, r)
 	})
 }
 
 type countedWriter struct {
-	http.ResponseWriter
+	answerWriter
 	traffic *traffic
 }
 
@@ -183,11 +190,8 @@ func (w *countedWriter) WriteHeader(status int) {
 	if status >= 200 && w.traffic.closing.Load() {
 		w.Header().Set("Connection", "close")
 	}
-	w.ResponseWriter.WriteHeader(status)
+	w.answerWriter.WriteHeader(status)
 }
-
-// Unwrap lets http.ResponseController reach the connection.
-func (w *countedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // quiet reports whether clients have stopped sending requests.
 func (t *traffic) quiet() bool {

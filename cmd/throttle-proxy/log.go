@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -20,16 +21,26 @@ import (
 // opaqueID returns what clients are told of a replica: that it is another one.
 func opaqueID() string { return strings.ToLower(rand.Text()[:8]) }
 
-// logger returns the log of the whole process.
-func (c *config) logger(w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.logLevel}
-	var handler slog.Handler = slog.NewTextHandler(w, options)
-	if c.logFormat == "json" {
-		handler = slog.NewJSONHandler(w, options)
-	}
+// logger returns the log of the whole process, which is written to w.
+func (c *config) logger(w *logWriter) *slog.Logger {
+	w.tellDrops(func(lines int64) []byte {
+		var line bytes.Buffer
+		record := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log were dropped: they were not read in time", 0)
+		record.AddAttrs(slog.Int64("lines", lines))
+		_ = c.logHandler(&line).Handle(context.Background(), record)
+		return line.Bytes()
+	})
 	log.SetOutput(io.Discard) // net/http's Transport quotes upstreams there
 	redis.SetLogger(quiet{})  // the cluster tells what matters of it
-	return slog.New(handler)
+	return slog.New(c.logHandler(w))
+}
+
+func (c *config) logHandler(w io.Writer) slog.Handler {
+	options := &slog.HandlerOptions{Level: c.logLevel}
+	if c.logFormat == "json" {
+		return slog.NewJSONHandler(w, options)
+	}
+	return slog.NewTextHandler(w, options)
 }
 
 type quiet struct{}
@@ -61,6 +72,9 @@ func requestLog(logger *slog.Logger) func(*proxy.Event) {
 		switch e.Reason {
 		case proxy.ReasonUndecided, proxy.ReasonUpstreamRefused, proxy.ReasonUpstreamTimeout, proxy.ReasonUpstreamClosed, proxy.ReasonDraining:
 			level = slog.LevelWarn
+		}
+		if e.Panic != nil {
+			level = slog.LevelError
 		}
 		if !handler.Enabled(background, level) {
 			return
@@ -116,6 +130,9 @@ func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
 	}
 	if e.ClientGone {
 		attrs = append(attrs, slog.Bool("upstream_went_on", e.UpstreamWentOn))
+	}
+	if e.Panic != nil {
+		attrs = append(attrs, panicAttrs(e.Panic, e.Stack)...)
 	}
 	return attrs
 }

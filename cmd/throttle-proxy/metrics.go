@@ -43,8 +43,9 @@ type children struct {
 	duration, verdict, upstream prometheus.Observer
 }
 
-// newMetrics returns the metrics of a replica of p that decides by store.
-func newMetrics(c *config, p *proxy.Proxy, store store) *metrics {
+// newMetrics returns the metrics of a replica of p that decides by store and
+// logs to lines.
+func newMetrics(c *config, p *proxy.Proxy, store store, lines *logWriter) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	}
@@ -65,11 +66,14 @@ func newMetrics(c *config, p *proxy.Proxy, store store) *metrics {
 	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "in_flight", Help: "Exchanges under way.",
 	}, func() float64 { return float64(p.InFlight()) })
+	logDropped := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: namespace, Name: "log_lines_dropped_total", Help: "Lines of the log that are lost, since they were not read in time.",
+	}, func() float64 { return float64(lines.dropped.Load()) })
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": version()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.degraded, m.shadowed, m.coolDowns, m.budgets, inFlight, build,
+	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.degraded, m.shadowed, m.coolDowns, m.budgets, inFlight, logDropped, build,
 		&storeCollector{store: store, shared: c.connect != nil},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m

@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os/signal"
 	"runtime"
+	"syscall"
 	"time"
 
 	"throttle-proxy/proxy"
@@ -22,26 +24,19 @@ const (
 
 type serveCommand struct{ flags }
 
-// Run serves until a signal.
+// Run serves until a signal. What can be wrong is found before clients can
+// connect.
 func (s *serveCommand) Run(p *process) error {
 	c, err := s.parse(p.environment)
 	if err != nil {
 		return err
 	}
 	defer runtime.KeepAlive(p.environment.spaceHeap())
+	signal.Ignore(syscall.SIGPIPE) // a log whose reader has left loses lines, and no more
 	logger := c.logger(p.stderr)
+	announce := func(line string) { c.announce(p.stderr, logger, line) }
 	ctx, stop := untilSignal()
 	defer stop()
-	listener, err := c.listen(ctx, func(line string) { c.announce(p.stderr, logger, line) })
-	switch {
-	case ctx.Err() != nil:
-		return nil
-	case err != nil:
-		return err
-	}
-	for _, line := range c.describe() {
-		c.announce(p.stderr, logger, line)
-	}
 	h := &health{}
 	self := c.self(opaqueID())
 	store, closeStore, err := c.openStore(self, logger, h)
@@ -53,19 +48,32 @@ func (s *serveCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	var adminListener net.Listener
 	if c.adminAddress != "" {
-		adminListener, err := c.listenAdmin()
-		if err != nil {
+		if adminListener, err = c.listenAdmin(); err != nil {
 			return err
 		}
-		r.metrics = newMetrics(c, r.proxy, store)
+		defer adminListener.Close()
+		r.metrics = newMetrics(c, r.proxy, store, p.stderr)
+	}
+	listener, err := c.listen(ctx, announce)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
+		return err
+	}
+	for _, line := range c.describe() {
+		announce(line)
+	}
+	if adminListener != nil {
 		a := &admin{config: c, self: self, store: store, replica: r, metrics: r.metrics}
-		server := &http.Server{Handler: a.handler(), ReadHeaderTimeout: c.headerTimeout}
+		server := a.server(logger)
 		go func() { _ = server.Serve(adminListener) }()
 		defer server.Close() // it answers while the replica drains
-		c.announce(p.stderr, logger, "admin on "+adminListener.Addr().String())
+		announce("admin on " + adminListener.Addr().String())
 	}
-	c.announce(p.stderr, logger, "listening on "+listener.Addr().String())
+	announce("listening on " + listener.Addr().String())
 	return r.serve(ctx, listener)
 }
 
@@ -82,7 +90,7 @@ type replica struct {
 }
 
 func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) (*replica, error) {
-	r := &replica{config: c, health: h, traffic: newTraffic(), logger: logger}
+	r := &replica{config: c, health: h, traffic: newTraffic(logger), logger: logger}
 	observe := requestLog(logger)
 	p, err := proxy.New(c.routes, proxy.Options{
 		Cluster: store,
