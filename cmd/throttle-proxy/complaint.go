@@ -49,14 +49,18 @@ func complaint(err error, model *kong.Application) string {
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "unknown flag "); ok {
 		name, _, _ = strings.Cut(name, ", did you mean ")
-		return "unknown flag" + typed(name) + hint(name, flags)
+		if harmless.MatchString(strings.TrimLeft(name, "-")) {
+			return "unknown flag " + name + hint(name, flags)
+		}
+		return "unknown flag" + hint(name, flags)
 	}
 	if arg, ok := strings.CutPrefix(text, "unexpected argument "); ok {
 		arg, _, _ = strings.Cut(arg, ", did you mean ")
 		if strings.ContainsAny(arg, "/@=") {
 			return "unexpected argument that looks like a URL: write --register NAME=URL"
 		}
-		return "unexpected argument" + typed(arg) + cmp.Or(hint(arg, commands), ".") + " The commands are " + strings.Join(commands, ", ")
+		// It may be what follows a space in a value, and is not even quoted.
+		return "unexpected argument" + cmp.Or(hint(arg, commands), ".") + " The commands are " + strings.Join(commands, ", ") + "; a value with spaces needs quotation marks."
 	}
 	name, _, _ := strings.Cut(text, ": ")
 	placeholder, known := placeholders[name]
@@ -71,14 +75,6 @@ func complaint(err error, model *kong.Application) string {
 		return text
 	}
 	return "this command line cannot be read"
-}
-
-// typed is a name that a person has typed, or nothing if it may be more.
-func typed(name string) string {
-	if harmless.MatchString(strings.TrimLeft(name, "-")) {
-		return " " + name
-	}
-	return ""
 }
 
 // hint is what to write in place of name: what else it is elsewhere, or those

@@ -22,7 +22,8 @@ const (
 // A Write is one or several whole lines. It may be called concurrently.
 type logWriter struct {
 	out     io.Writer
-	wake    chan struct{}
+	wake    chan struct{} // something waits
+	hurry   chan struct{} // so much that there is to be no pause
 	closing chan struct{}
 	written chan struct{}
 	dropped atomic.Int64 // lines, in all
@@ -38,6 +39,7 @@ func newLogWriter(out io.Writer) *logWriter {
 	w := &logWriter{
 		out:     out,
 		wake:    make(chan struct{}, 1),
+		hurry:   make(chan struct{}, 1),
 		closing: make(chan struct{}),
 		written: make(chan struct{}),
 		tell:    func(n int64) []byte { return fmt.Appendf(nil, "throttle-proxy: %d lines were dropped\n", n) },
@@ -58,11 +60,19 @@ func (w *logWriter) Write(lines []byte) (int, error) {
 	} else {
 		w.waiting = append(w.waiting, lines...)
 	}
-	select {
-	case w.wake <- struct{}{}:
-	default: // it is about to
+	nudge(w.wake)
+	if len(w.waiting) > logBound/2 {
+		nudge(w.hurry)
 	}
 	return len(lines), nil
+}
+
+// nudge wakes whoever receives from c, or will.
+func nudge(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // tellDrops sets how lines that were dropped are told of.
@@ -94,6 +104,7 @@ func (w *logWriter) run() {
 		lines, untold = w.drain(lines, untold)
 		select {
 		case <-time.After(logPause):
+		case <-w.hurry:
 		case <-w.closing:
 		}
 	}

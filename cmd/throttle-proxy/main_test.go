@@ -39,7 +39,7 @@ func execute(line string) (status int, stdout, stderr string) {
 }
 
 // grammar returns kong's view of the command line, and where it puts flags.
-func grammar(t *testing.T, environ []string) (*kong.Kong, *cli) {
+func grammar(t testing.TB, environ []string) (*kong.Kong, *cli) {
 	t.Helper()
 	c := &cli{}
 	parser, err := kong.New(c, kong.Resolvers(kong.ResolverFunc(newEnvironment(environ).resolve)))
@@ -252,7 +252,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--redis redis://:CANARY@host/zero", "--redis", "write its number, or nothing for a cluster"},
 	{"--redis redis://:CANARY@host/-1", "--redis", "write its number, or nothing for a cluster"},
 	{"--redis redis+cluster://:CANARY@host/1", "--redis", "write its number, or nothing for a cluster"},
-	{"--redis redis://:CANARY@host?retries=3", "--redis", `unknown parameter "retries" in the URL: take it out`},
+	{"--redis redis://:CANARY@host?retries=3", "--redis", "a parameter in the URL is unknown: take it out"},
 	{"--redis redis://:CANARY%zz@host", "--redis", "escape special characters of the password, as in %40 for @"},
 	{"--redis redis://:4/CANARY@host", "--redis", "escape special characters of the password"},
 	{"--redis redis://user:4/CANARY@host", "--redis", "escape special characters of the password"},
@@ -265,7 +265,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--redis redis://host --redis-ca main_test.go", "--redis", "write rediss in place of redis"},
 	{"--redis-ca main_test.go", "--redis", "write --redis rediss://host:port"},
 	{"--redis rediss://host --redis-ca /nowhere/ca.pem", "--redis-ca", "no such file or directory: write the path of a PEM file"},
-	{"--redis rediss://host --redis-ca main_test.go", "--redis", "main_test.go: no PEM certificate in it"},
+	{"--redis rediss://host --redis-ca main_test.go", "--redis", "no PEM certificate in it"},
 	{"--redis rediss://host --redis-cert main_test.go", "--redis-cert", "write --redis-cert and --redis-key, or neither"},
 	{"--redis rediss://host --redis-key main_test.go", "--redis-key", "write --redis-cert and --redis-key, or neither"},
 	{"--redis rediss://host --redis-cert /nowhere/cert.pem --redis-key main_test.go", "--redis-cert", "no such file or directory: write the path of a PEM file"},
@@ -288,12 +288,12 @@ var unusable = []struct{ line, flag, says string }{
 	{"--env-file x", "--env-file", "there are flags and environment variables, and no configuration file"},
 	{"--shadow", "--shadow", "missing value: write --shadow on"},
 	{"--set-heade=X=CANARY", "--set-heade", `did you mean "--set-header"?`},
-	{"chek", "--help", `unexpected argument chek, did you mean "check"? The commands are serve, demo, check, health, version`},
+	{"chek", "--help", `unexpected argument, did you mean "check"? The commands are serve, demo, check, health, version`},
 	{"server", "--help", `did you mean "serve"?`},
 	{"--holds 1s", "--holds", `did you mean "--hold"?`},
 	{"--webhook=https://host/CANARY", "--webhook", "Run throttle-proxy --help"},
-	{"serv", "--help", `unexpected argument serv`},
-	{"serve stray", "--help", "unexpected argument stray"},
+	{"serv", "--help", `unexpected argument, did you mean "serve"?`},
+	{"serve stray", "--help", "unexpected argument. The commands are serve, demo, check, health, version; a value with spaces needs quotation marks."},
 	{"--register a=http://host/CANARY check", "--register", `applies to the default command "serve", not "check"`},
 	{"check --hold x", "--hold", "write a duration of at least 0s"},
 	{"health --port abc", "--port", "write a number from 0 to 65535"},
