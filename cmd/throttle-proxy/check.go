@@ -24,6 +24,7 @@ func (c *checkCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	conf.warn(p.stderr)
 	redis.SetLogger(quiet{})
 	for _, line := range conf.describe() {
 		_, _ = fmt.Fprintln(p.stdout, line)

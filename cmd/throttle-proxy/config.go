@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -47,6 +48,8 @@ type config struct {
 	replica   string
 	logFormat string
 	logLevel  slog.Level
+
+	warnings []string // of what can be used, and may not be meant
 }
 
 // parsing collects what is wrong while flags are read.
@@ -106,6 +109,9 @@ func (f *flags) parse(env environment) (*config, error) {
 // parseBounds reads what one client, or all of them, may take, and what a
 // drain may.
 func (f *flags) parseBounds(p *parsing, c *config) {
+	if 0 < len(f.MaxBody) && len(f.MaxBody) < 4 && !strings.ContainsFunc(f.MaxBody, notDigit) {
+		c.warnings = append(c.warnings, fmt.Sprintf("--max-body: %s is a number of bytes: write %[1]sMiB if that is meant", f.MaxBody))
+	}
 	c.maxBody, c.bodyMemory = read(p, "max-body", f.MaxBody, parseSize), read(p, "body-memory", f.BodyMemory, parseSize)
 	if 0 < c.bodyMemory && c.bodyMemory < c.maxBody {
 		p.fail("body-memory", "%s is less than --max-body, %s: write at least that", f.BodyMemory, f.MaxBody)
@@ -116,4 +122,13 @@ func (f *flags) parseBounds(p *parsing, c *config) {
 	c.maxInFlight = int64(read(p, "max-in-flight", f.MaxInFlight, number("exchanges", math.MaxInt32)))
 	c.drainDelay = read(p, "drain-delay", f.DrainDelay, parseDelay)
 	c.drainTimeout = read(p, "drain-timeout", f.DrainTimeout, parseTime)
+}
+
+func notDigit(r rune) bool { return r < '0' || r > '9' }
+
+// warn tells of what can be used, and may not be meant.
+func (c *config) warn(w io.Writer) {
+	for _, warning := range c.warnings {
+		_, _ = fmt.Fprintf(w, "throttle-proxy: warning: %s\n", warning)
+	}
 }

@@ -369,8 +369,17 @@ func TestAddressInUseFailsTheStart(t *testing.T) {
 }
 
 func TestVersionIsOneLine(t *testing.T) {
-	status, stdout, stderr := execute("version")
-	if status != 0 || stderr != "" || !regexp.MustCompile(`^throttle-proxy \S+ go\S+\n$`).MatchString(stdout) {
-		t.Errorf("got status %d, %q and %q", status, stdout, stderr)
+	for _, line := range []string{"version", "--version", "-V"} {
+		status, stdout, stderr := execute(line)
+		if status != 0 || stderr != "" || !regexp.MustCompile(`^throttle-proxy \S+ go\S+\n$`).MatchString(stdout) {
+			t.Errorf("%s: got status %d, %q and %q", line, status, stdout, stderr)
+		}
+	}
+}
+
+func TestWarningsAreTold(t *testing.T) {
+	_, stdout, stderr := execute("check --register a=http://127.0.0.1:1 --max-body 10")
+	if want := "throttle-proxy: warning: --max-body: 10 is a number of bytes"; !strings.HasPrefix(stderr, want) || !strings.Contains(stdout, "upstream of a") {
+		t.Errorf("got %q and %q, want %q and then the check", stdout, stderr, want)
 	}
 }

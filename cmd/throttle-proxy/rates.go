@@ -123,6 +123,9 @@ func named(limits []proxy.Limit, name string) []proxy.Limit {
 	return out
 }
 
+// periods are those of a rate as people write them, by their names here.
+var periods = map[string]string{"sec": "s", "second": "s", "min": "m", "minute": "m", "hour": "h", "day": "d"}
+
 // rateText is what looks like a rate, and can be quoted.
 var rateText = regexp.MustCompile(`^[-0-9.]{1,20}/[0-9.]{0,10}[a-z]{0,7}(,burst=[-0-9]{0,20})?$`)
 
@@ -142,6 +145,9 @@ func parseRate(text string) (l proxy.Limit, off bool, err error) {
 		switch {
 		case i == 0:
 			rate = option
+			if count, period, _ := strings.Cut(option, "/"); periods[period] != "" {
+				rate = count + "/" + periods[period]
+			}
 		case key == "by" && value == "client":
 			l.By = proxy.By{Client: true}
 		case key == "by":

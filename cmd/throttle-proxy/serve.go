@@ -31,6 +31,7 @@ func (s *serveCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	c.warn(p.stderr)
 	defer runtime.KeepAlive(p.environment.spaceHeap())
 	signal.Ignore(syscall.SIGPIPE) // a log whose reader has left loses lines, and no more
 	logger := c.logger(p.stderr)
