@@ -139,7 +139,7 @@ func (a *admin) status(w http.ResponseWriter, _ *http.Request) {
 		out.Routes[r.Name] = a.config.describeLimits(r) + "; " + describeDedupe(r)
 	}
 	if a.config.connect != nil {
-		out.Store.Address, out.Store.Policy = a.config.redisAddress, a.config.policies()
+		out.Store.Address, out.Store.Policy = a.config.redisAddress, a.config.whenUndecided()
 		out.Replicas = &statusReplicas{Live: s.Live}
 		for _, p := range s.Peers {
 			out.Replicas.Peers = append(out.Replicas.Peers, statusPeer{p.Name, p.ID, p.Version, p.Started, p.Differences})

@@ -81,7 +81,7 @@ func (p *process) run(args []string) error {
 	case helped:
 		return nil
 	case err != nil:
-		return usageError{fmt.Errorf("throttle-proxy: %s\nRun throttle-proxy --help for commands and flags.", complaint(err, parser.Model))}
+		return usageError{fmt.Errorf("throttle-proxy: %s\nRun throttle-proxy --help for commands and flags", complaint(err, parser.Model))}
 	case onCommandLine(command, "listen") && onCommandLine(command, "port"):
 		return usageError{errors.New("throttle-proxy: --listen: --port says where to listen too: write one of them")}
 	}

@@ -18,8 +18,9 @@ import (
 const defaultDedupeHeaders = "Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key"
 
 // policies is the table of the flags [R=]VALUE: the flag and its values, what
-// counts without one, how a value is read, and what it sets of a route. Budgets
-// (--rate) are beside it, since pools have them too.
+// counts without one, how a value is read, and what it sets of a route. A new
+// one is a row here and a field of flags; tests ask for the rest of it. Budgets
+// (--rate) are in rates.go, since pools have them too.
 func (f *flags) policies(p *parsing) []policy {
 	maxCoolDown := read(p, "max-cool-down", f.MaxCoolDown, parseTime)
 	coolDown := func(s string) (time.Duration, error) {

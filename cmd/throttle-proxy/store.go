@@ -92,7 +92,7 @@ func (c *config) openStore(self cluster.Replica, logger *slog.Logger, h *health)
 	if err != nil {
 		return nil, nil, err
 	}
-	h.store, h.policies = r, c.policies()
+	h.store, h.policies = r, c.whenUndecided()
 	return r, func() { _ = r.Close() }, nil
 }
 
@@ -105,8 +105,8 @@ func (c *config) self(id string) cluster.Replica {
 	return self
 }
 
-// policies names what the routes do while the store is away.
-func (c *config) policies() string {
+// whenUndecided names what the routes do while the store is away.
+func (c *config) whenUndecided() string {
 	var names []string
 	for _, r := range c.routes {
 		names = append(names, string(r.WhenUndecided))
