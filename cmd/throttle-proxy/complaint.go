@@ -37,22 +37,22 @@ var meant = map[string]string{
 // it, and what it quotes may be a secret: nothing of its text is taken over but
 // names of flags and commands that there are, and what [quote] lets through.
 func complaint(err error, model *kong.Application) string {
-	var flags, commands []string
-	placeholders := map[string]string{}
+	var names, commands []string // of flags, and of commands
+	flags := map[string]*kong.Flag{}
 	for _, command := range model.Leaves(false) {
 		commands = append(commands, command.Name)
 		for _, flag := range command.Flags {
 			name := "--" + flag.Name
-			flags, placeholders[name] = append(flags, name), cmp.Or(flag.PlaceHolder, "VALUE")
+			names, flags[name] = append(names, name), flag
 		}
 	}
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "unknown flag "); ok {
 		name, _, _ = strings.Cut(name, ", did you mean ")
 		if harmless.MatchString(strings.TrimLeft(name, "-")) {
-			return "unknown flag " + name + hint(name, flags)
+			return "unknown flag " + name + hint(name, names)
 		}
-		return "unknown flag" + hint(name, flags)
+		return "unknown flag" + hint(name, names)
 	}
 	if arg, ok := strings.CutPrefix(text, "unexpected argument "); ok {
 		arg, _, _ = strings.Cut(arg, ", did you mean ")
@@ -63,15 +63,17 @@ func complaint(err error, model *kong.Application) string {
 		return "unexpected argument" + cmp.Or(hint(arg, commands), ".") + " The commands are " + strings.Join(commands, ", ") + "; a value with spaces needs quotation marks."
 	}
 	name, _, _ := strings.Cut(text, ": ")
-	placeholder, known := placeholders[name]
+	flag, known := flags[name]
 	switch {
-	case strings.Contains(placeholder, "on|off"):
+	case known && flag.IsBool():
+		return name + ": it has no value: take it out"
+	case known && strings.Contains(flag.PlaceHolder, "on|off"):
 		return fmt.Sprintf("%s: missing value: write %[1]s on", name)
 	case known:
-		return fmt.Sprintf("%s: missing value: write %[1]s %[2]s, or %[1]s=%[2]s if it begins with a dash", name, placeholder)
+		return fmt.Sprintf("%s: missing value: write %[1]s %[2]s, or %[1]s=%[2]s if it begins with a dash", name, cmp.Or(flag.PlaceHolder, "VALUE"))
 	}
 	// Flags of serve before another command: kong names both, and no value.
-	if words := strings.Fields(text); len(words) > 1 && words[0] == "flag" && slices.Contains(flags, words[1]) {
+	if words := strings.Fields(text); len(words) > 1 && words[0] == "flag" && flags[words[1]] != nil {
 		return text
 	}
 	return "this command line cannot be read"

@@ -288,6 +288,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--env-file x", "--env-file", "there are flags and environment variables, and no configuration file"},
 	{"--shadow", "--shadow", "missing value: write --shadow on"},
 	{"--set-heade=X=CANARY", "--set-heade", `did you mean "--set-header"?`},
+	{"demo --once=CANARY", "--once", "it has no value: take it out"},
 	{"chek", "--help", `unexpected argument, did you mean "check"? The commands are serve, demo, check, health, version`},
 	{"server", "--help", `did you mean "serve"?`},
 	{"--holds 1s", "--holds", `did you mean "--hold"?`},
