@@ -63,9 +63,9 @@ func (p *parsing) parseRoute(name, reference string, named bool) (*proxy.Upstrea
 	return proxy.ParseUpstream(name, rawURL)
 }
 
-// variable is what can be quoted of env:VARIABLE: where the shell has put the
-// secret in its place, it is none.
-var variable = regexp.MustCompile(`^[A-Z_][A-Z0-9_]{0,63}$`)
+// variable is what can be quoted of env:VARIABLE: capital words. Where the
+// shell has put the secret in its place, it is not that.
+var variable = regexp.MustCompile(`^[A-Z]{1,16}(_[A-Z0-9]{1,16}){0,6}[0-9]?$`)
 
 // reference returns what env:VARIABLE or file:PATH refers to, or value itself.
 // The error does not quote a path, which may be the secret by mistake.
