@@ -17,11 +17,12 @@ RUNS        ?= 6
 .PHONY: build run test soak check bench bench-growth bench-memory deps
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/throttle-proxy ./cmd/throttle-proxy
+	@echo "building bin/throttle-proxy (the first time takes about a minute)"
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/throttle-proxy ./cmd/throttle-proxy
 
-run:
-	@if test -n "$$WEBHOOK_URL"; then $(GO) run ./cmd/throttle-proxy --port 44444 --register slack=env:WEBHOOK_URL; \
-	else $(GO) run ./cmd/throttle-proxy demo; fi
+run: build
+	@if test -n "$$WEBHOOK_URL"; then exec bin/throttle-proxy --port 44444 --register slack=env:WEBHOOK_URL; \
+	else exec bin/throttle-proxy demo; fi
 
 test: deps
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -shuffle=on ./...

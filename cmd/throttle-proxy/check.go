@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -24,6 +25,7 @@ func (c *checkCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	conf.warn(p.stderr)
 	redis.SetLogger(quiet{})
 	for _, line := range conf.describe() {
 		_, _ = fmt.Fprintln(p.stdout, line)
@@ -59,6 +61,15 @@ func reachRedis(connect func(time.Duration) (redis.UniversalClient, error)) erro
 	return client.Ping(ctx).Err()
 }
 
+// advice is what to look at where an upstream cannot be reached.
+var advice = map[string]string{
+	"dns_error":             "the host is not known here: correct the URL, or how names are resolved",
+	"connection_refused":    "nothing listens there: correct the port, or start it",
+	"connection_timeout":    "nothing answers: correct the host, or let connections out",
+	"tls_certificate_error": "its certificate is not trusted, or another host's: correct the host, or the certificates of this system",
+	"tls_protocol_error":    "it does not speak TLS: correct the port, or write http",
+}
+
 // reachUpstream connects to an upstream, by TLS if it has it. It says nothing
 // of the address in its error.
 func reachUpstream(u *upstream.URL) error {
@@ -75,7 +86,7 @@ func reachUpstream(u *upstream.URL) error {
 	}
 	if err != nil {
 		_, fault := upstream.ConnectFault(err)
-		return errors.New(fault)
+		return fmt.Errorf("%s: %s", fault, cmp.Or(advice[fault], "look at the way there"))
 	}
 	return conn.Close()
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -119,6 +120,7 @@ func (l *drainListener) stop(ctx context.Context) {
 
 // traffic is what a replica waits for when it drains.
 type traffic struct {
+	logger    *slog.Logger  // told of panics
 	writeIdle time.Duration // longest that an HTTP/2 client may leave a write unread
 
 	closing  atomic.Bool  // answers end their connections
@@ -131,8 +133,8 @@ type traffic struct {
 	changed time.Time             // when a connection last began or ended a request, since closing
 }
 
-func newTraffic(writeIdle time.Duration) *traffic {
-	return &traffic{writeIdle: writeIdle, unused: map[net.Conn]struct{}{}}
+func newTraffic(logger *slog.Logger, writeIdle time.Duration) *traffic {
+	return &traffic{logger: logger, writeIdle: writeIdle, unused: map[net.Conn]struct{}{}}
 }
 
 // end lets each answer be the last of its connection from now on.
@@ -167,36 +169,25 @@ func (t *traffic) observe(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// count counts requests, ends their connections when it is time, and bounds the
-// writes of their answers.
+// count counts requests, ends their connections when it is time, bounds the
+// writes of their answers, and answers those whose handler panics.
 func (t *traffic) count(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		t.requests.Add(1)
 		defer t.requests.Add(-1)
-		counted := &countedWriter{ResponseWriter: w, traffic: t}
-		if r.ProtoMajor > 1 {
-			counted.stream = http.NewResponseController(w)
+		counted := &countedWriter{answerWriter{ResponseWriter: w}, t}
+		if r.ProtoMajor > 1 { // a connection of HTTP/1 bounds each write by itself
+			counted.stream, counted.idle = http.NewResponseController(w), t.writeIdle
 			defer counted.pace() // what is left is written when the handler has ended
 		}
+		defer counted.recover(t.logger)
 		next.ServeHTTP(counted, r)
 	})
 }
 
 type countedWriter struct {
-	http.ResponseWriter
+	answerWriter
 	traffic *traffic
-	stream  *http.ResponseController // of HTTP/2; nil on a connection of HTTP/1, which bounds each write by itself
-	until   time.Time                // when writes to the stream are to fail
-}
-
-// pace bounds the time for which a client may leave unread what is written next.
-// Setting a deadline is not free: it is moved once it is a tenth used up.
-func (w *countedWriter) pace() {
-	idle := w.traffic.writeIdle
-	if now := time.Now(); w.stream != nil && w.until.Sub(now) < idle-idle/10 {
-		w.until = now.Add(idle)
-		_ = w.stream.SetWriteDeadline(w.until) // a write tells
-	}
 }
 
 // WriteHeader tells the client of its connection's end, if it has come. To an
@@ -205,23 +196,8 @@ func (w *countedWriter) WriteHeader(status int) {
 	if status >= 200 && w.traffic.closing.Load() {
 		w.Header().Set("Connection", "close")
 	}
-	w.pace()
-	w.ResponseWriter.WriteHeader(status)
+	w.answerWriter.WriteHeader(status)
 }
-
-func (w *countedWriter) Write(p []byte) (int, error) {
-	w.pace()
-	return w.ResponseWriter.Write(p)
-}
-
-// FlushError is what http.ResponseController looks for.
-func (w *countedWriter) FlushError() error {
-	w.pace()
-	return http.NewResponseController(w.ResponseWriter).Flush()
-}
-
-// Unwrap lets http.ResponseController reach the connection.
-func (w *countedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // quiet reports whether clients have stopped sending requests.
 func (t *traffic) quiet() bool {

@@ -67,9 +67,12 @@ func TestHealthCommandOnAUnixSocket(t *testing.T) {
 }
 
 func TestHealthCommandFailsWhereNobodyAnswers(t *testing.T) {
-	for _, addr := range []string{"127.0.0.1:" + redistest.FreePort(t), "unix:" + filepath.Join(t.TempDir(), "s")} {
+	for addr, why := range map[string]string{
+		"127.0.0.1:" + redistest.FreePort(t):         "connection refused",
+		"unix:" + filepath.Join(t.TempDir(), canary): "no such file or directory",
+	} {
 		status, stdout, stderr := execute("health --listen " + addr)
-		want := "throttle-proxy: the replica does not answer on " + strings.TrimPrefix(addr, "unix:") + "\n"
+		want := "throttle-proxy: --listen: the replica does not answer: connect: " + why + "\n"
 		if status != exitFailed || stdout != "" || stderr != want {
 			t.Errorf("%s: got status %d, %q and %q, want %d and %q", addr, status, stdout, stderr, exitFailed, want)
 		}

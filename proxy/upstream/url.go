@@ -35,7 +35,7 @@ func Parse(route, rawURL string) (*URL, error) {
 	case u.Hostname() == "":
 		return nil, errors.New("the URL has no host: write https://host/path")
 	case !validPort(u.Port()):
-		return nil, fmt.Errorf("%q is not a port: write a number from 1 to 65535", u.Port())
+		return nil, errors.New("not a port: write a number from 1 to 65535") // it may be a password, before an @ that is missing
 	case u.Fragment != "":
 		return nil, errors.New("the URL has a fragment, which is never sent: take out what follows #")
 	}
