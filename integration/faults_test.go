@@ -30,7 +30,10 @@ type storeUnderTest struct {
 const standstill = 10 * time.Second
 
 func startStoreUnderTest(t *testing.T, args ...string) *storeUnderTest {
-	server := redistest.Start(t, args...)
+	return storeUnderTestOn(t, redistest.Start(t, args...))
+}
+
+func storeUnderTestOn(t *testing.T, server *redistest.Server) *storeUnderTest {
 	once := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: -1})
 	t.Cleanup(func() { _ = once.Close() })
 	return &storeUnderTest{t: t, server: server, link: redistest.NewLink(t, server.Addr), redis: server.Client(), once: once}

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -18,19 +19,22 @@ import (
 
 // What replicas know of each other.
 
-// registered returns the ids of the replicas that have registered themselves,
-// with the times of their latest heartbeats.
+// beats returns the ids of the replicas that have registered themselves, with
+// the times of their latest heartbeats by the store's clock; none while the
+// store does not say.
+func beats(ctx context.Context, client *redis.Client) map[string]float64 {
+	at := map[string]float64{}
+	for _, key := range client.Keys(ctx, "throttle:*replicas").Val() {
+		for _, m := range client.ZRangeWithScores(ctx, key, 0, -1).Val() {
+			at[m.Member.(string)] = m.Score
+		}
+	}
+	return at
+}
+
 func (f *fleet) registered(t *testing.T) map[string]float64 {
 	t.Helper()
-	beats := map[string]float64{}
-	members, err := f.redis.ZRangeWithScores(t.Context(), "throttle:1:replicas", 0, -1).Result()
-	if err != nil {
-		t.Error(err)
-	}
-	for _, m := range members {
-		beats[m.Member.(string)] = m.Score
-	}
-	return beats
+	return beats(t.Context(), f.redis)
 }
 
 // awaitBeats returns once each of n replicas knows that there are n.
