@@ -117,9 +117,9 @@ var historyLimits = []limit{
 // changedLimits are those of the route "changed": a replica has one of them at
 // a time.
 var changedLimits = []limit{
-	{route: "changed", perSecond: 20, burst: 10},
-	{route: "changed", perSecond: 5, burst: 20},
-	{route: "changed", perSecond: 40, burst: 5},
+	{route: "changed", perSecond: 4, burst: 6},
+	{route: "changed", perSecond: 1, burst: 10},
+	{route: "changed", perSecond: 8, burst: 2},
 }
 
 // widest is what replicas with different limits may admit together: by the
