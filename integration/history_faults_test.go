@@ -13,8 +13,9 @@ type faultKind struct {
 	name        string
 	store       bool // may keep replicas from asking the store
 	all         bool // keeps all of them from it, from begin to end
-	loses       bool // the store loses its data, or what tells their age
-	steps       bool // the store's clock does
+	loses       bool // the store loses its data
+	refills     bool // each budget is full again, once
+	steps       int  // the store's clock steps forward, or back if below 0
 	pauses      bool // a replica stands still
 	kills       bool // a replica ends
 	least, most time.Duration
@@ -44,12 +45,20 @@ func nothing(*historyRun, plannedFault) {}
 
 func heal(h *historyRun, _ plannedFault) { h.store.link.Heal() }
 
+func step(h *historyRun, f plannedFault) { h.store.server.StepClock(f.step()) }
+
+// step returns by how much the store's clock steps, if it does.
+func (f plannedFault) step() time.Duration {
+	const longest = 2 * historyTTL
+	return time.Duration(f.size * float64(longest) * float64(f.kind.steps))
+}
+
 var (
 	stops = faultKind{name: "store stops", store: true, all: true, least: 50 * time.Millisecond, most: 1500 * time.Millisecond,
 		begin: func(h *historyRun, _ plannedFault) { h.store.server.Pause() },
 		end:   func(h *historyRun, _ plannedFault) { h.store.server.Resume() }}
 	stopsLong = faultKind{name: "store stops", store: true, all: true, least: historyTTL, most: historyTTL * 5 / 4, begin: stops.begin, end: stops.end}
-	restarts  = faultKind{name: "store restarts empty", store: true, all: true, loses: true, most: time.Second,
+	restarts  = faultKind{name: "store restarts empty", store: true, all: true, loses: true, refills: true, most: time.Second,
 		begin: func(h *historyRun, _ plannedFault) { h.store.server.Kill() },
 		end:   func(h *historyRun, _ plannedFault) { h.store.server.Restart() }}
 	refuses = faultKind{name: "link refuses", store: true, all: true, most: time.Second, end: heal,
@@ -71,23 +80,14 @@ var (
 		begin: func(h *historyRun, _ plannedFault) { h.store.link.Delay(historyTimeout) }}
 	forgetsScripts = faultKind{name: "scripts flushed", end: nothing, most: 100 * time.Millisecond,
 		begin: func(h *historyRun, _ plannedFault) { h.store.do("script", "flush") }}
-	forgetsAll = faultKind{name: "all flushed", loses: true, end: nothing, most: 100 * time.Millisecond,
+	forgetsAll = faultKind{name: "all flushed", loses: true, refills: true, end: nothing, most: 100 * time.Millisecond,
 		begin: func(h *historyRun, _ plannedFault) { h.store.do("flushall") }}
-	// What the store keeps until a time of its clock ends too early or too late:
-	// locks go, as many as end within the step, and a budget is full again, once
-	// a step. A lock that went is taken again when it is renewed.
-	stepsForward = faultKind{name: "store's clock steps forward", loses: true, steps: true, least: historyTTL / 2, most: historyTTL, end: nothing,
-		begin: func(h *historyRun, f plannedFault) { h.store.server.StepClock(f.step()) }}
-	stepsBack = faultKind{name: "store's clock steps back", loses: true, steps: true, least: historyTTL / 2, most: historyTTL, end: nothing,
-		begin: func(h *historyRun, f plannedFault) { h.store.server.StepClock(-f.step()) }}
-	storeFaults = []faultKind{stops, stops, stopsLong, restarts, restarts, refuses, cutsLink, cutsRequests, cutsAnswers,
+	// What the store keeps until a time of its clock ends too early or too late.
+	stepsForward = faultKind{name: "store's clock steps forward", refills: true, steps: 1, least: historyTTL / 2, most: historyTTL, begin: step, end: nothing}
+	stepsBack    = faultKind{name: "store's clock steps back", refills: true, steps: -1, least: historyTTL / 2, most: historyTTL, begin: step, end: nothing}
+	storeFaults  = []faultKind{stops, stops, stopsLong, restarts, restarts, refuses, cutsLink, cutsRequests, cutsAnswers,
 		losesAnswers, losesAnswers, silences, slows, delays, forgetsScripts, forgetsAll, forgetsAll, stepsForward, stepsBack}
 )
-
-const longestStep = 2 * historyTTL
-
-// step returns by how much a clock steps.
-func (f plannedFault) step() time.Duration { return time.Duration(f.size * float64(longestStep)) }
 
 // Faults of replicas.
 

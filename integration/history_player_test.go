@@ -142,10 +142,10 @@ func (h *historyRun) perform() {
 			eventually(h.t, "the replica decides with the store", func() bool { return strings.HasPrefix(r.ready(h.t), "ok") })
 		}
 		for _, f := range s.faults {
-			if f.kind.steps {
+			if f.kind.steps != 0 {
 				h.awaitBeats()
 			}
-			h.history.faults = append(h.history.faults, fault{f.kind, f.replica, begin, healed, time.Now()})
+			h.history.faults = append(h.history.faults, fault{f.kind, f.replica, f.step(), begin, healed, time.Now()})
 		}
 		h.expectNoSecretInKeys()
 	}

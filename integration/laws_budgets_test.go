@@ -7,7 +7,9 @@ import (
 )
 
 // Law 2: no more than burst + rate × t is admitted in any interval t, while
-// the store keeps its data: a loss gives each budget its burst again. That
+// the store keeps its data and its clock's pace: a loss gives each budget its
+// burst again, and so does each step of the clock, forward or back. Under
+// limits that change it is the larger burst and the faster rate. That
 // holds over an outage too, in which replicas all together begin with nothing.
 // What some of them admit without the store while others still ask it is on top.
 func (h *history) excesses() (violations []string) {
@@ -35,12 +37,12 @@ func (h *history) excesses() (violations []string) {
 		}
 		for caller, admissions := range both {
 			violate("with and without the store for "+caller, excessOf(admissions, l.burst+h.replicas, l.perSecond, func(from, to time.Time) float64 {
-				return float64(l.burst*h.losses(from, to)) + l.perSecond*h.divided(from, to).Seconds()
+				return float64(l.burst*h.refills(from, to)) + l.perSecond*h.divided(from, to).Seconds()
 			}))
 		}
 		for caller, admissions := range stored {
 			violate("by the store for "+caller, excessOf(admissions, l.burst, l.perSecond, func(from, to time.Time) float64 {
-				return float64(l.burst * h.losses(from, to))
+				return float64(l.burst * h.refills(from, to))
 			}))
 		}
 		for caller, admissions := range alone {
@@ -58,10 +60,10 @@ func (h *history) excesses() (violations []string) {
 	return violations
 }
 
-// losses returns how often the store lost its data between two moments.
-func (h *history) losses(from, to time.Time) (n int) {
+// refills returns how often each budget was full again between two moments.
+func (h *history) refills(from, to time.Time) (n int) {
 	for _, f := range h.faults {
-		if f.kind.loses && f.overlaps(from, to) {
+		if f.kind.refills && f.overlaps(from, to) {
 			n++
 		}
 	}

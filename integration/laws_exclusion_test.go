@@ -35,7 +35,9 @@ func (h *history) exchanges() map[string][]exchange {
 }
 
 // Law 1: at most one exchange per fingerprint, while the store keeps its data
-// and holders renew in time.
+// and holders renew in time. By a clock that steps forward they do not, if the
+// step is longer than a lock has to live, which is two thirds of the TTL at
+// least; the lock is taken again when it is next renewed. A step back ends none.
 func (h *history) overlaps() (violations []string, explained map[string]int) {
 	explained = map[string]int{}
 	for _, all := range h.exchanges() {
@@ -86,6 +88,8 @@ func (h *history) explain(a, b exchange) string {
 		case !f.overlaps(sent, b.start):
 		case f.kind.loses:
 			return "store lost the lock"
+		case f.step > 0 && f.step+h.besides(f) >= h.ttl/2:
+			return "store's clock stepped beyond the lock's end"
 		case f.kind.pauses && long && (f.replica == a.replica || f.replica == b.replica):
 			return "replica paused for longer than the TTL"
 		case f.kind.store && long:
@@ -93,6 +97,17 @@ func (h *history) explain(a, b exchange) string {
 		}
 	}
 	return why
+}
+
+// besides returns for how long something else may have kept holders from
+// renewing while f was on.
+func (h *history) besides(f fault) (d time.Duration) {
+	for _, other := range h.faults {
+		if other.step == 0 && other.overlaps(f.begin, f.end) {
+			d += other.end.Sub(other.begin)
+		}
+	}
+	return d
 }
 
 // gone reports whether the client of a request had left, or its replica was
@@ -139,7 +154,7 @@ func (h *history) misledDuplicates() (violations []string) {
 		told := exchange{r, &call{start: r.answered}}
 		for _, e := range equal[r.equal()] {
 			until := e.end
-			if e.route == "held" && e.answer.String() == "200" {
+			if e.route == "held" && e.answer.String() == "200" && !h.troubled(e.end, r.answered) {
 				until = until.Add(h.hold - clocks)
 			}
 			if e.start.Before(r.sent) && r.answered.Before(until) && h.explain(e, told) == "" {
@@ -165,11 +180,15 @@ func (h *history) disturbed() (violations []string) {
 				continue
 			}
 			e := exchange{r, r.calls[0]}
-			untold := slices.ContainsFunc(h.faults, func(f fault) bool { return f.overlaps(pausing.sent, e.start) })
-			if e.start.Before(asked.end.Add(h.pause-clocks)) && !untold && !r.alone {
+			if e.start.Before(asked.end.Add(h.pause-clocks)) && !r.alone && !h.troubled(pausing.sent, e.start) {
 				violations = append(violations, fmt.Sprintf("pause: %s arrived %s after the upstream had asked for a pause", e, e.start.Sub(asked.end)))
 			}
 		}
 	}
 	return violations
+}
+
+// troubled reports whether any fault was on between two moments.
+func (h *history) troubled(from, to time.Time) bool {
+	return slices.ContainsFunc(h.faults, func(f fault) bool { return f.overlaps(from, to) })
 }

@@ -42,7 +42,8 @@ func (r *request) equal() string { return r.route + " " + r.tenant + " " + r.bod
 // fault is a time during which something was wrong, and a while after.
 type fault struct {
 	kind    faultKind
-	replica int // or -1 for the store
+	replica int           // or -1 for the store
+	step    time.Duration // of the store's clock, if it made one
 	begin   time.Time
 	healed  time.Time // when nothing was wrong any more
 	end     time.Time // when all replicas had found out
@@ -150,34 +151,49 @@ func TestLaws(t *testing.T) {
 		},
 		"an overlap long after a flush": {
 			requests: []request{admitted(0, 100, 110), admitted(1, 109, 120)},
-			faults:   []fault{{forgetsAll, -1, at(0), at(50), at(50)}},
+			faults:   []fault{{kind: forgetsAll, replica: -1, begin: at(0), healed: at(50), end: at(50)}},
 			want:     "law 1",
 		},
 		"an overlap after a flush": {
 			requests:  []request{admitted(0, 0, 100), admitted(1, 60, 120)},
-			faults:    []fault{{forgetsAll, -1, at(40), at(50), at(50)}},
+			faults:    []fault{{kind: forgetsAll, replica: -1, begin: at(40), healed: at(50), end: at(50)}},
 			explained: "store lost the lock",
+		},
+		"an overlap after a step of the clock": {
+			requests:  []request{admitted(0, 0, 100), admitted(1, 60, 120)},
+			faults:    []fault{{kind: stepsForward, replica: -1, step: 2 * time.Second, begin: at(40), healed: at(50), end: at(50)}},
+			explained: "store's clock stepped beyond the lock's end",
+		},
+		"an overlap after a short step": {
+			requests: []request{admitted(0, 0, 100), admitted(1, 60, 120)},
+			faults:   []fault{{kind: stepsForward, replica: -1, step: time.Second, begin: at(40), healed: at(50), end: at(50)}},
+			want:     "law 1",
+		},
+		"an overlap after a step back": {
+			requests: []request{admitted(0, 0, 100), admitted(1, 60, 120)},
+			faults:   []fault{{kind: stepsBack, replica: -1, step: -2 * time.Second, begin: at(40), healed: at(50), end: at(50)}},
+			want:     "law 1",
 		},
 		"an overlap in one process": {
 			requests: []request{admitted(0, 0, 100), with(admitted(0, 60, 120), alone)},
-			faults:   []fault{{forgetsAll, -1, at(40), at(50), at(50)}},
+			faults:   []fault{{kind: forgetsAll, replica: -1, begin: at(40), healed: at(50), end: at(50)}},
 			want:     "law 1",
 		},
 		"an overlap decided alone":         {requests: []request{admitted(0, 0, 10), with(admitted(1, 9, 20), alone)}, explained: "decided without the store"},
-		"an overlap while the store waits": {requests: []request{with(admitted(0, 0, 10), on("shut")), with(admitted(1, 9, 20), on("shut"))}, faults: []fault{{stops, -1, at(0), at(100), at(100)}}, want: "law 1"},
+		"an overlap while the store waits": {requests: []request{with(admitted(0, 0, 10), on("shut")), with(admitted(1, 9, 20), on("shut"))}, faults: []fault{{kind: stops, replica: -1, begin: at(0), healed: at(100), end: at(100)}}, want: "law 1"},
 		"an overlap after a short pause": {
 			requests: []request{admitted(0, 0, 500), admitted(1, 450, 600)},
-			faults:   []fault{{pauses, 0, at(0), at(400), at(400)}},
+			faults:   []fault{{kind: pauses, replica: 0, begin: at(0), healed: at(400), end: at(400)}},
 			want:     "law 1",
 		},
 		"an overlap after a long pause": {
 			requests:  []request{admitted(0, 0, 3000), admitted(1, 2000, 2010)},
-			faults:    []fault{{pauses, 0, at(0), at(2500), at(2500)}},
+			faults:    []fault{{kind: pauses, replica: 0, begin: at(0), healed: at(2500), end: at(2500)}},
 			explained: "replica paused for longer than the TTL",
 		},
 		"an overlap after a long pause of a third": {
 			requests: []request{admitted(0, 0, 3000), admitted(1, 2000, 2010)},
-			faults:   []fault{{pauses, 2, at(0), at(2500), at(2500)}},
+			faults:   []fault{{kind: pauses, replica: 2, begin: at(0), healed: at(2500), end: at(2500)}},
 			want:     "law 1",
 		},
 		"a success repeated after its hold":             {requests: []request{with(admitted(0, 0, 10), on("held")), with(admitted(1, 110, 120), on("held"))}},
@@ -188,27 +204,27 @@ func TestLaws(t *testing.T) {
 		"one that is told so afterwards":                {requests: []request{admitted(0, 0, 30), refused(40, 429, "limited")}},
 		"one that is told what it is":                   {requests: []request{admitted(0, 0, 30), with(refused(10, 409, "duplicate"), by(1))}},
 		"one that is told so by a replica alone":        {requests: []request{admitted(0, 0, 30), with(with(refused(10, 429, "limited"), by(1)), alone)}},
-		"one that is told so when the lock is lost":     {requests: []request{admitted(0, 0, 30), with(refused(10, 429, "limited"), by(1))}, faults: []fault{{stepsForward, -1, at(2), at(9), at(9)}}},
+		"one that is told so when the lock is lost":     {requests: []request{admitted(0, 0, 30), with(refused(10, 429, "limited"), by(1))}, faults: []fault{{kind: stepsForward, replica: -1, step: 2 * time.Second, begin: at(2), healed: at(9), end: at(9)}}},
 		"a request within a pause":                      {requests: []request{pause, with(admitted(1, 100, 110), on("rests"))}, want: "pause"},
 		"a request after a pause":                       {requests: []request{pause, with(admitted(1, 310, 320), on("rests"))}},
-		"a request within a pause that was not told of": {requests: []request{pause, with(admitted(1, 100, 110), on("rests"))}, faults: []fault{{stops, -1, at(2), at(50), at(50)}}},
+		"a request within a pause that was not told of": {requests: []request{pause, with(admitted(1, 100, 110), on("rests"))}, faults: []fault{{kind: stops, replica: -1, begin: at(2), healed: at(50), end: at(50)}}},
 		"a request that could not be sent":              {requests: []request{with(refused(0, 502, "upstream-refused"), on("gone"))}},
 		"a request that could not be sent, and was":     {requests: []request{with(with(admitted(0, 0, 10), on("gone")), func(r *request) { r.answer = answer{status: 502, Reason: "upstream-refused"} })}, want: "law 3"},
-		"a burst after the clock has stepped":           {requests: burst(15), faults: []fault{{stepsBack, -1, at(1050), at(1060), at(1060)}}},
-		"two bursts after one step":                     {requests: burst(25), faults: []fault{{stepsBack, -1, at(1050), at(2000), at(2000)}}, want: "law 2"},
+		"a burst after the clock has stepped":           {requests: burst(15), faults: []fault{{kind: stepsBack, replica: -1, begin: at(1050), healed: at(1060), end: at(1060)}}},
+		"two bursts after one step":                     {requests: burst(25), faults: []fault{{kind: stepsBack, replica: -1, begin: at(1050), healed: at(2000), end: at(2000)}}, want: "law 2"},
 		"a burst":                                       {requests: burst(12)}, // and what is earned meanwhile
 		"one too many":                                  {requests: burst(15), want: "law 2"},
 		"a burst of another tenant":                     {requests: append(burst(8), burst(8, func(r *request) { r.tenant = "other"; r.nonce += "other" })...)},
-		"a burst after a loss":                          {requests: burst(15), faults: []fault{{forgetsAll, -1, at(1050), at(1060), at(1060)}}},
+		"a burst after a loss":                          {requests: burst(15), faults: []fault{{kind: forgetsAll, replica: -1, begin: at(1050), healed: at(1060), end: at(1060)}}},
 		"alone and with the store":                      {requests: append(burst(3, alone, func(r *request) { r.body += "alone" }), burst(10)...)},
 		"a burst alone":                                 {requests: burst(15, alone), want: "law 2"},
-		"shares that begin full":                        {requests: burst(6, alone), faults: []fault{{stops, -1, at(900), at(9000), at(9000)}}, want: "law 2"},
-		"shares that begin with nothing":                {requests: burst(4, alone), faults: []fault{{stops, -1, at(900), at(9000), at(9000)}}},
-		"a burst again after an outage":                 {requests: outage(10), faults: []fault{{stops, -1, at(1210), at(5490), at(5500)}}, want: "law 2"},
-		"no burst again after an outage":                {requests: outage(4), faults: []fault{{stops, -1, at(1210), at(5490), at(5500)}}},
-		"a burst again after a loss":                    {requests: outage(10), faults: []fault{{restarts, -1, at(1210), at(5490), at(5500)}}},
-		"an outage of some replicas":                    {requests: outage(10), faults: []fault{{cutsRequests, -1, at(1210), at(5490), at(5500)}}},
-		"a replica killed during an outage":             {requests: outage(10), faults: []fault{{stops, -1, at(1210), at(5490), at(5500)}, {kills, 1, at(2000), at(2500), at(2600)}}},
+		"shares that begin full":                        {requests: burst(6, alone), faults: []fault{{kind: stops, replica: -1, begin: at(900), healed: at(9000), end: at(9000)}}, want: "law 2"},
+		"shares that begin with nothing":                {requests: burst(4, alone), faults: []fault{{kind: stops, replica: -1, begin: at(900), healed: at(9000), end: at(9000)}}},
+		"a burst again after an outage":                 {requests: outage(10), faults: []fault{{kind: stops, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}}, want: "law 2"},
+		"no burst again after an outage":                {requests: outage(4), faults: []fault{{kind: stops, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}}},
+		"a burst again after a loss":                    {requests: outage(10), faults: []fault{{kind: restarts, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}}},
+		"an outage of some replicas":                    {requests: outage(10), faults: []fault{{kind: cutsRequests, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}}},
+		"a replica killed during an outage":             {requests: outage(10), faults: []fault{{kind: stops, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}, {kind: kills, replica: 1, begin: at(2000), healed: at(2500), end: at(2600)}}},
 		"refused":                                       {requests: []request{refused(0, 409, "duplicate"), refused(1, 429, "limited"), with(refused(2, 503, "undecided"), on("shut"))}},
 		"refused, and sent":                             {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.answer = answer{status: 409, Reason: "held"} })}, want: "law 3"},
 		"answered, and not sent":                        {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.calls = nil })}, want: "law 3"},
@@ -218,8 +234,8 @@ func TestLaws(t *testing.T) {
 		"an answer of the proxy":                        {requests: []request{refused(0, 502, "upstream-refused")}, want: "law 6"},
 		"no answer":                                     {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, want: "law 4"},
 		"no answer to who has left":                     {requests: []request{with(with(admitted(0, 0, 10), unansweredBy("left")), func(r *request) { r.abort = 1 })}},
-		"no answer of one that was killed":              {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kills, 0, at(10), at(50), at(50)}}},
-		"no answer while another was killed":            {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kills, 1, at(10), at(50), at(50)}}, want: "law 4"},
+		"no answer of one that was killed":              {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kind: kills, replica: 0, begin: at(10), healed: at(50), end: at(50)}}},
+		"no answer while another was killed":            {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kind: kills, replica: 1, begin: at(10), healed: at(50), end: at(50)}}, want: "law 4"},
 		"half an answer":                                {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.does = cutsBody })}, want: "law 4"},
 		"answered twice":                                {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.logged = 2 })}, want: "law 4"},
 		"forwarded without a verdict":                   {requests: []request{with(with(admitted(0, 0, 10), on("shut")), alone)}, want: "law 6"},
