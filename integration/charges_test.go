@@ -59,7 +59,11 @@ func TestNothingIsChargedThatCannotBeSent(t *testing.T) {
 	t.Parallel()
 	a := openAccount(t, "closed")
 	for _, route := range []string{"live", "gone", "unknown", "plain"} {
-		for i := range 3 {
+		times := 3
+		if route == "unknown" {
+			times = 1 // not every resolver is quick to say so
+		}
+		for i := range times {
 			want := "502 upstream-refused"
 			if route == "live" {
 				want = "200"
