@@ -81,7 +81,7 @@ func TestReplicasKnowWhoLives(t *testing.T) {
 	f.awaitBeats(t, 3)
 	names := map[string]string{}
 	for id := range f.registered(t) {
-		key := "throttle:1:replica:" + id
+		key := keyPrefix+"replica:" + id
 		value, err := f.redis.Get(t.Context(), key).Bytes()
 		if err != nil {
 			t.Fatal(err)
@@ -123,11 +123,11 @@ func TestReplicasKnowWhoLives(t *testing.T) {
 					return false
 				}
 			}
-			return len(registered) == len(want) && int(f.redis.Exists(t.Context(), "throttle:1:replica:"+names[want[len(want)-1]]).Val()) == 1
+			return len(registered) == len(want) && int(f.redis.Exists(t.Context(), keyPrefix+"replica:"+names[want[len(want)-1]]).Val()) == 1
 		})
 	}
 	three.end(t)
-	if n := f.redis.Exists(t.Context(), "throttle:1:replica:"+names["replica-3"]).Val(); n != 0 {
+	if n := f.redis.Exists(t.Context(), keyPrefix+"replica:"+names["replica-3"]).Val(); n != 0 {
 		t.Error("a replica that has ended is still there")
 	}
 	lives("one that has ended is gone", "replica-1", "replica-2")
@@ -173,8 +173,8 @@ func TestDisagreementIsNamed(t *testing.T) {
 	// A replica of another version, of which more is known or nothing.
 	foreign := `{"id":"foreign","name":"replica-9","version":"v9","routes":{"slack":{"upstream":"x","policy":"y","more":[1]}},"more":{}}`
 	for id, value := range map[string]string{"foreign": foreign, "unreadable": "\x00"} {
-		client.Set(t.Context(), "throttle:1:replica:"+id, value, time.Hour)
-		client.ZAdd(t.Context(), "throttle:1:replicas", redis.Z{Score: 1e15, Member: id})
+		client.Set(t.Context(), keyPrefix+"replica:"+id, value, time.Hour)
+		client.ZAdd(t.Context(), keyPrefix+"replicas", redis.Z{Score: 1e15, Member: id})
 	}
 	says(one, `"route slack: replica-9 uses another upstream" replica=foreign version=v9`)
 
@@ -212,7 +212,7 @@ func TestTwoFleetsShareARedis(t *testing.T) {
 		expect(t, "the upstream asks", post(t, fleet[0].url+"/paused", "hello", asksToPause), "429")
 		expect(t, "the other replica", post(t, fleet[1].url+"/paused", "hello"), "429 cooling-down")
 	}
-	format := regexp.MustCompile(`^(one|team:two):1:(\{[a-z]+\}:(lock:[0-9a-f]{64}|rate:[a-z]+|cool)|replicas|replica:[a-z0-9]+|probe)$`)
+	format := regexp.MustCompile(`^(one|team:two):` + keyFormat + `:(\{[a-z]+\}:(lock:[0-9a-f]{64}|rate:[a-z]+|cool)|replicas|replica:[a-z0-9]+|probe)$`)
 	kinds := map[string]int{}
 	for keys := client.Scan(t.Context(), 0, "*", 1000).Iterator(); keys.Next(t.Context()); {
 		key := keys.Val()
