@@ -81,7 +81,7 @@ func TestReplicasKnowWhoLives(t *testing.T) {
 	f.awaitBeats(t, 3)
 	names := map[string]string{}
 	for id := range f.registered(t) {
-		key := keyPrefix+"replica:" + id
+		key := keyPrefix + "replica:" + id
 		value, err := f.redis.Get(t.Context(), key).Bytes()
 		if err != nil {
 			t.Fatal(err)
