@@ -22,6 +22,10 @@ type faultKind struct {
 	begin, end  func(*historyRun, plannedFault)
 }
 
+// estranges reports whether replicas may not know of each other for a while:
+// their heartbeats are lost, too old or not there yet.
+func (k faultKind) estranges() bool { return k.loses || k.steps != 0 || k.kills }
+
 // plannedFault is one in a plan.
 type plannedFault struct {
 	kind    faultKind

@@ -143,13 +143,19 @@ func (h *history) repeatedTooSoon() (violations []string) {
 
 // A duplicate is a duplicate first: what equals a request that is in flight or
 // held is told so, whatever is spent or cooling down. Told to come back, it
-// would be sent a second time.
+// would be sent a second time. A replica that knows of a refusal looks for the
+// lock where it knows of others, and can.
 func (h *history) misledDuplicates() (violations []string) {
 	equal := h.exchanges()
 	for i := range h.requests {
 		r := &h.requests[i]
 		if r.answer.status != http.StatusTooManyRequests || r.answer.Reason == "" {
 			continue // not ours
+		}
+		if slices.ContainsFunc(h.faults, func(f fault) bool {
+			return (f.kind.store || f.kind.estranges()) && f.overlaps(r.sent, r.answered)
+		}) {
+			continue
 		}
 		told := exchange{r, &call{start: r.answered}}
 		for _, e := range equal[r.equal()] {

@@ -130,6 +130,7 @@ func TestObedientClientsNeverSendTwice(t *testing.T) {
 		}
 	}
 	f := startFleet(t, 3, words...)
+	f.awaitBeats(t, 3) // who is alone looks nowhere else
 
 	plans := make([]obedience, *obedientMessages)
 	for i := range plans {
