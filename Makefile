@@ -1,7 +1,8 @@
 # make run    run a replica for $WEBHOOK_URL, or without one the demo
 # make test   install what the tests need, and run all of them
 # make soak   random histories against the laws of the design: a long one without
-#             faults of store or replicas, and some with all of them (SEED=1 replays)
+#             faults of store or replicas, and some with all of them, and clients
+#             that obey all they are told (SEED=1 replays)
 # make check  formatting, linters, known vulnerabilities
 # make bench  Go benchmarks (RUNS of each), then the product beside a bare
 #             ReverseProxy and nginx: the first table of the README's Speed
@@ -30,6 +31,7 @@ test: deps
 soak: deps
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestHistory$$' ./integration -history.seed $(or $(SEED),0) -history.faults none -history.ops 100000
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestHistory$$' ./integration -history.seed $(or $(SEED),0) -history.faults all -history.ops 10000 -history.runs 5
+	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestObedientClientsNeverSendTwice$$' ./integration -obedient.seed $(or $(SEED),0) -obedient.messages 10000
 
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
