@@ -25,12 +25,12 @@ type inbox struct {
 	*upstream
 
 	mu       sync.Mutex
-	messages map[string]*message
+	messages map[string]*delivery
 	copies   []answer // the first to each copy of what was in flight
 }
 
-// message is what an inbox knows of one.
-type message struct {
+// delivery is what an inbox knows of one.
+type delivery struct {
 	accepted int
 	arrived  chan struct{} // closed when it is accepted for the first time
 	answer   chan struct{} // closed when that one may be answered
@@ -39,7 +39,7 @@ type message struct {
 const accepts = doesField + ": accept"
 
 func newInbox(t *testing.T) *inbox {
-	in := &inbox{upstream: pausing(t, http.StatusTooManyRequests, "Retry-After: 1"), messages: map[string]*message{}}
+	in := &inbox{upstream: pausing(t, http.StatusTooManyRequests, "Retry-After: 1"), messages: map[string]*delivery{}}
 	in.does["accept"] = func(_ http.ResponseWriter, r *http.Request) {
 		m := in.message(path.Base(r.URL.Path))
 		in.mu.Lock()
@@ -54,12 +54,12 @@ func newInbox(t *testing.T) *inbox {
 	return in
 }
 
-func (in *inbox) message(name string) *message {
+func (in *inbox) message(name string) *delivery {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	m := in.messages[name]
 	if m == nil {
-		m = &message{arrived: make(chan struct{}), answer: make(chan struct{})}
+		m = &delivery{arrived: make(chan struct{}), answer: make(chan struct{})}
 		in.messages[name] = m
 	}
 	return m
