@@ -188,11 +188,14 @@ func (b *clientBody) unread() bool {
 	return !b.read.Load() && !b.cut.Load()
 }
 
+// lingerPause is the longest pause of a client that has been answered.
+const lingerPause = 5 * time.Second
+
 // linger reads on, and forgets, what a client sends that was answered before its
 // body had come: many write all of it before they read, and would lose the
-// answer with the connection. It ends with the longest pause, all in all, and
-// after limit bytes. An HTTP/2 client is told to stop by itself, and one that
-// waits to be told to go on is not.
+// answer with the connection. It ends after limit bytes, when the client stops,
+// and at the latest after the longest pause of a body. An HTTP/2 client is told
+// to stop by itself, and one that waits to be told to go on is not.
 func (b *clientBody) linger(limit int64) {
 	if b.in.ProtoMajor != 1 || b.in.Header["Expect"] != nil && b.counted == 0 {
 		return
@@ -200,18 +203,19 @@ func (b *clientBody) linger(limit int64) {
 	_ = b.Close()
 	b.reading.Lock()
 	defer b.reading.Unlock()
-	if b.read.Load() {
-		return
-	}
-	b.setDeadline(time.Now().Add(b.pause))
 	buffer := copyBuffers.Get()
 	defer copyBuffers.Put(buffer)
-	for rest := limit; rest > 0; {
+	end := time.Now().Add(b.pause)
+	for rest := limit; rest > 0 && !b.read.Load(); {
+		until := time.Now().Add(lingerPause)
+		if until.After(end) {
+			until = end
+		}
+		b.setDeadline(until)
 		n, err := b.in.Body.Read(buffer)
 		rest -= int64(n)
 		if err == io.EOF {
 			b.done()
-			return
 		} else if err != nil {
 			return
 		}
