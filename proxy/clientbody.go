@@ -211,6 +211,7 @@ func (b *clientBody) linger(limit int64) {
 		if until.After(end) {
 			until = end
 		}
+		b.until = until
 		b.setDeadline(until)
 		n, err := b.in.Body.Read(buffer)
 		rest -= int64(n)
