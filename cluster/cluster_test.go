@@ -438,7 +438,7 @@ func TestMemory_ForgetsWhatIsOver(t *testing.T) {
 			m.Refusal(request("a"))
 			admit(t, m, request("a")).Lock.Release(0)
 		}
-		if got := []int{len(m.locks.known), len(m.locks.inFlight), m.locks.held, m.denials.Len()}; slices.Max(got) > 0 {
+		if got := []int{len(m.known.locks.known), len(m.known.locks.inFlight), m.known.locks.held, m.known.denials.Len()}; slices.Max(got) > 0 {
 			t.Errorf("got %d locks, %d in flight, %d held and %d denials, want none", got[0], got[1], got[2], got[3])
 		}
 	})
@@ -466,16 +466,16 @@ func TestMemory_BeyondCapacityForgetsTheHoldNearestToItsEnd(t *testing.T) {
 func TestMemory_AddDoesNotDisplaceAnEqualRequest(t *testing.T) {
 	m := NewMemory("replica-0")
 	first, second := newLock(request("a"), m), newLock(request("a"), m)
-	if v, known := m.add(request("a"), first); known {
+	if v, known := m.known.add(request("a"), first); known {
 		t.Fatalf("got %+v, want nothing known", v)
 	}
-	if v, known := m.add(request("a"), second); !known || v.Outcome != Duplicate || v.Holder.RequestID != first.requestID() {
+	if v, known := m.known.add(request("a"), second); !known || v.Outcome != Duplicate || v.Holder.RequestID != first.requestID() {
 		t.Errorf("got %+v, %t, want a duplicate", v, known)
 	}
 	second.Release(0)
 	expect(t, m, Duplicate, request("a"))
 	first.Release(time.Minute)
-	if v, known := m.add(request("a"), second); !known || v.Outcome != Held {
+	if v, known := m.known.add(request("a"), second); !known || v.Outcome != Held {
 		t.Errorf("got %+v, %t, want held", v, known)
 	}
 }

@@ -90,7 +90,7 @@ func (r *Redis) replicaKey(id string) string { return r.key("replica:" + id) }
 // beat tells the store that this replica lives, and asks who else does.
 func (r *Redis) beat() {
 	whole := r.parts.of("")
-	if whole.away.Load() {
+	if whole.away() {
 		return
 	}
 	ids, err := r.heartbeat()

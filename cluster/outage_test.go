@@ -297,7 +297,7 @@ func TestRedis_SingleBlipsTellNothing(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, "no longer suspected", func() bool { return !r.parts.of("").probing.Load() })
+	eventually(t, "no longer suspected", func() bool { return r.parts.of("").state() == asked })
 	told.none(t)
 	if s := r.Status(); len(s.Away) > 0 || s.Faults["timeout"] == 0 {
 		t.Errorf("got %+v, want three timeouts and no outage", s)

@@ -42,7 +42,7 @@ func TestRedis_BreakerOpens(t *testing.T) {
 		var changes []ChangeKind
 		r := &Redis{
 			options: Options{Observe: func(change Change) { changes = append(changes, change.Kind) }},
-			local:   NewMemory("replica-0"),
+			known:   newKnown("replica-0"),
 			stop:    make(chan struct{}),
 		}
 		close(r.stop) // nobody looks for it
@@ -54,15 +54,15 @@ func TestRedis_BreakerOpens(t *testing.T) {
 		if opens {
 			want = []ChangeKind{StoreAway}
 		}
-		if p.away.Load() != opens || !slices.Equal(changes, want) {
-			t.Errorf("%s: got away %t, told %v, want %t", ends, p.away.Load(), changes, opens)
+		if p.away() != opens || !slices.Equal(changes, want) {
+			t.Errorf("%s: got away %t, told %v, want %t", ends, p.away(), changes, opens)
 		}
 		// Asks from before tell nothing more, however they end.
 		for _, err := range []error{nil, io.EOF, nil} {
 			r.record(p, err)
 		}
-		if opens && (!p.away.Load() || len(changes) != 1) {
-			t.Errorf("%s, and later ends: got away %t, told %v", ends, p.away.Load(), changes)
+		if opens && (!p.away() || len(changes) != 1) {
+			t.Errorf("%s, and later ends: got away %t, told %v", ends, p.away(), changes)
 		}
 		r.stopped.Wait()
 	}
@@ -81,7 +81,7 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &Redis{
 			options: Options{Replicas: 2, Observe: func(Change) {}},
-			local:   NewMemory("replica-0"),
+			known:   newKnown("replica-0"),
 			queue:   queue{wake: make(chan struct{}, 1)},
 			stop:    make(chan struct{}),
 		}
@@ -97,7 +97,7 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 			}
 			return v
 		}
-		p.probing.Store(true) // by nobody
+		p.probing = true // by nobody
 		for range 3 {
 			// An outage, in which the share fills.
 			r.record(p, io.EOF)
@@ -110,7 +110,7 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 			r.record(p, nil)
-			if owed := p.debts.Take(r.local.now()); len(owed) > 0 {
+			if owed := p.debts.Take(r.known.now()); len(owed) > 0 {
 				t.Errorf("%+v was not told", owed)
 			}
 			// A decision that came too late.
@@ -123,7 +123,7 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 			if v := decide(wrongType{}); v.Outcome != Admitted {
 				t.Fatalf("got %+v, want what time has brought", v)
 			}
-			if owed := p.debts.Take(r.local.now()); len(owed) > 0 {
+			if owed := p.debts.Take(r.known.now()); len(owed) > 0 {
 				t.Errorf("%+v was not told", owed)
 			}
 			time.Sleep(time.Minute)

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	_ "embed"
-	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,7 +58,7 @@ type Options struct {
 // says itself.
 type Redis struct {
 	options   Options
-	local     *Memory
+	known     *known
 	guard     *script
 	args      sync.Map // limiter.Limit → []string, redis_rate's arguments
 	conn      atomic.Pointer[connection]
@@ -91,7 +90,7 @@ func NewRedis(o Options) (*Redis, error) {
 	}
 	r := &Redis{
 		options:   o,
-		local:     NewMemory(o.Self.ID),
+		known:     newKnown(o.Self.ID),
 		guard:     newScript(strings.Replace(guardSource, "--[[redis_rate]]", gcra, 1)),
 		deadlines: deadlines{timeout: o.Timeout},
 		queue:     queue{wake: make(chan struct{}, 1)},
@@ -114,7 +113,7 @@ func NewRedis(o Options) (*Redis, error) {
 // The trip is not cut short when the context is done: a client that leaves in
 // the middle of it would otherwise cost the connection, and the answer.
 func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
-	if v, known := r.local.Refusal(ask); known {
+	if v, refused := r.known.refusal(ask); refused {
 		return v, nil
 	}
 	if ask.needsNothing() {
@@ -122,13 +121,13 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	}
 	lock := newStoredLock(ask, r.options.Self.ID, r)
 	part := r.parts.of(ask.Tag)
-	if part.away.Load() {
+	if part.away() {
 		return r.undecided(ask, lock, part, errAway)
 	}
 	if lock != nil {
 		lock.stored.Store(true)
 	}
-	asked := r.local.now()
+	asked := r.known.now()
 	v, waits, err := r.ask(r.deadlines.context(asked), ask, lock)
 	r.record(part, err)
 	if err != nil {
@@ -136,11 +135,11 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	}
 	switch {
 	case v.Outcome == CoolingDown:
-		r.local.cool(ask, waits, asked)
+		r.known.cool(ask, waits, asked)
 	case v.Outcome == Limited:
-		r.local.deny(ask, v.Decisions, asked)
+		r.known.deny(ask, v.Decisions, asked)
 	case v.Outcome == Admitted && lock != nil:
-		if refusal, known := r.local.add(ask, lock); known {
+		if refusal, refused := r.known.add(ask, lock); refused {
 			// An equal ask that got no answer has gone on meanwhile.
 			r.queue.add(r.ending(lock, 0))
 			return refusal, nil
@@ -150,66 +149,15 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	return v, nil
 }
 
-// undecided is the verdict on an ask to which the store gave no answer because
-// of err.
-func (r *Redis) undecided(ask Ask, lock *Lock, part *part, err error) (Verdict, error) {
-	v := Verdict{Degraded: true, Fault: FaultOf(err)}
-	switch ask.WhenUndecided {
-	case Local, Open:
-		var share int
-		fault := v.Fault
-		if v, share = r.decideAlone(ask, lock, part, fault); ask.WhenUndecided == Local {
-			v.Share = share
-		}
-		v.Degraded, v.Fault, err = true, fault, nil
-		if !part.suspect.Load() { // or it is charged when the store answers
-			r.queue.add(r.owed(part)...)
-		}
-	default:
-		err = fmt.Errorf("%w: %w", ErrUndecided, err)
-	}
-	if lock != nil && lock.stored.Load() {
-		// The store may have granted the lock, or be about to.
-		lock.doubtful.Store(true)
-		if v.Lock == nil {
-			r.queue.add(r.ending(lock, 0))
-		}
-	}
-	return v, err
-}
-
-// decideAlone decides ask by what this replica knows. Whatever it admits is
-// owed to the store's budgets.
-func (r *Redis) decideAlone(ask Ask, lock *Lock, part *part, fault string) (v Verdict, share int) {
-	charges := ask.charges()
-	r.local.mu.Lock()
-	defer r.local.mu.Unlock()
-	now := r.local.now()
-	alone := part.alone(now, r.fleet.live(r.options.Replicas), fault)
-	var budgets *limiter.Budgets
-	shares := charges
-	if ask.WhenUndecided == Local {
-		budgets, shares = alone.budgets, make([]limiter.Charge, len(charges))
-		for i, c := range charges {
-			shares[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas)}
-		}
-	}
-	if v = r.local.decideLocked(ask, lock, budgets, shares, now); v.Outcome == Admitted {
-		part.debts.Add(now, charges, alone.replicas)
-	}
-	return v, alone.replicas
-}
-
 // Refusal returns the verdict on ask if this replica knows by itself that it
 // is a refusal, as [Memory.Refusal] does.
-func (r *Redis) Refusal(ask Ask) (v Verdict, known bool) { return r.local.Refusal(ask) }
+func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) { return r.known.refusal(ask) }
 
 // Pause lets no ask that names the cool-down be admitted for d from now on, on
 // any replica. It only ever extends one, and waits until the store has been
 // told, or for its timeout.
 func (r *Redis) Pause(tag, name string, d time.Duration) {
-	r.local.Pause(tag, name, d)
-	until := r.local.now() + d
+	until := r.known.pause(tag, name, d)
 	r.tell(&task{
 		tag:    tag,
 		script: pauseScript,
@@ -227,106 +175,6 @@ func (r *Redis) Close() error {
 }
 
 func (r *Redis) redis() redis.UniversalClient { return r.conn.Load().client }
-
-// ask runs the guard script. lock may be nil. waits are what is left of each of
-// the ask's cool-downs, where it is under one.
-func (r *Redis) ask(ctx context.Context, ask Ask, lock *Lock) (v Verdict, waits []time.Duration, err error) {
-	c := newCommand(r.options.Prefix)
-	defer c.done()
-	for _, name := range ask.Pauses {
-		c.beginKey()
-		c.text = appendPauseKey(c.text, ask.Tag, name)
-		c.endKey()
-	}
-	value := ""
-	if lock != nil {
-		c.beginKey()
-		c.text = lock.appendKey(c.text)
-		c.endKey()
-		value = lock.value
-	}
-	for _, charge := range ask.Charges {
-		c.beginKey()
-		c.text = charge.appendKey(c.text, ask.Tag)
-		c.endKey()
-	}
-	c.arg(value)
-	c.number(r.options.LockTTL.Milliseconds())
-	c.number(int64(len(ask.Pauses)))
-	for _, charge := range ask.Charges {
-		args, err := r.limitArgs(charge.Limit)
-		if err != nil {
-			return Verdict{}, nil, err
-		}
-		for _, arg := range args {
-			c.arg(arg)
-		}
-	}
-	reply, err := r.conn.Load().once(ctx, r.guard, c).Slice()
-	if err != nil {
-		return Verdict{}, nil, err
-	}
-	return readReply(ask, reply)
-}
-
-// readReply reads what guard.lua answered.
-func readReply(ask Ask, reply []any) (v Verdict, waits []time.Duration, err error) {
-	const admitted, duplicate, limited, coolingDown = 1, 2, 3, 4
-	if len(reply) == 0 {
-		return Verdict{}, nil, errReply(reply)
-	}
-	switch outcome, _ := reply[0].(int64); {
-	case outcome == coolingDown && len(reply) == 1+len(ask.Pauses):
-		v.Outcome, waits = CoolingDown, make([]time.Duration, len(ask.Pauses))
-		for i := range waits {
-			left, _ := reply[1+i].(int64)
-			waits[i] = time.Duration(left) * time.Millisecond
-			v.Wait = max(v.Wait, waits[i])
-		}
-		return v, waits, nil
-	case outcome == duplicate && len(reply) == 3:
-		value, _ := reply[1].(string)
-		micros, _ := reply[2].(string)
-		now, err := time.ParseDuration(micros + "us")
-		if err != nil {
-			return Verdict{}, nil, errReply(reply)
-		}
-		holder, held := parseHolder(value, now)
-		if held {
-			return Verdict{Outcome: Held, Holder: holder}, nil, nil
-		}
-		return Verdict{Outcome: Duplicate, Holder: holder}, nil, nil
-	case (outcome == admitted || outcome == limited) && len(reply) == 1+len(ask.Charges):
-		v := Verdict{Outcome: Admitted, Decisions: make([]limiter.Decision, len(ask.Charges))}
-		if outcome == limited {
-			v.Outcome = Limited
-		}
-		for i, c := range ask.Charges {
-			decision, err := c.Limit.ReadReply(reply[1+i], outcome == admitted)
-			if err != nil {
-				return Verdict{}, nil, err
-			}
-			v.Decisions[i] = decision
-		}
-		return v, nil, nil
-	}
-	return Verdict{}, nil, errReply(reply)
-}
-
-func errReply(reply []any) error {
-	return fmt.Errorf("unexpected answer of a script: %v", reply)
-}
-
-func (r *Redis) limitArgs(l limiter.Limit) ([]string, error) {
-	if args, ok := r.args.Load(l); ok {
-		return args.([]string), nil
-	}
-	args, err := l.ScriptArgs()
-	if err == nil {
-		r.args.Store(l, args)
-	}
-	return args, err
-}
 
 func (r *Redis) key(suffix string) string {
 	return r.options.Prefix + ":" + keyFormat + ":" + suffix

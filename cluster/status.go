@@ -45,20 +45,20 @@ type AwayStatus struct {
 	Fault string
 }
 
-// Status returns what this replica has in flight.
-func (m *Memory) Status() (s Status) {
-	m.mu.Lock()
-	now := m.now()
-	for _, lock := range m.locks.inFlight {
+// status returns what this replica has in flight.
+func (k *known) status() (s Status) {
+	k.mu.Lock()
+	now := k.now()
+	for _, lock := range k.locks.inFlight {
 		s.Locks = append(s.Locks, LockStatus{Tag: lock.id.tag, RequestID: lock.requestID(), Age: now - lock.admitted})
 	}
-	for key, until := range m.pauses.All() {
+	for key, until := range k.pauses.All() {
 		if until > now {
 			tag, rest, _ := strings.Cut(strings.TrimPrefix(key, "{"), "}:cool")
 			s.Pauses = append(s.Pauses, PauseStatus{Tag: tag, Caller: rest != "", Left: until - now})
 		}
 	}
-	m.mu.Unlock() // whoever asks for a verdict does not wait for the order
+	k.mu.Unlock() // whoever asks for a verdict does not wait for the order
 	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
 	slices.SortFunc(s.Pauses, func(a, b PauseStatus) int { return cmp.Compare(b.Left, a.Left) })
 	return s
@@ -67,7 +67,7 @@ func (m *Memory) Status() (s Status) {
 // Status returns what this replica has in flight, and knows of the store and of
 // the others.
 func (r *Redis) Status() Status {
-	s := r.local.Status()
+	s := r.known.status()
 	for p := range r.parts.all() {
 		p.mu.Lock()
 		s.Degraded = max(s.Degraded, p.lasted)

@@ -1,0 +1,118 @@
+package cluster
+
+import (
+	"context"
+	"slices"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// call is a script's run for one key.
+type call struct {
+	part   *part // nil to call it even if it is away
+	tag    string
+	script *script
+	what   subject
+	result int64
+	err    error
+}
+
+// pipeline runs calls in batches, but for those of a part that is away. After a
+// batch to which nothing was answered the rest is not tried.
+func (r *Redis) pipeline(calls []call) {
+	var reached []*call
+	for i := range calls {
+		if c := &calls[i]; c.part != nil && c.part.away() {
+			c.err = errAway
+		} else {
+			reached = append(reached, c)
+		}
+	}
+	var away error
+	for batch := range slices.Chunk(reached, batchSize) {
+		if away != nil {
+			for _, c := range batch {
+				c.err = away
+			}
+			continue
+		}
+		r.batch(batch, groupSize)
+		if missing := failedBy(batch, func(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }); len(missing) > 0 {
+			r.load()
+			r.batch(missing, groupSize)
+		}
+		// Keys of a slot that is moving can be in two places: only one at a time is
+		// found.
+		if divided := failedBy(batch, func(err error) bool { return FaultOf(err) == faultMoved }); len(divided) > 0 {
+			r.batch(divided, 1)
+		}
+		if !slices.ContainsFunc(batch, func(c *call) bool { return c.err == nil || FaultOf(c.err) == faultWrongType }) {
+			away = batch[0].err
+			if batch[0].part != nil {
+				r.record(batch[0].part, away)
+			}
+		}
+	}
+}
+
+// failedBy returns the calls that have failed by such an error.
+func failedBy(calls []*call, such func(error) bool) []*call {
+	return slices.DeleteFunc(slices.Clone(calls), func(c *call) bool { return !such(c.err) })
+}
+
+// batch runs calls in one pipeline, up to size of one script and tag together.
+func (r *Redis) batch(calls []*call, size int) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	defer cancel()
+	now := r.known.now()
+	pipe := r.redis().Pipeline()
+	groups := grouped(calls, size)
+	replies := make([]*redis.Cmd, len(groups))
+	for i, group := range groups {
+		c := newCommand(r.options.Prefix)
+		for _, call := range group {
+			c.beginKey()
+			c.text = call.what.appendKey(c.text)
+			c.endKey()
+		}
+		for _, call := range group {
+			call.what.args(c, now)
+		}
+		replies[i] = c.cmd(ctx, evalSHA, &group[0].script.hash)
+		_ = pipe.Process(ctx, replies[i]) // queues it
+		c.done()
+	}
+	_, _ = pipe.Exec(ctx) // each reply has its own error
+	for i, group := range groups {
+		results, err := replies[i].Slice()
+		if err == nil && len(results) != len(group) {
+			err = errReply(results)
+		}
+		for j, call := range group {
+			call.result, call.err = 0, err
+			if err == nil {
+				call.result, _ = results[j].(int64)
+				call.err, _ = results[j].(error)
+			}
+		}
+	}
+}
+
+// grouped returns calls by script and tag, in groups of at most size.
+func grouped(calls []*call, size int) (groups [][]*call) {
+	type kind struct {
+		script *script
+		tag    string
+	}
+	open := map[kind]int{} // the last group of each kind
+	for _, c := range calls {
+		k := kind{c.script, c.tag}
+		i, ok := open[k]
+		if !ok || len(groups[i]) == size {
+			i = len(groups)
+			open[k], groups = i, append(groups, nil)
+		}
+		groups[i] = append(groups[i], c)
+	}
+	return groups
+}

@@ -1,0 +1,163 @@
+package cluster
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// lockID is what a lock is known by.
+type lockID struct {
+	tag         string
+	fingerprint Fingerprint
+}
+
+// Lock is the in-flight lock of an admitted request. A nil *Lock is valid and
+// locks nothing.
+//
+// A lock's life, who moves it on, and under what:
+//
+//	from       to         by                                           under
+//	-          asked      Admit, which gives it a token                nobody else knows it
+//	asked      in flight  known.add after the store's grant, or        known.mu
+//	                      known.decideLocked without the store
+//	asked      given up   Admit, at a refusal or without an answer:    queue
+//	                      an ending is queued if the store may have it
+//	in flight  held       Release with a hold                          released, then known.mu
+//	in flight  gone       Release without one                          released, then known.mu
+//	held       gone       known, when the hold is over                 known.mu
+//
+// The store's copy follows. It is taken by the guard, renewed by [Redis.renew]
+// while the lock is in flight (and taken again where it was missing, or lost
+// while it is another's), and changed or deleted by an ending, which is told
+// until the store answers or the TTL has passed.
+type Lock struct {
+	id       lockID
+	value    string        // what a store keeps under the lock's key, to which it adds its own time; without one its last word, the request's id
+	admitted time.Duration // on the clock of who knows it; set before it is known
+	released atomic.Bool
+	owner    interface{ release(*Lock, time.Duration) }
+
+	stored   atomic.Bool // the store may have it
+	doubtful atomic.Bool // the store may get to take it only after it was told of the end
+	lost     bool        // found another's; the run loop's
+
+	// Guarded by known.mu.
+	until time.Duration // the end of its hold; 0 while the exchange is under way
+	next  *Lock         // to end, if it is held
+	index int32         // among those in flight
+}
+
+// Release ends the exchange. Equal requests stay refused for hold; with hold 0
+// the lock is gone when Release returns, or the store has been given its
+// timeout to answer. Calls after the first do nothing. It does not depend on
+// the request's context: a client that has left is a reason to release.
+func (l *Lock) Release(hold time.Duration) {
+	if l != nil && l.released.CompareAndSwap(false, true) {
+		l.owner.release(l, hold)
+	}
+}
+
+// heldMark is appended to a lock's value once its exchange is over.
+const heldMark = " held"
+
+// appendKey appends the lock's key.
+func (l *Lock) appendKey(b []byte) []byte {
+	return hex.AppendEncode(append(appendTag(b, l.id.tag), ":lock:"...), l.id.fingerprint[:])
+}
+
+// newLock returns the lock that ask wants, or nil.
+func newLock(ask Ask, owner interface{ release(*Lock, time.Duration) }) *Lock {
+	if ask.Fingerprint == nil {
+		return nil
+	}
+	return &Lock{id: lockID{ask.Tag, *ask.Fingerprint}, value: ask.RequestID, owner: owner}
+}
+
+// newStoredLock returns the lock that ask wants of a store, or nil. replica is
+// without spaces.
+func newStoredLock(ask Ask, replica string, owner interface{ release(*Lock, time.Duration) }) *Lock {
+	lock := newLock(ask, owner)
+	if lock != nil {
+		lock.value = keyFormat + " " + rand.Text() + " " + replica + " " + ask.RequestID
+	}
+	return lock
+}
+
+// requestID is that of the request which has the lock.
+func (l *Lock) requestID() string { return l.value[strings.LastIndexByte(l.value, ' ')+1:] }
+
+// held reports whether the exchange is over.
+func (l *Lock) held() bool { return l.until > 0 }
+
+// token is the random part of the value, of at least 128 bits.
+func (l *Lock) token() string {
+	_, rest, _ := strings.Cut(l.value, " ")
+	token, _, _ := strings.Cut(rest, " ")
+	return token
+}
+
+// parseHolder reads a lock's value. What another version wrote, or nobody of
+// ours, is a lock all the same, of an unknown holder.
+func parseHolder(value string, now time.Duration) (h Holder, held bool) {
+	fields := strings.Fields(strings.TrimSuffix(value, heldMark))
+	if len(fields) < 5 || fields[0] != keyFormat {
+		return Holder{}, false
+	}
+	h = Holder{Replica: fields[2], RequestID: fields[3]}
+	if started, err := time.ParseDuration(fields[4] + "us"); err == nil {
+		h.Age = max(0, now-started)
+	}
+	return h, strings.HasSuffix(value, heldMark)
+}
+
+// release ends lock's exchange. Without a hold it waits until the store has
+// been told, so that a client which repeats its request after the answer is
+// not refused for a lock that is about to go.
+func (r *Redis) release(lock *Lock, hold time.Duration) {
+	r.known.release(lock, hold)
+	switch {
+	case !lock.stored.Load():
+	case hold > 0:
+		r.queue.add(r.ending(lock, hold))
+	default:
+		r.tell(r.ending(lock, 0))
+	}
+}
+
+// ending is the task to release lock, or to turn it into a hold.
+func (r *Redis) ending(lock *Lock, hold time.Duration) *task {
+	now := r.known.now()
+	return &task{
+		tag:      lock.id.tag,
+		script:   releaseScript,
+		what:     ending{lock, now + hold},
+		forget:   now + max(hold, r.options.LockTTL),
+		doubtful: &lock.doubtful,
+	}
+}
+
+// ending is the end of a lock, and of its hold.
+type ending struct {
+	*Lock
+	until time.Duration
+}
+
+func (e ending) args(c *command, now time.Duration) {
+	c.arg(e.token())
+	c.number(millis(e.until - now))
+}
+
+// renewal keeps a lock for another TTL.
+type renewal struct {
+	*Lock
+	ttl time.Duration
+}
+
+func (r renewal) args(c *command, _ time.Duration) {
+	c.arg(r.token())
+	c.number(r.ttl.Milliseconds())
+	c.arg(r.value)
+}
