@@ -103,7 +103,7 @@ func (r *Redis) charging(tag string, d limiter.Debt) (*task, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &task{tag: tag, script: chargeScript, what: debt{d, limit}, forget: d.End}, nil
+	return &task{class: sums, tag: tag, script: chargeScript, what: debt{d, limit}, forget: d.End}, nil
 }
 
 // debt is what is owed to a budget of the store.

@@ -17,8 +17,13 @@ type call struct {
 	err    error
 }
 
+const (
+	batchSize = 256 // keys in one pipeline
+	groupSize = 64  // keys in one run of a script, for which everybody else waits
+)
+
 // pipeline runs calls in batches, but for those of a part that is away. After a
-// batch to which nothing was answered the rest is not tried.
+// batch in which a part has answered nothing the rest of it is not tried.
 func (r *Redis) pipeline(calls []call) {
 	var reached []*call
 	for i := range calls {
@@ -28,12 +33,13 @@ func (r *Redis) pipeline(calls []call) {
 			reached = append(reached, c)
 		}
 	}
-	var away error
+	silent := make(map[*part]error)
 	for batch := range slices.Chunk(reached, batchSize) {
-		if away != nil {
-			for _, c := range batch {
-				c.err = away
-			}
+		batch = slices.DeleteFunc(batch, func(c *call) bool {
+			c.err = silent[c.part]
+			return c.err != nil
+		})
+		if len(batch) == 0 {
 			continue
 		}
 		r.batch(batch, groupSize)
@@ -46,10 +52,22 @@ func (r *Redis) pipeline(calls []call) {
 		if divided := failedBy(batch, func(err error) bool { return FaultOf(err) == faultMoved }); len(divided) > 0 {
 			r.batch(divided, 1)
 		}
-		if !slices.ContainsFunc(batch, func(c *call) bool { return c.err == nil || FaultOf(c.err) == faultWrongType }) {
-			away = batch[0].err
-			if batch[0].part != nil {
-				r.record(batch[0].part, away)
+		r.noteSilence(batch, silent)
+	}
+}
+
+// noteSilence adds to silent the parts of which no call of a batch was answered,
+// and why.
+func (r *Redis) noteSilence(batch []*call, silent map[*part]error) {
+	spoke := make(map[*part]bool)
+	for _, c := range batch {
+		spoke[c.part] = spoke[c.part] || c.err == nil || FaultOf(c.err) == faultWrongType
+	}
+	for _, c := range batch {
+		if !spoke[c.part] && silent[c.part] == nil {
+			silent[c.part] = c.err
+			if c.part != nil {
+				r.record(c.part, c.err)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -192,17 +193,25 @@ func (k *known) release(lock *Lock, hold time.Duration) {
 	}
 }
 
-// toRenew returns the locks whose exchanges are under way, of tags that can be
-// reached. The store may have each from here on, so that its end must be told.
-func (k *known) toRenew(reached func(tag string) bool) []*Lock {
+// inFlight returns the locks whose exchanges are under way.
+func (k *known) inFlight() []*Lock {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	locks := make([]*Lock, 0, len(k.locks.inFlight))
-	for _, lock := range k.locks.inFlight {
-		if reached(lock.id.tag) {
+	return slices.Clone(k.locks.inFlight)
+}
+
+// renewing marks those of locks that are still in flight, and returns them. The
+// store may have each from here on, so that its end must be told, and not before
+// it has been renewed.
+func (k *known) renewing(locks []*Lock) []*Lock {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.DeleteFunc(locks, func(lock *Lock) bool {
+		flies := k.locks.known[lock.id] == lock && !lock.held()
+		if flies {
 			lock.stored.Store(true)
-			locks = append(locks, lock)
+			lock.renewing.Store(true)
 		}
-	}
-	return locks
+		return !flies
+	})
 }

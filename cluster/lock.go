@@ -42,6 +42,7 @@ type Lock struct {
 
 	stored   atomic.Bool // the store may have it
 	doubtful atomic.Bool // the store may get to take it only after it was told of the end
+	renewing atomic.Bool // the store is being asked to renew it
 	lost     bool        // found another's; the run loop's
 
 	// Guarded by known.mu.
@@ -131,11 +132,12 @@ func (r *Redis) release(lock *Lock, hold time.Duration) {
 func (r *Redis) ending(lock *Lock, hold time.Duration) *task {
 	now := r.known.now()
 	return &task{
-		tag:      lock.id.tag,
-		script:   releaseScript,
-		what:     ending{lock, now + hold},
-		forget:   now + max(hold, r.options.LockTTL),
-		doubtful: &lock.doubtful,
+		class:  endings,
+		tag:    lock.id.tag,
+		script: releaseScript,
+		what:   ending{lock, now + hold},
+		forget: now + max(hold, r.options.LockTTL),
+		lock:   lock,
 	}
 }
 

@@ -73,11 +73,12 @@ type part struct {
 	// pays for it.
 	running, ratio circuitbreaker.CircuitBreaker[any]
 
-	mu      sync.Mutex    // held while the state changes
-	probing bool          // a goroutine looks for it
-	since   time.Time     // since when it is away; zero if it is not
-	err     error         // why
-	lasted  time.Duration // its outages until now, but for the one under way
+	mu        sync.Mutex    // held while the state changes
+	probing   bool          // a goroutine looks for it
+	since     time.Time     // since when it is away; zero if it is not
+	err       error         // why
+	lasted    time.Duration // its outages until now, but for the one under way
+	postponed postponed     // for when it answers again
 
 	// Guarded by the mutex of what is known.
 	solo   *solo            // nil while the store answers
@@ -117,6 +118,7 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 	look := to != asked && !p.probing
 	p.probing = p.probing || look
 	var change Change
+	var later []*task
 	switch {
 	case from < away && to == away:
 		p.since, p.err = time.Now(), err
@@ -127,6 +129,7 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 		change = Change{Kind: StoreBack, Tag: p.tag, Lasted: time.Since(p.since)}
 		p.lasted += change.Lasted
 		p.since, p.err = time.Time{}, nil
+		later = p.postponed.take()
 	}
 	if change.Kind != 0 {
 		r.options.Observe(change)
@@ -139,7 +142,7 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 		r.known.mu.Lock()
 		p.solo = nil
 		r.known.mu.Unlock()
-		r.queue.add(r.owed(p)...)
+		r.queue.add(append(later, r.owed(p)...)...)
 	}
 	return from, to
 }

@@ -82,7 +82,7 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 		r := &Redis{
 			options: Options{Replicas: 2, Observe: func(Change) {}},
 			known:   newKnown("replica-0"),
-			queue:   queue{wake: make(chan struct{}, 1)},
+			queue:   newQueue(),
 			stop:    make(chan struct{}),
 		}
 		defer close(r.stop)

@@ -3,23 +3,33 @@ package cluster
 import (
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
+
+	"throttle-proxy/limiter"
 )
 
 // task is something that the store is told, until it answers or it no longer
 // matters. All tasks may be told twice: the second time does no harm.
 type task struct {
+	class  class
 	tag    string
 	script *script
 	what   subject
 	forget time.Duration // from when on it no longer matters
-	// It is told once more if there was nothing to do, and this is set: a store
-	// that stood still may find what it was asked only after it was told of the
-	// end. nil where that does not matter.
-	doubtful *atomic.Bool
-	tried    chan struct{} // closed once the store has been told, or has failed to answer; may be nil
+	lock   *Lock         // whose end it is; nil of other tasks
+	tried  chan struct{} // closed once the store has been told, or has failed to answer; nil where nobody waits
 }
+
+// class is a kind of work. Where there is too much, the first goes first.
+type class int
+
+const (
+	awaited  class = iota // what somebody waits for, whatever it is
+	endings               // of locks
+	coolings              // cool-downs
+	sums                  // what budgets are owed
+	classes
+)
 
 // subject is what a script is told about: a key, and arguments for it.
 type subject interface {
@@ -27,6 +37,7 @@ type subject interface {
 	args(c *command, now time.Duration)
 }
 
+// settle tells who waits for t that it has been tried.
 func (t *task) settle() {
 	if t.tried != nil {
 		close(t.tried)
@@ -34,14 +45,52 @@ func (t *task) settle() {
 	}
 }
 
-// queue holds the tasks that the run loop has not taken yet.
+// backlog is tasks by their classes, of each at most Capacity: beyond it the
+// oldest are given up, and what they were about ends by itself. The zero value
+// is empty.
+type backlog [classes][]*task
+
+func (b *backlog) add(t *task) {
+	c := t.class
+	if t.tried != nil {
+		c = awaited
+	}
+	if len(b[c]) == Capacity {
+		b[c][0].settle()
+		b[c] = b[c][1:]
+	}
+	b[c] = append(b[c], t)
+}
+
+// take returns up to n tasks in the order of their classes, and reports whether
+// there are more.
+func (b *backlog) take(n int) (taken []*task, more bool) {
+	for c := range b {
+		k := min(n-len(taken), len(b[c]))
+		taken = append(taken, b[c][:k]...)
+		if b[c] = b[c][k:]; len(b[c]) == 0 {
+			b[c] = nil
+		} else {
+			more = true
+		}
+	}
+	return taken, more
+}
+
+// queue holds the tasks that nobody tells the store of yet.
 type queue struct {
 	wake chan struct{} // has one element while tasks may be there
 
 	mu       sync.Mutex
-	tasks    []*task
-	arriving bool // a wake-up is due
+	tasks    backlog
+	parked   []*task // ends of locks that are being renewed
+	arriving bool    // a wake-up is due
 }
+
+func newQueue() queue { return queue{wake: make(chan struct{}, 1)} }
+
+// gather is how long tasks that nobody waits for wait for others.
+const gather = 5 * time.Millisecond
 
 // add queues tasks. Those that somebody waits for are told at once, the others
 // a moment later, with what has come in meanwhile.
@@ -51,7 +100,9 @@ func (q *queue) add(tasks ...*task) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.tasks = append(q.tasks, tasks...)
+	for _, t := range tasks {
+		q.tasks.add(t)
+	}
 	switch {
 	case slices.ContainsFunc(tasks, func(t *task) bool { return t.tried != nil }):
 		q.wakeUp()
@@ -77,35 +128,87 @@ func (q *queue) wakeUp() {
 func (q *queue) take(n int) []*task {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n = min(n, len(q.tasks))
-	taken := q.tasks[:n:n]
-	if q.tasks = q.tasks[n:]; len(q.tasks) > 0 {
+	taken, more := q.tasks.take(n)
+	if more {
 		q.wakeUp()
 	}
 	return taken
 }
 
-// tell queues t, and waits until the store has been told or has had its time.
-// It does not wait for one that is away.
-func (r *Redis) tell(t *task) {
-	tried := make(chan struct{})
-	t.tried = tried // the run loop's from here on
-	r.queue.add(t)
-	if r.parts.of(t.tag).away() {
-		return
-	}
-	timeout := time.NewTimer(r.options.Timeout)
-	defer timeout.Stop()
-	select {
-	case <-tried:
-	case <-timeout.C:
+// park keeps the ends of locks that are being renewed: told before the renewal
+// is done, they would be undone by it.
+func (q *queue) park(tasks []*task) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.parked = append(q.parked, tasks...)
+	q.unparkLocked() // what has been renewed by now
+}
+
+// unpark queues what was parked and can be told.
+func (q *queue) unpark() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.unparkLocked()
+}
+
+func (q *queue) unparkLocked() {
+	before := len(q.parked)
+	q.parked = slices.DeleteFunc(q.parked, func(t *task) bool {
+		if t.lock.renewing.Load() {
+			return false
+		}
+		q.tasks.add(t)
+		return true
+	})
+	if len(q.parked) < before {
+		q.wakeUp()
 	}
 }
 
-// pausing is a cool-down.
+// postponed is what a part of the store is to be told once it answers again.
+type postponed struct {
+	tasks  backlog
+	pauses *limiter.Deadlines[pauseID] // cool-downs, each once; nil for none
+}
+
+func (p *postponed) add(t *task) {
+	t.settle()
+	what, ok := t.what.(pausing)
+	if !ok {
+		p.tasks.add(t)
+		return
+	}
+	if p.pauses == nil {
+		p.pauses = limiter.NewDeadlines[pauseID](Capacity)
+	}
+	if until, ok := p.pauses.Get(what.pauseID); !ok || until < what.until {
+		p.pauses.Set(what.pauseID, what.until)
+	}
+}
+
+// take returns all of it.
+func (p *postponed) take() []*task {
+	all := slices.Concat(p.tasks[:]...)
+	if p.pauses != nil {
+		for id, until := range p.pauses.All() {
+			all = append(all, pausing{id, until}.task())
+		}
+	}
+	*p = postponed{}
+	return all
+}
+
+// pauseID is what a cool-down is known by.
+type pauseID struct{ tag, name string }
+
+// pausing is a cool-down, and its end.
 type pausing struct {
-	tag, name string
-	until     time.Duration
+	pauseID
+	until time.Duration
+}
+
+func (p pausing) task() *task {
+	return &task{class: coolings, tag: p.tag, script: pauseScript, what: p, forget: p.until}
 }
 
 func (p pausing) appendKey(b []byte) []byte { return appendPauseKey(b, p.tag, p.name) }

@@ -71,10 +71,11 @@ type Redis struct {
 	queue    queue
 	returned chan struct{} // a part of the store answers again
 	stop     chan struct{}
+	ran      chan struct{} // closed when the run loop has ended
 	stopped  sync.WaitGroup
 }
 
-// NewRedis returns a Redis and starts its run loop, which [Redis.Close] ends.
+// NewRedis returns a Redis and starts its loops, which [Redis.Close] ends.
 // The store need not answer yet.
 func NewRedis(o Options) (*Redis, error) {
 	gcra, err := limiter.Script()
@@ -93,15 +94,17 @@ func NewRedis(o Options) (*Redis, error) {
 		known:     newKnown(o.Self.ID),
 		guard:     newScript(strings.Replace(guardSource, "--[[redis_rate]]", gcra, 1)),
 		deadlines: deadlines{timeout: o.Timeout},
-		queue:     queue{wake: make(chan struct{}, 1)},
+		queue:     newQueue(),
 		returned:  make(chan struct{}),
 		stop:      make(chan struct{}),
+		ran:       make(chan struct{}),
 	}
 	if _, isCluster := conn.client.(*redis.ClusterClient); !isCluster {
 		r.parts.whole = newPart("")
 	}
 	r.conn.Store(conn)
 	r.stopped.Go(r.run)
+	r.stopped.Go(r.tellAll)
 	return r, nil
 }
 
@@ -158,15 +161,10 @@ func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) { return r.known.refu
 // told, or for its timeout.
 func (r *Redis) Pause(tag, name string, d time.Duration) {
 	until := r.known.pause(tag, name, d)
-	r.tell(&task{
-		tag:    tag,
-		script: pauseScript,
-		what:   pausing{tag, name, until},
-		forget: until,
-	})
+	r.tell(pausing{pauseID{tag, name}, until}.task())
 }
 
-// Close gives back what is queued for it, waits for the run loop to end and
+// Close gives back what is queued for it, waits for the loops to end and
 // closes the client. Locks in flight must have been released before.
 func (r *Redis) Close() error {
 	close(r.stop)

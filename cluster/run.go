@@ -3,21 +3,14 @@ package cluster
 import (
 	"context"
 	"errors"
-	"math"
+	"slices"
 	"time"
 )
 
-const (
-	batchSize  = 256                    // keys in one pipeline
-	groupSize  = 64                     // keys in one run of a script, for which everybody else waits
-	gather     = 5 * time.Millisecond   // for tasks that nobody waits for
-	retryAfter = 100 * time.Millisecond // pause before a store that failed is told again
-)
-
-// run is the one loop that talks to the store other than to ask and to look
-// whether it is back: it renews the locks in flight, tells of those that have
-// ended, and says that this replica lives.
+// run is the loop that renews the locks in flight and says that this replica
+// lives.
 func (r *Redis) run() {
+	defer close(r.ran)
 	r.load()
 	r.beat()
 	r.warn()
@@ -26,12 +19,8 @@ func (r *Redis) run() {
 	heartbeat := time.NewTicker(beatInterval)
 	defer heartbeat.Stop()
 	var again <-chan time.Time // set while something failed and is to be tried again
-	var failed []*task
-	renewed := true
-	for {
+	for renewed := true; ; {
 		select {
-		case <-r.queue.wake:
-			failed = append(failed, r.perform(r.queue.take(batchSize), false)...)
 		case <-renewal.C:
 			renewed = r.renew()
 		case <-heartbeat.C:
@@ -39,21 +28,15 @@ func (r *Redis) run() {
 		case <-r.returned:
 			r.load()
 			renewed = r.renew() // takes the locks of what was admitted meanwhile
-			failed = r.perform(failed, false)
 			r.beat()
 			r.warn()
 		case <-again:
 			again = nil
-			if !renewed {
-				renewed = r.renew()
-			}
-			failed = r.perform(failed, false)
+			renewed = renewed || r.renew()
 		case <-r.stop:
-			r.perform(append(failed, r.queue.take(math.MaxInt)...), false)
-			r.leave()
 			return
 		}
-		if again == nil && (len(failed) > 0 || !renewed) {
+		if again == nil && !renewed {
 			again = time.After(retryAfter)
 		}
 	}
@@ -71,58 +54,44 @@ func (r *Redis) load() {
 	}
 }
 
-// perform tells the store of tasks, and returns those that are to be told again,
-// among them all of a part that is away, unless these are told anyway.
-func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
-	now := r.known.now()
-	calls := make([]call, 0, len(tasks))
-	told := make([]*task, 0, len(tasks))
-	for _, t := range tasks {
-		c := call{part: r.parts.of(t.tag), tag: t.tag, script: t.script, what: t.what}
-		switch {
-		case now >= t.forget:
-			t.settle()
-			continue
-		case anyway:
-			c.part = nil
-		case c.part.away():
-			t.settle()
-			again = append(again, t)
-			continue
-		}
-		calls, told = append(calls, c), append(told, t)
-	}
-	r.pipeline(calls)
-	for i, t := range told {
-		t.settle()
-		err := calls[i].err
-		// What has another type is not ours, and stays as it is.
-		repeat := err != nil && FaultOf(err) != faultWrongType
-		if err == nil && calls[i].result == 0 && t.doubtful != nil {
-			repeat = t.doubtful.Swap(false)
-		}
-		if repeat {
-			again = append(again, t)
-		}
-	}
-	return again
-}
-
 // renew renews every lock in flight, and reports whether the store answered. A
 // lost one is asked for on: it is taken again when the other's has ended.
-func (r *Redis) renew() bool {
-	locks := r.known.toRenew(func(tag string) bool { return !r.parts.of(tag).away() })
+func (r *Redis) renew() (answered bool) {
+	byPart := make(map[*part][]*Lock)
+	for _, lock := range r.known.inFlight() {
+		p := r.parts.of(lock.id.tag)
+		byPart[p] = append(byPart[p], lock)
+	}
+	answered = true
+	for p, locks := range byPart {
+		for batch := range slices.Chunk(locks, batchSize) {
+			if p.away() {
+				break // renewed when it is back
+			}
+			if !r.renewBatch(p, r.known.renewing(batch)) {
+				answered = false
+				break
+			}
+		}
+	}
+	return answered
+}
+
+// renewBatch renews locks of p that are marked as being renewed, and reports
+// whether each was answered. Some may have ended by now: told of that before the
+// renewal, the store would take them again.
+func (r *Redis) renewBatch(p *part, locks []*Lock) (answered bool) {
 	calls := make([]call, len(locks))
 	for i, lock := range locks {
 		calls[i] = call{
-			part:   r.parts.of(lock.id.tag),
+			part:   p,
 			tag:    lock.id.tag,
 			script: renewScript,
 			what:   renewal{lock, r.options.LockTTL},
 		}
 	}
 	r.pipeline(calls)
-	answered := true
+	answered = true
 	for i, c := range calls {
 		lock := locks[i]
 		switch {
@@ -138,6 +107,8 @@ func (r *Redis) renew() bool {
 			lock.lost = false
 			r.counts.renewed.Add(1)
 		}
+		lock.renewing.Store(false)
 	}
+	r.queue.unpark()
 	return answered
 }
