@@ -1,20 +1,12 @@
 package cluster
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"io"
-	"net"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // TestRedis_BreakerOpens counts asks as they end: f without an answer, s with
@@ -68,11 +60,10 @@ func TestRedis_BreakerOpens(t *testing.T) {
 	}
 }
 
-type wrongType struct{}
-
 func (wrongType) Error() string {
 	return "WRONGTYPE Operation against a key holding the wrong kind of value"
 }
+
 func (wrongType) RedisError() {}
 
 // An ask may be decided alone after another has been answered, or because of
@@ -131,45 +122,4 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 	})
 }
 
-func TestFaultOf(t *testing.T) {
-	reply := func(text string) error { return replyError(text) }
-	for want, errs := range map[string][]error{
-		"":               {nil},
-		"store-away":     {errAway, fmt.Errorf("%w: %w", ErrUndecided, errAway)},
-		"auth":           {reply("NOAUTH Authentication required."), reply("WRONGPASS invalid username-password pair or user is disabled."), reply("ERR Protocol error: unauthenticated multibulk length"), reply("NOPERM this user has no permissions to run the 'evalsha' command")},
-		"loading":        {reply("LOADING Redis is loading the dataset in memory")},
-		"readonly":       {reply("READONLY You can't write against a read only replica."), reply("READONLY You can't write against a read only replica. script: 5b, on @user_script:74."), reply("MASTERDOWN Link with MASTER is down")},
-		"out-of-memory":  {reply("OOM command not allowed when used memory > 'maxmemory'."), reply("ERR Error running script (call to f_5b): @user_script:74: -OOM command not allowed when used memory > 'maxmemory'.")},
-		"no-persistence": {reply("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.")},
-		"cluster-down":   {reply("CLUSTERDOWN The cluster is down")},
-		"moved":          {reply("MOVED 3999 127.0.0.1:6381"), reply("ASK 3999 127.0.0.1:6381"), reply("TRYAGAIN Multiple keys request during rehashing of slot")},
-		"busy":           {reply("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")},
-		"wrong-type":     {wrongType{}, reply("WRONGTYPE Operation against a key holding the wrong kind of value script: 5b, on @user_script:25."), reply("ERR Error running script (call to f_5b): @user_script:25: WRONGTYPE Operation against a key")},
-		"no-replicas":    {reply("NOREPLICAS Not enough good replicas to write.")},
-		"refused":        {syscall.ECONNREFUSED, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}},
-		"pool":           {redis.ErrPoolTimeout, redis.ErrPoolExhausted},
-		"timeout":        {context.DeadlineExceeded, os.ErrDeadlineExceeded, fmt.Errorf("ask: %w", context.DeadlineExceeded), &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}},
-		"closed":         {io.EOF, io.ErrUnexpectedEOF, redis.ErrClosed, net.ErrClosed, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, &net.OpError{Op: "write", Err: syscall.EPIPE}},
-		"other":          {errors.New("anything"), reply("ERR anything"), reply("")},
-	} {
-		for _, err := range errs {
-			for _, err := range []error{err, wrapped(err)} {
-				if got := FaultOf(err); got != want {
-					t.Errorf("%v: got %q, want %q", err, got, want)
-				}
-			}
-		}
-	}
-}
-
-func wrapped(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", ErrUndecided, err)
-}
-
-type replyError string
-
-func (e replyError) Error() string { return string(e) }
-func (replyError) RedisError()     {}
+func (replyError) RedisError() {}
