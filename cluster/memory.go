@@ -63,7 +63,7 @@ func (m *Memory) decideLocked(ask Ask, lock *Lock, budgets *limiter.Budgets, cha
 	v := Verdict{Outcome: Admitted, Lock: lock}
 	if budgets != nil {
 		admitted := false
-		if v.Decisions, admitted = budgets.Take(now, charges); !admitted {
+		if v.Decisions, _, admitted = budgets.Take(now, charges); !admitted {
 			return Verdict{Outcome: Limited, Decisions: v.Decisions}
 		}
 	}

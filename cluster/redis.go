@@ -4,7 +4,6 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,8 +30,10 @@ var (
 	renewScript     = newScript(renewSource)
 	releaseScript   = newScript(releaseSource)
 	pauseScript     = newScript(pauseSource)
-	chargeScript    = newScript(chargeSource)
+	chargeScript    = newScript(prelude + chargeSource)
 	heartbeatScript = newScript(heartbeatSource)
+
+	prelude, errPrelude = limiter.Prelude()
 )
 
 // Options configure a [Redis]. All of them are required, but for Observe.
@@ -61,7 +62,7 @@ type Redis struct {
 	options   Options
 	local     *Memory
 	guard     *script
-	args      sync.Map // limiter.Limit → []string, redis_rate's arguments
+	args      sync.Map // limiter.Limit → []string, its arguments of a script
 	conn      atomic.Pointer[connection]
 	parts     parts
 	deadlines deadlines // of asks
@@ -78,9 +79,8 @@ type Redis struct {
 // NewRedis returns a Redis and starts its run loop, which [Redis.Close] ends.
 // The store need not answer yet.
 func NewRedis(o Options) (*Redis, error) {
-	gcra, err := limiter.Script()
-	if err != nil {
-		return nil, err
+	if errPrelude != nil {
+		return nil, errPrelude
 	}
 	conn, err := o.connect()
 	if err != nil {
@@ -92,7 +92,7 @@ func NewRedis(o Options) (*Redis, error) {
 	r := &Redis{
 		options:   o,
 		local:     NewMemory(o.Self.ID),
-		guard:     newScript(strings.Replace(guardSource, "--[[redis_rate]]", gcra, 1)),
+		guard:     newScript(prelude + guardSource),
 		deadlines: deadlines{timeout: o.Timeout},
 		queue:     queue{wake: make(chan struct{}, 1)},
 		returned:  make(chan struct{}),
@@ -191,7 +191,7 @@ func (r *Redis) decideAlone(ask Ask, lock *Lock, part *part, fault string) (v Ve
 	if ask.WhenUndecided == Local {
 		budgets, shares = alone.budgets, make([]limiter.Charge, len(charges))
 		for i, c := range charges {
-			shares[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas)}
+			shares[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas), ByCaller: c.ByCaller}
 		}
 	}
 	if v = r.local.decideLocked(ask, lock, budgets, shares, now); v.Outcome == Admitted {
@@ -254,11 +254,7 @@ func (r *Redis) ask(ctx context.Context, ask Ask, lock *Lock) (v Verdict, waits 
 	c.number(r.options.LockTTL.Milliseconds())
 	c.number(int64(len(ask.Pauses)))
 	for _, charge := range ask.Charges {
-		args, err := r.limitArgs(charge.Limit)
-		if err != nil {
-			return Verdict{}, nil, err
-		}
-		for _, arg := range args {
+		for _, arg := range r.limitArgs(charge.Limit) {
 			c.arg(arg)
 		}
 	}
@@ -302,11 +298,11 @@ func readReply(ask Ask, reply []any) (v Verdict, waits []time.Duration, err erro
 			v.Outcome = Limited
 		}
 		for i, c := range ask.Charges {
-			decision, err := c.Limit.ReadReply(reply[1+i], outcome == admitted)
+			budget, err := c.Limit.ReadReply(reply[1+i], outcome == admitted)
 			if err != nil {
 				return Verdict{}, nil, err
 			}
-			v.Decisions[i] = decision
+			v.Decisions[i] = budget.Decision
 		}
 		return v, nil, nil
 	}
@@ -317,15 +313,13 @@ func errReply(reply []any) error {
 	return fmt.Errorf("unexpected answer of a script: %v", reply)
 }
 
-func (r *Redis) limitArgs(l limiter.Limit) ([]string, error) {
+func (r *Redis) limitArgs(l limiter.Limit) []string {
 	if args, ok := r.args.Load(l); ok {
-		return args.([]string), nil
+		return args.([]string)
 	}
-	args, err := l.ScriptArgs()
-	if err == nil {
-		r.args.Store(l, args)
-	}
-	return args, err
+	args := l.ScriptArgs(0)
+	r.args.Store(l, args)
+	return args
 }
 
 func (r *Redis) key(suffix string) string {

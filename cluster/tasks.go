@@ -170,24 +170,20 @@ func (p pausing) appendKey(b []byte) []byte { return appendPauseKey(b, p.tag, p.
 func (p pausing) args(c *command, now time.Duration) { c.number(millis(p.until - now)) }
 
 // charging is the task to charge what was spent while the store was away.
-func (r *Redis) charging(tag string, d limiter.Debt) (*task, error) {
-	limit, err := r.limitArgs(d.Limit)
-	if err != nil {
-		return nil, err
-	}
-	return &task{tag: tag, script: chargeScript, what: debt{d, limit}, forget: d.End}, nil
+func (r *Redis) charging(tag string, d limiter.Debt) *task {
+	return &task{tag: tag, script: chargeScript, what: debt{d, r.limitArgs(d.Limit)}, forget: d.End}
 }
 
 // debt is what is owed to a budget of the store.
 type debt struct {
 	limiter.Debt
-	limit []string // redis_rate's arguments
+	limit []string // its arguments of a script
 }
 
 func (d debt) appendKey(b []byte) []byte { return append(b, d.Key...) }
 
 func (d debt) args(c *command, _ time.Duration) {
-	for _, arg := range d.limit[:len(d.limit)-1] {
+	for _, arg := range d.limit {
 		c.arg(arg)
 	}
 	c.arg(strconv.FormatFloat(d.Requests, 'g', -1, 64))
@@ -305,9 +301,7 @@ func (r *Redis) owed(p *part) (tasks []*task) {
 	debts := p.debts.Take(r.local.now())
 	r.local.mu.Unlock()
 	for _, d := range debts {
-		if t, err := r.charging(p.tag, d); err == nil { // an error was there before the first ask, too
-			tasks = append(tasks, t)
-		}
+		tasks = append(tasks, r.charging(p.tag, d))
 	}
 	return tasks
 }
