@@ -48,7 +48,7 @@ func (r *Redis) decideAlone(ask Ask, lock *Lock, part *part, fault string) (v Ve
 	if ask.WhenUndecided == Local {
 		budgets, shares = alone.budgets, make([]limiter.Charge, len(charges))
 		for i, c := range charges {
-			shares[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas)}
+			shares[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas), ByCaller: c.ByCaller}
 		}
 	}
 	if v = r.known.decideLocked(ask, lock, budgets, shares, now); v.Outcome == Admitted {
@@ -90,32 +90,26 @@ func (r *Redis) owed(p *part) (tasks []*task) {
 	debts := p.debts.Take(r.known.now())
 	r.known.mu.Unlock()
 	for _, d := range debts {
-		if t, err := r.charging(p.tag, d); err == nil { // an error was there before the first ask, too
-			tasks = append(tasks, t)
-		}
+		tasks = append(tasks, r.charging(p.tag, d))
 	}
 	return tasks
 }
 
 // charging is the task to charge what was spent while the store was away.
-func (r *Redis) charging(tag string, d limiter.Debt) (*task, error) {
-	limit, err := r.limitArgs(d.Limit)
-	if err != nil {
-		return nil, err
-	}
-	return &task{class: sums, tag: tag, script: chargeScript, what: debt{d, limit}, forget: d.End}, nil
+func (r *Redis) charging(tag string, d limiter.Debt) *task {
+	return &task{class: sums, tag: tag, script: chargeScript, what: debt{d, r.limitArgs(d.Limit)}, forget: d.End}
 }
 
 // debt is what is owed to a budget of the store.
 type debt struct {
 	limiter.Debt
-	limit []string // redis_rate's arguments
+	limit []string // its arguments of a script
 }
 
 func (d debt) appendKey(b []byte) []byte { return append(b, d.Key...) }
 
 func (d debt) args(c *command, _ time.Duration) {
-	for _, arg := range d.limit[:len(d.limit)-1] {
+	for _, arg := range d.limit {
 		c.arg(arg)
 	}
 	c.arg(strconv.FormatFloat(d.Requests, 'g', -1, 64))

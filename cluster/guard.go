@@ -33,11 +33,7 @@ func (r *Redis) ask(ctx context.Context, ask Ask, lock *Lock) (v Verdict, waits 
 	c.number(r.options.LockTTL.Milliseconds())
 	c.number(int64(len(ask.Pauses)))
 	for _, charge := range ask.Charges {
-		args, err := r.limitArgs(charge.Limit)
-		if err != nil {
-			return Verdict{}, nil, err
-		}
-		for _, arg := range args {
+		for _, arg := range r.limitArgs(charge.Limit) {
 			c.arg(arg)
 		}
 	}
@@ -81,11 +77,11 @@ func readReply(ask Ask, reply []any) (v Verdict, waits []time.Duration, err erro
 			v.Outcome = Limited
 		}
 		for i, c := range ask.Charges {
-			decision, err := c.Limit.ReadReply(reply[1+i], outcome == admitted)
+			budget, err := c.Limit.ReadReply(reply[1+i], outcome == admitted)
 			if err != nil {
 				return Verdict{}, nil, err
 			}
-			v.Decisions[i] = decision
+			v.Decisions[i] = budget.Decision
 		}
 		return v, nil, nil
 	}
@@ -96,13 +92,11 @@ func errReply(reply []any) error {
 	return fmt.Errorf("unexpected answer of a script: %v", reply)
 }
 
-func (r *Redis) limitArgs(l limiter.Limit) ([]string, error) {
+func (r *Redis) limitArgs(l limiter.Limit) []string {
 	if args, ok := r.args.Load(l); ok {
-		return args.([]string), nil
+		return args.([]string)
 	}
-	args, err := l.ScriptArgs()
-	if err == nil {
-		r.args.Store(l, args)
-	}
-	return args, err
+	args := l.ScriptArgs(0)
+	r.args.Store(l, args)
+	return args
 }

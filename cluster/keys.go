@@ -41,7 +41,7 @@ func pauseKey(tag, name string) string { return string(appendPauseKey(nil, tag, 
 func (a Ask) charges() []limiter.Charge {
 	charges := make([]limiter.Charge, len(a.Charges))
 	for i, c := range a.Charges {
-		charges[i] = limiter.Charge{Key: c.rateKey(a.Tag), Limit: c.Limit}
+		charges[i] = limiter.Charge{Key: c.rateKey(a.Tag), Limit: c.Limit, ByCaller: c.Caller != ""}
 	}
 	return charges
 }

@@ -49,7 +49,7 @@ func (k *known) decideLocked(ask Ask, lock *Lock, budgets *limiter.Budgets, char
 	v := Verdict{Outcome: Admitted, Lock: lock}
 	if budgets != nil {
 		admitted := false
-		if v.Decisions, admitted = budgets.Take(now, charges); !admitted {
+		if v.Decisions, _, admitted = budgets.Take(now, charges); !admitted {
 			return Verdict{Outcome: Limited, Decisions: v.Decisions}
 		}
 	}

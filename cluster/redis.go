@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	_ "embed"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,8 +29,10 @@ var (
 	renewScript     = newScript(renewSource)
 	releaseScript   = newScript(releaseSource)
 	pauseScript     = newScript(pauseSource)
-	chargeScript    = newScript(chargeSource)
+	chargeScript    = newScript(prelude + chargeSource)
 	heartbeatScript = newScript(heartbeatSource)
+
+	prelude, errPrelude = limiter.Prelude()
 )
 
 // Options configure a [Redis]. All of them are required, but for Observe.
@@ -60,7 +61,7 @@ type Redis struct {
 	options   Options
 	known     *known
 	guard     *script
-	args      sync.Map // limiter.Limit → []string, redis_rate's arguments
+	args      sync.Map // limiter.Limit → []string, its arguments of a script
 	conn      atomic.Pointer[connection]
 	parts     parts
 	deadlines deadlines // of asks
@@ -78,9 +79,8 @@ type Redis struct {
 // NewRedis returns a Redis and starts its loops, which [Redis.Close] ends.
 // The store need not answer yet.
 func NewRedis(o Options) (*Redis, error) {
-	gcra, err := limiter.Script()
-	if err != nil {
-		return nil, err
+	if errPrelude != nil {
+		return nil, errPrelude
 	}
 	conn, err := o.connect()
 	if err != nil {
@@ -92,7 +92,7 @@ func NewRedis(o Options) (*Redis, error) {
 	r := &Redis{
 		options:   o,
 		known:     newKnown(o.Self.ID),
-		guard:     newScript(strings.Replace(guardSource, "--[[redis_rate]]", gcra, 1)),
+		guard:     newScript(prelude + guardSource),
 		deadlines: deadlines{timeout: o.Timeout},
 		queue:     newQueue(),
 		returned:  make(chan struct{}),
