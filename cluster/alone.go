@@ -3,19 +3,20 @@ package cluster
 import (
 	"fmt"
 	"strconv"
-	"throttle-proxy/limiter"
 	"time"
+
+	"throttle-proxy/limiter"
 )
 
 // undecided is the verdict on an ask to which the store gave no answer because
-// of err.
-func (r *Redis) undecided(ask Ask, lock *Lock, part *part, err error) (Verdict, error) {
+// of err. The grant is what the ask wants.
+func (r *Redis) undecided(ask Ask, g *Grant, part *part, err error) (Verdict, error) {
 	v := Verdict{Degraded: true, Fault: FaultOf(err)}
 	switch ask.WhenUndecided {
 	case Local, Open:
 		var share int
 		fault := v.Fault
-		if v, share = r.decideAlone(ask, lock, part, fault); ask.WhenUndecided == Local {
+		if v, share = r.decideAlone(ask, g, part, fault); ask.WhenUndecided == Local {
 			v.Share = share
 		}
 		v.Degraded, v.Fault, err = true, fault, nil
@@ -25,11 +26,11 @@ func (r *Redis) undecided(ask Ask, lock *Lock, part *part, err error) (Verdict, 
 	default:
 		err = fmt.Errorf("%w: %w", ErrUndecided, err)
 	}
-	if lock != nil && lock.stored.Load() {
+	if g.Locked() && g.lock.stored.Load() {
 		// The store may have granted the lock, or be about to.
-		lock.doubtful.Store(true)
-		if v.Lock == nil {
-			r.queue.add(r.ending(lock, 0))
+		g.lock.doubtful.Store(true)
+		if v.Grant == nil {
+			r.queue.add(r.ending(g.lock, 0))
 		}
 	}
 	return v, err
@@ -37,22 +38,21 @@ func (r *Redis) undecided(ask Ask, lock *Lock, part *part, err error) (Verdict, 
 
 // decideAlone decides ask by what this replica knows. Whatever it admits is
 // owed to the store's budgets.
-func (r *Redis) decideAlone(ask Ask, lock *Lock, part *part, fault string) (v Verdict, share int) {
+func (r *Redis) decideAlone(ask Ask, g *Grant, part *part, fault string) (v Verdict, share int) {
 	charges := ask.charges()
 	r.known.mu.Lock()
 	defer r.known.mu.Unlock()
 	now := r.known.now()
 	alone := part.alone(now, r.fleet.live(r.options.Replicas), fault)
-	var budgets *limiter.Budgets
-	shares := charges
+	spent := &spentHere{debts: part.debts, owed: charges, replicas: alone.replicas}
 	if ask.WhenUndecided == Local {
-		budgets, shares = alone.budgets, make([]limiter.Charge, len(charges))
+		spent.budgets, spent.charges = alone.budgets, make([]limiter.Charge, len(charges))
 		for i, c := range charges {
-			shares[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas), ByCaller: c.ByCaller}
+			spent.charges[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas), ByCaller: c.ByCaller}
 		}
 	}
-	if v = r.known.decideLocked(ask, lock, budgets, shares, now); v.Outcome == Admitted {
-		part.debts.Add(now, charges, alone.replicas)
+	if v = r.known.decideLocked(ask, g, spent, now); v.Outcome == Admitted {
+		spent.owedTATs = part.debts.Add(now, charges, alone.replicas)
 	}
 	return v, alone.replicas
 }
@@ -66,7 +66,7 @@ type solo struct {
 // alone returns how to decide without the store, which has not answered because
 // of fault. Its budgets begin empty, so that an outage hands out no burst.
 func (p *part) alone(now time.Duration, replicas int, fault string) *solo {
-	if fault == faultWrongType {
+	if ofOneKey(fault) {
 		if p.beside == nil {
 			p.beside = limiter.NewEmptyBudgets(Capacity, now)
 		}
@@ -90,14 +90,14 @@ func (r *Redis) owed(p *part) (tasks []*task) {
 	debts := p.debts.Take(r.known.now())
 	r.known.mu.Unlock()
 	for _, d := range debts {
-		tasks = append(tasks, r.charging(p.tag, d))
+		tasks = append(tasks, r.charging(d))
 	}
 	return tasks
 }
 
 // charging is the task to charge what was spent while the store was away.
-func (r *Redis) charging(tag string, d limiter.Debt) *task {
-	return &task{class: sums, tag: tag, script: chargeScript, what: debt{d, r.limitArgs(d.Limit)}, forget: d.End}
+func (r *Redis) charging(d limiter.Debt) *task {
+	return &task{class: sums, tag: tagOf(d.Key), script: chargeScript, what: debt{d, r.limitArgs(d.Limit)}, forget: d.End}
 }
 
 // debt is what is owed to a budget of the store.

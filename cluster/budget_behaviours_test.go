@@ -11,7 +11,7 @@ import (
 var budgetBehaviours = map[string]func(t *testing.T, fleet []replica){
 	"A duplicate spends no budget": func(t *testing.T, fleet []replica) {
 		two := charge("two", "2/h")
-		lock := admit(t, fleet[0], request("a", two)).Lock
+		lock := admit(t, fleet[0], request("a", two)).Grant
 		for _, r := range fleet {
 			if v := expect(t, r, Duplicate, request("a", two)); v.Decisions != nil {
 				t.Errorf("got %+v, want no decisions", v.Decisions)
@@ -30,7 +30,7 @@ var budgetBehaviours = map[string]func(t *testing.T, fleet []replica){
 			body := fmt.Sprint("b", i)
 			expect(t, r, Limited, request(body, one))
 			for _, r := range fleet {
-				admit(t, r, request(body)).Lock.Release(0)
+				admit(t, r, request(body)).Grant.Release(0)
 			}
 		}
 	},

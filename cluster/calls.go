@@ -97,7 +97,7 @@ func (r *Redis) batch(calls []*call, size int) {
 			call.what.args(c, now)
 		}
 		replies[i] = c.cmd(ctx, evalSHA, &group[0].script.hash)
-		_ = pipe.Process(ctx, replies[i]) // queues it
+		_ = pipe.Process(ctx, noRetry{replies[i]}) // queues it
 		c.done()
 	}
 	_, _ = pipe.Exec(ctx) // each reply has its own error

@@ -25,6 +25,7 @@ const (
 	LockLost                             // a lock was another's when it was to be renewed
 	ReplicaDiffers                       // Peer has joined, and has other routes
 	StoreEvicts                          // the store may evict keys before they expire, by Policy
+	LimitChanged                         // the store has the budget of Limit, which is now Is, from when it was Was
 )
 
 // Change is something that happened to the store or the fleet, or was found in
@@ -36,6 +37,9 @@ type Change struct {
 	Lasted time.Duration
 	Peer   Peer
 	Policy string
+	Limit  string // its name
+	Is     string // as in "1/s burst 5"
+	Was    string
 }
 
 const (
@@ -45,6 +49,9 @@ const (
 	faultClosed    = "closed"
 	faultOther     = "other"
 )
+
+// ofOneKey reports whether a fault is that of a key, while the store is well.
+func ofOneKey(fault string) bool { return fault == faultWrongType }
 
 // replyFaults are the errors with which a Redis answers, by how they begin.
 var replyFaults = map[string]string{

@@ -14,9 +14,9 @@ func TestRedis_CloseGivesBackWhatIsQueued(t *testing.T) {
 	client := server.Client()
 	r := open(t, server.URL(), Options{})
 	const many = 6*batchSize + 1
-	var locks []*Lock
+	var locks []*Grant
 	for i := range many {
-		locks = append(locks, admit(t, r, request(fmt.Sprint(i))).Lock)
+		locks = append(locks, admit(t, r, request(fmt.Sprint(i))).Grant)
 	}
 	for _, lock := range locks {
 		lock.Release(time.Minute)
@@ -40,7 +40,7 @@ func TestRedis_CloseLeavesNoGoroutine(t *testing.T) {
 	r := open(t, server.URL(), Options{})
 	concurrently(t, 20, func(i int) Outcome {
 		v := ask(t, r, request(fmt.Sprint(i), charge("ten", "10/h")))
-		v.Lock.Release(time.Duration(i%2) * time.Minute)
+		v.Grant.Release(time.Duration(i%2) * time.Minute)
 		return v.Outcome
 	})
 	if err := r.Close(); err != nil {
@@ -59,14 +59,14 @@ func TestRedis_CloseDuringAnOutageLeavesNoGoroutine(t *testing.T) {
 		link := redistest.NewLink(t, server.Addr)
 		told := newChanges()
 		r := open(t, link.URL(), Options{Timeout: storeTimeout, Observe: told.observe})
-		var locks []*Lock
+		var locks []*Grant
 		for i := range 10 {
-			locks = append(locks, admit(t, r, request(fmt.Sprint(i))).Lock)
+			locks = append(locks, admit(t, r, request(fmt.Sprint(i))).Grant)
 		}
 		outages[name].begin(t, server, link)
 		lose(t, r)
 		for i := range 100 {
-			locks = append(locks, degraded(t, r, Admitted, by(Open, request(fmt.Sprint("b", i), charge("ten", "10/h")))).Lock)
+			locks = append(locks, degraded(t, r, Admitted, by(Open, request(fmt.Sprint("b", i), charge("ten", "10/h")))).Grant)
 		}
 		if name == "killed" { // as it comes back
 			outages[name].end(t, server, link)

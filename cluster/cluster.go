@@ -26,7 +26,7 @@ type Fingerprint [sha256.Size]byte
 // Ask is what one request needs before it may go on.
 type Ask struct {
 	Tag         string       // the route's name, or its pool's: what all keys of an ask have in common
-	Pauses      []string     // names of the cool-downs that it must not be under, within the tag
+	Pauses      []string     // names of the cool-downs that it must not be under, within the tag; the first is that of every equal ask
 	Fingerprint *Fingerprint // of the lock to take, within the tag; nil for none
 	Charges     []Charge     // budgets to spend one request from, each from another
 	RequestID   string       // told to duplicates as their holder's; without spaces
@@ -71,7 +71,7 @@ const (
 // Verdict is the one answer to an [Ask].
 type Verdict struct {
 	Outcome   Outcome
-	Lock      *Lock              // of an admitted ask with a fingerprint, else nil; to be released
+	Grant     *Grant             // of an admitted ask, to be ended; nil if it wants nothing
 	Holder    Holder             // whose lock stands in the way, for Duplicate and Held
 	Wait      time.Duration      // until the pause is over, for CoolingDown
 	Decisions []limiter.Decision // one for each charge if Admitted or Limited, else nil; some may be unknown

@@ -23,7 +23,7 @@ type replica interface {
 // behaviours are what a fleet of three owes its callers, whatever decides for
 // it. A Memory runs them in a bubble, where sleep takes no time, and plays all
 // three replicas itself. No row says that something is fast.
-var behaviours = merged(lockBehaviours, budgetBehaviours, pauseBehaviours, orderBehaviours)
+var behaviours = merged(lockBehaviours, budgetBehaviours, pauseBehaviours, orderBehaviours, grantBehaviours)
 
 func merged[V any](all ...map[string]V) map[string]V {
 	one := make(map[string]V)
@@ -70,7 +70,7 @@ func ask(t *testing.T, r replica, a Ask) Verdict {
 func expect(t *testing.T, r replica, want Outcome, a Ask) Verdict {
 	t.Helper()
 	v := ask(t, r, a)
-	if v.Outcome != want || (v.Lock != nil) != (want == Admitted && a.Fingerprint != nil) {
+	if v.Outcome != want || v.Grant.Locked() != (want == Admitted && a.Fingerprint != nil) {
 		t.Fatalf("got %+v, want outcome %d", v, want)
 	}
 	return v
@@ -85,6 +85,16 @@ func undecided(t *testing.T, r replica, a Ask) {
 	t.Helper()
 	if v, err := r.Admit(t.Context(), a); !errors.Is(err, ErrUndecided) || v.Outcome != 0 {
 		t.Fatalf("got %+v, %v, want undecided", v, err)
+	}
+}
+
+// knowEachOther returns once the replicas know that they are not alone.
+func knowEachOther(t *testing.T, fleet []replica) {
+	t.Helper()
+	for _, r := range fleet {
+		if r, ok := r.(*Redis); ok {
+			eventually(t, "all known", func() bool { return r.Status().Live == len(fleet) })
+		}
 	}
 }
 

@@ -24,19 +24,19 @@ func TestRedis_KeyOfAWrongTypeIsNoOutage(t *testing.T) {
 	ten, bad := charge("ten", "10/h"), charge("bad", "1000/s,burst=1")
 	lock := request("a")
 	must(t, client.RPush(t.Context(), lockKey(lock), "value"))
-	must(t, client.RPush(t.Context(), "throttle:1:{slack}:rate:bad", "value"))
+	must(t, client.RPush(t.Context(), "throttle:2:{slack}:rate:bad", "value"))
 	for range 30 {
 		for _, a := range []Ask{lock, unlocked(bad)} {
 			undecided(t, r, by(Closed, a))
 			if v := degraded(t, r, Admitted, by(Open, a)); v.Fault != "wrong-type" {
 				t.Errorf("got %+v, want a wrong type", v)
-			} else if v.Lock != nil {
+			} else if v.Grant.Locked() {
 				expect(t, r, Duplicate, lock)
-				v.Lock.Release(0)
+				v.Grant.Release(0)
 			}
 			eventually(t, "a share", func() bool {
 				v := ask(t, r, by(Local, a))
-				v.Lock.Release(0)
+				v.Grant.Release(0)
 				if v.Share != 1 || v.Fault != "wrong-type" {
 					t.Fatalf("got %+v, want a wrong type", v)
 				}
@@ -47,7 +47,7 @@ func TestRedis_KeyOfAWrongTypeIsNoOutage(t *testing.T) {
 		if v := admit(t, r, request("b")); v.Degraded {
 			t.Errorf("got %+v, want the store's verdict", v)
 		} else {
-			v.Lock.Release(0)
+			v.Grant.Release(0)
 		}
 	}
 	// Of what else was admitted with them the store is told at once.

@@ -160,7 +160,7 @@ func (r *Redis) meet(ids []string) {
 	r.fleet.mu.Unlock()
 	for _, peer := range met {
 		if len(peer.Differences) > 0 {
-			r.options.Observe(Change{Kind: ReplicaDiffers, Peer: peer})
+			r.changes.tell(Change{Kind: ReplicaDiffers, Peer: peer})
 		}
 	}
 }
@@ -187,7 +187,7 @@ func (r *Redis) warn() {
 	_, policy, _ := strings.Cut(info, "maxmemory_policy:")
 	policy, _, _ = strings.Cut(policy, "\r")
 	if policy != "" && policy != "noeviction" && policy != r.policy {
-		r.options.Observe(Change{Kind: StoreEvicts, Policy: policy})
+		r.changes.tell(Change{Kind: StoreEvicts, Policy: policy})
 	}
 	r.policy = policy
 }

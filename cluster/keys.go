@@ -1,13 +1,14 @@
 package cluster
 
 import (
+	"strings"
 	"throttle-proxy/limiter"
 )
 
 // keyFormat is the version of the layout of keys and values in the store. It
 // is part of every key, so that replicas of two versions never misread each
 // other.
-const keyFormat = "1"
+const keyFormat = "2"
 
 // Keys are written after the store's own prefix. The braces are Redis Cluster's
 // hash tag: all keys of one ask share a slot.
@@ -32,6 +33,12 @@ func appendPauseKey(b []byte, tag, name string) []byte {
 
 func appendTag(b []byte, tag string) []byte {
 	return append(append(append(b, '{'), tag...), '}')
+}
+
+// tagOf returns the tag of a key.
+func tagOf(key string) string {
+	tag, _, _ := strings.Cut(strings.TrimPrefix(key, "{"), "}")
+	return tag
 }
 
 func (c Charge) rateKey(tag string) string { return string(c.appendKey(nil, tag)) }

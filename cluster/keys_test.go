@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"regexp"
 	"slices"
@@ -17,12 +18,14 @@ import (
 func keysOf(t *testing.T, client *redis.Client) []string {
 	t.Helper()
 	return slices.DeleteFunc(must(t, client.Keys(t.Context(), "*")), func(key string) bool {
-		return strings.HasPrefix(key, "throttle:1:replica") || strings.HasSuffix(key, ":probe")
+		return strings.HasPrefix(key, "throttle:2:replica") || strings.HasSuffix(key, ":probe")
 	})
 }
 
 // lockKey is where the lock of an ask is, by default.
-func lockKey(a Ask) string { return fmt.Sprintf("throttle:1:{%s}:lock:%x", a.Tag, *a.Fingerprint) }
+func lockKey(a Ask) string {
+	return fmt.Sprintf("throttle:2:{%s}:lock:%x", a.Tag, sha256.Sum256(append([]byte{1}, a.Fingerprint[:]...)))
+}
 
 func TestRedis_KeysAndValues(t *testing.T) {
 	server := startRedis(t)
@@ -31,13 +34,13 @@ func TestRedis_KeysAndValues(t *testing.T) {
 	alice := charge("by-caller", "1/h")
 	alice.Caller = "5e8848"
 	inFlight, held := request("a", charge("slack", "10/s,burst=20"), charge("slack-2", "100/d"), alice), request("b")
-	lock := admit(t, r, inFlight).Lock
-	admit(t, r, held).Lock.Release(time.Minute)
-	admit(t, r, request("c")).Lock.Release(0)
+	lock := admit(t, r, inFlight).Grant
+	admit(t, r, held).Grant.Release(time.Minute)
+	admit(t, r, request("c")).Grant.Release(0)
 	expect(t, r, Limited, request("d", alice))
 	other := request("e", charge("slack", "1/d"))
 	other.Tag = "pool"
-	admit(t, r, other).Lock.Release(time.Hour)
+	admit(t, r, other).Grant.Release(time.Hour)
 	heldValue := func(a Ask) func() bool {
 		return func() bool { return strings.HasSuffix(must(t, client.Get(t.Context(), lockKey(a))), " held") }
 	}
@@ -48,12 +51,12 @@ func TestRedis_KeysAndValues(t *testing.T) {
 		lockKey(inFlight):                          time.Minute,
 		lockKey(held):                              time.Minute,
 		lockKey(other):                             time.Hour,
-		"throttle:1:{slack}:rate:slack":            time.Second,
-		"throttle:1:{slack}:rate:slack-2":          15 * time.Minute,
-		"throttle:1:{slack}:rate:by-caller:5e8848": time.Hour,
-		"throttle:1:{pool}:rate:slack":             24 * time.Hour,
-		"throttle:1:replicas":                      beatExpiry,
-		"throttle:1:replica:replica-0":             beatExpiry,
+		"throttle:2:{slack}:rate:slack":            time.Second,
+		"throttle:2:{slack}:rate:slack-2":          15 * time.Minute,
+		"throttle:2:{slack}:rate:by-caller:5e8848": time.Hour,
+		"throttle:2:{pool}:rate:slack":             24 * time.Hour,
+		"throttle:2:replicas":                      beatExpiry,
+		"throttle:2:replica:replica-0":             beatExpiry,
 	}
 	for _, key := range must(t, client.Keys(t.Context(), "*")) {
 		most, known := longest[key]
@@ -62,7 +65,7 @@ func TestRedis_KeysAndValues(t *testing.T) {
 		}
 		delete(longest, key)
 	}
-	delete(longest, "throttle:1:{slack}:rate:slack") // may have ended
+	delete(longest, "throttle:2:{slack}:rate:slack") // may have ended
 	if len(longest) > 0 {
 		t.Errorf("missing: %v", longest)
 	}
@@ -77,8 +80,8 @@ func TestRedis_KeysAndValues(t *testing.T) {
 		if age := must(t, client.Time(t.Context())).Sub(time.UnixMicro(micros)); age < 0 || age > time.Minute {
 			t.Errorf("got an age of %v by the server's time", age)
 		}
-		if a == &inFlight && fields[1] != lock.token() {
-			t.Errorf("got token %s, want %s", fields[1], lock.token())
+		if a == &inFlight && fields[1] != lock.lock.token() {
+			t.Errorf("got token %s, want %s", fields[1], lock.lock.token())
 		}
 	}
 }
@@ -86,7 +89,7 @@ func TestRedis_KeysAndValues(t *testing.T) {
 func TestTokensAreRandom(t *testing.T) {
 	seen := make(map[string]bool)
 	for range 1000 {
-		token := newStoredLock(request("a"), "replica-0", nil).token()
+		token := storedLock(request("a")).token()
 		if bits := 5 * len(token); bits < 128 || strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") != "" || seen[token] {
 			t.Fatalf("got token %q, want 128 bits in base32, each its own", token)
 		}
@@ -99,7 +102,7 @@ func TestRedis_KeyOfAWrongTypeIsUndecided(t *testing.T) {
 	client := server.Client()
 	r := join(t, server.URL(), Options{})
 	a := request("a", charge("ten", "10/h"), charge("bad", "10/h"))
-	for _, key := range []string{lockKey(a), "throttle:1:{slack}:rate:bad"} {
+	for _, key := range []string{lockKey(a), "throttle:2:{slack}:rate:bad"} {
 		must(t, client.RPush(t.Context(), key, "value"))
 		undecided(t, r, a)
 		// All or nothing: neither the lock nor the other limit was written.
@@ -113,29 +116,35 @@ func TestRedis_KeyOfAWrongTypeIsUndecided(t *testing.T) {
 	}
 }
 
-func TestRedis_GarbageInsteadOfATATIsAbsent(t *testing.T) {
+// tatIn is a TAT as a budget has it, which lies so far ahead by the server's clock.
+func tatIn(t *testing.T, client *redis.Client, d time.Duration) string {
+	t.Helper()
+	at := must(t, client.Time(t.Context())).Add(d)
+	return fmt.Sprintf("%d.%09d", at.Unix(), at.Nanosecond())
+}
+
+func TestRedis_GarbageInsteadOfABudgetIsAbsent(t *testing.T) {
 	server := startRedis(t)
 	client := server.Client()
 	r := join(t, server.URL(), Options{})
-	const key = "throttle:1:{slack}:rate:three"
-	tat := func(in time.Duration) string {
-		return strconv.FormatFloat(must(t, client.Time(t.Context())).Add(in).Sub(time.Unix(1483228800, 0)).Seconds(), 'f', 6, 64)
-	}
+	const key = "throttle:2:{slack}:rate:three"
+	const three = " 1200 3" // what 3/h writes behind its TAT
 	for _, value := range []string{
 		"", " ", "garbage", "1 TOKEN replica-0", "nan", "-nan", "inf", "-inf", "1e308", "1e400", "-1", "99999999999999999999",
-		tat(24 * time.Hour), tat(50 * 365 * 24 * time.Hour),
+		"nan" + three, "1e400" + three, "1.5" + three, tatIn(t, client, time.Hour), tatIn(t, client, time.Hour) + " 0 3", tatIn(t, client, time.Hour) + " -1200 3",
+		tatIn(t, client, time.Hour+time.Minute) + three, tatIn(t, client, 50*365*24*time.Hour) + three,
 	} {
 		must(t, client.Set(t.Context(), key, value, 0))
 		if v := admit(t, r, unlocked(charge("three", "3/h"))); v.Decisions[0].Remaining != 2 {
 			t.Errorf("%q: got %+v, want 2 remaining", value, v.Decisions[0])
 		}
-		got, err := client.Get(t.Context(), key).Float64()
-		if ttl := must(t, client.PTTL(t.Context(), key)); err != nil || ttl <= 0 {
-			t.Errorf("%q: became %v, %v, with TTL %v", value, got, err, ttl)
+		got := must(t, client.Get(t.Context(), key))
+		if ttl := must(t, client.PTTL(t.Context(), key)); !regexp.MustCompile(`^\d+\.\d{9} 1200 3$`).MatchString(got) || ttl <= 0 {
+			t.Errorf("%q: became %q, with TTL %v", value, got, ttl)
 		}
 	}
-	// A little ahead is what a replica with a larger burst may have written.
-	must(t, client.Set(t.Context(), key, tat(2*time.Hour), time.Hour))
+	// Further ahead is what a replica with a larger burst may have written.
+	must(t, client.Set(t.Context(), key, tatIn(t, client, 2*time.Hour)+" 1200 6", time.Hour))
 	expect(t, r, Limited, unlocked(charge("three", "3/h")))
 }
 
@@ -158,20 +167,25 @@ func TestRedis_LockOfAnotherFormatIsOfAnUnknownHolder(t *testing.T) {
 	}
 }
 
-func TestReadReply_RefusesWhatIsMalformed(t *testing.T) {
-	a := request("a", charge("ten", "10/h"))
-	decision := []any{int64(1), int64(9), "-1", "360"}
+func TestReadAnswer_RefusesWhatIsMalformed(t *testing.T) {
+	a := under(request("a", charge("ten", "10/h")), "")
+	const now = int64(1700000000000000)
+	budget := []any{int64(1), int64(0), "1700000360.000000000"}
 	for _, reply := range [][]any{
-		nil, {nil}, {"1", decision}, {int64(0), decision}, {int64(4), decision},
-		{int64(1)}, {int64(1), nil}, {int64(1), decision, decision}, {int64(1), decision[:3]}, {int64(3), "no"},
-		{int64(2)}, {int64(2), "value"}, {int64(2), "value", "soon"}, {int64(2), "value", nil},
+		nil, {nil}, {int64(1)}, {int64(1), now}, {"1", now, budget}, {int64(1), "1", budget}, {int64(1), int64(0), budget},
+		{int64(0), now, budget}, {int64(6), now, budget}, {int64(1), now, nil}, {int64(1), now, budget, budget}, {int64(1), now, budget[:2]},
+		{int64(3), now, "no"}, {int64(2), now}, {int64(2), now, "value", "value"}, {int64(4), now}, {int64(5), now, "value"},
 	} {
-		if v, _, err := readReply(a, reply); err == nil {
-			t.Errorf("%v: got %+v, want an error", reply, v)
+		if got, err := readAnswer(a, reply); err == nil {
+			t.Errorf("%v: got %+v, want an error", reply, got)
 		}
 	}
-	if v, _, err := readReply(a, []any{int64(1), decision}); err != nil || v.Outcome != Admitted {
-		t.Errorf("got %+v, %v, want an admission", v, err)
+	for want, reply := range map[Outcome][]any{
+		Admitted: {int64(1), now, budget}, Duplicate: {int64(2), now, "value"}, CoolingDown: {int64(4), now, int64(1)}, 0: {int64(5), now},
+	} {
+		if got, err := readAnswer(a, reply); err != nil || got.Outcome != want || got.at != time.Duration(now)*time.Microsecond || got.late != (want == 0) {
+			t.Errorf("%v: got %+v, %v, want outcome %d", reply, got, err, want)
+		}
 	}
 }
 

@@ -16,44 +16,54 @@ const Capacity = 100_000
 
 // known is what a replica knows by itself: its own locks, until when budgets
 // that have refused go on to refuse, and cool-downs. All of it is certain, as
-// cool-downs are only ever extended and the instant of GCRA only ever moves on.
+// cool-downs are only ever extended and the instant of GCRA only ever moves on,
+// but where another replica gives back a request that was never sent: then a
+// budget can have one to spend before this replica asks it again.
 type known struct {
 	replica string
 	start   time.Time // epoch of every instant of a replica; carries a monotonic clock
 
-	mu      sync.Mutex // also of the budgets by which this replica decides alone
-	locks   locks
-	denials *limiter.Deadlines[string] // by a budget's key
-	pauses  *limiter.Deadlines[string] // by a cool-down's
+	mu       sync.Mutex // also of the budgets by which this replica decides alone
+	locks    locks
+	denials  *limiter.Deadlines[string] // by a budget's key
+	pauses   *limiter.Deadlines[string] // by a cool-down's
+	unlocked *limiter.Deadlines[lockID] // see isUnlocked
 }
 
 func newKnown(replica string) *known {
 	return &known{
-		replica: replica,
-		start:   time.Now(),
-		locks:   locks{known: make(map[lockID]*Lock)},
-		denials: limiter.NewDeadlines[string](Capacity),
-		pauses:  limiter.NewDeadlines[string](Capacity),
+		replica:  replica,
+		start:    time.Now(),
+		locks:    locks{known: make(map[lockID]*lock)},
+		denials:  limiter.NewDeadlines[string](Capacity),
+		pauses:   limiter.NewDeadlines[string](Capacity),
+		unlocked: limiter.NewDeadlines[lockID](Capacity),
 	}
 }
 
 func (k *known) now() time.Duration { return time.Since(k.start) }
 
 // decideLocked is the verdict by what this replica knows and by budgets, which
-// may be its shares of the fleet's, or nil for none. The lock becomes the ask's
-// if it is admitted, and may be nil.
-func (k *known) decideLocked(ask Ask, lock *Lock, budgets *limiter.Budgets, charges []limiter.Charge, now time.Duration) Verdict {
-	if v, refused := k.coolingOrDuplicateLocked(ask, now); refused {
+// may be its shares of the fleet's, or nil for none. The grant becomes the ask's
+// if it is admitted, and may be nil; what it spends is added to spent.
+func (k *known) decideLocked(ask Ask, g *Grant, spent *spentHere, now time.Duration) Verdict {
+	if v, refused := k.duplicateLocked(ask, now); refused {
 		return v
 	}
-	v := Verdict{Outcome: Admitted, Lock: lock}
-	if budgets != nil {
+	if v, refused := k.coolingLocked(ask, now); refused {
+		return v
+	}
+	v := Verdict{Outcome: Admitted, Grant: g}
+	if spent.budgets != nil {
 		admitted := false
-		if v.Decisions, _, admitted = budgets.Take(now, charges); !admitted {
+		if v.Decisions, spent.tats, admitted = spent.budgets.Take(now, spent.charges); !admitted {
 			return Verdict{Outcome: Limited, Decisions: v.Decisions}
 		}
 	}
-	k.addLocked(lock, now)
+	if g != nil {
+		g.local = spent
+		k.addLocked(g.lock, now)
+	}
 	return v
 }
 
@@ -62,30 +72,13 @@ func (k *known) refusal(ask Ask) (v Verdict, refused bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
-	if v, refused := k.coolingOrDuplicateLocked(ask, now); refused {
+	if v, refused := k.duplicateLocked(ask, now); refused {
 		return v, true
 	}
-	return k.limitedLocked(ask, now)
-}
-
-func (k *known) coolingOrDuplicateLocked(ask Ask, now time.Duration) (v Verdict, refused bool) {
 	if v, refused := k.coolingLocked(ask, now); refused {
 		return v, true
 	}
-	return k.duplicateLocked(ask, now)
-}
-
-func (k *known) coolingLocked(ask Ask, now time.Duration) (v Verdict, refused bool) {
-	k.pauses.Expire(now)
-	if k.pauses.Len() == 0 {
-		return Verdict{}, false
-	}
-	for _, name := range ask.Pauses {
-		if until, ok := k.pauses.Get(pauseKey(ask.Tag, name)); ok && until > now {
-			v.Outcome, v.Wait, refused = CoolingDown, max(v.Wait, until-now), true
-		}
-	}
-	return v, refused
+	return k.limitedLocked(ask, now)
 }
 
 func (k *known) duplicateLocked(ask Ask, now time.Duration) (v Verdict, refused bool) {
@@ -104,6 +97,19 @@ func (k *known) duplicateLocked(ask Ask, now time.Duration) (v Verdict, refused 
 	return v, true
 }
 
+func (k *known) coolingLocked(ask Ask, now time.Duration) (v Verdict, refused bool) {
+	k.pauses.Expire(now)
+	if k.pauses.Len() == 0 {
+		return Verdict{}, false
+	}
+	for _, name := range ask.Pauses {
+		if until, ok := k.pauses.Get(pauseKey(ask.Tag, name)); ok && until > now {
+			v.Outcome, v.Wait, refused = CoolingDown, max(v.Wait, until-now), true
+		}
+	}
+	return v, refused
+}
+
 func (k *known) limitedLocked(ask Ask, now time.Duration) (v Verdict, refused bool) {
 	k.denials.Expire(now)
 	if k.denials.Len() == 0 {
@@ -120,11 +126,57 @@ func (k *known) limitedLocked(ask Ask, now time.Duration) (v Verdict, refused bo
 	return v, refused
 }
 
-// deny remembers the refusals of budgets that were asked at an instant.
+// isUnlocked reports whether the lock of ask is known not to be taken anywhere.
+// That is certain for as long as something refuses all equal asks that did so
+// when the lock was looked for: a budget that all callers share, or the cool-down
+// of all of them.
+func (k *known) isUnlocked(ask Ask) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.now()
+	k.unlocked.Expire(now)
+	until, ok := k.unlocked.Get(lockID{ask.Tag, *ask.Fingerprint})
+	return ok && until > now && until == k.allRefusedLocked(ask)
+}
+
+// foundUnlocked remembers that the lock of ask, which is refused, is not taken.
+func (k *known) foundUnlocked(ask Ask) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.foundUnlockedLocked(ask)
+}
+
+func (k *known) foundUnlockedLocked(ask Ask) {
+	if ask.Fingerprint == nil {
+		return
+	}
+	if until := k.allRefusedLocked(ask); until > 0 {
+		k.unlocked.Set(lockID{ask.Tag, *ask.Fingerprint}, until)
+	}
+}
+
+// allRefusedLocked returns until when all asks that are equal to ask are refused,
+// by what is known; 0 if they are not. It changes with what refuses them.
+func (k *known) allRefusedLocked(ask Ask) (until time.Duration) {
+	if len(ask.Pauses) > 0 {
+		until, _ = k.pauses.Get(pauseKey(ask.Tag, ask.Pauses[0]))
+	}
+	for _, c := range ask.Charges {
+		if c.Caller == "" {
+			denied, _ := k.denials.Get(c.rateKey(ask.Tag))
+			until = max(until, denied)
+		}
+	}
+	return until
+}
+
+// deny remembers the refusals of budgets that were asked at an instant, and that
+// the ask's lock was not taken, which they were asked after.
 func (k *known) deny(ask Ask, decisions []limiter.Decision, asked time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.denyLocked(ask, decisions, asked)
+	k.foundUnlockedLocked(ask)
 }
 
 func (k *known) denyLocked(ask Ask, decisions []limiter.Decision, asked time.Duration) {
@@ -133,6 +185,30 @@ func (k *known) denyLocked(ask Ask, decisions []limiter.Decision, asked time.Dur
 			k.denials.Set(ask.Charges[i].rateKey(ask.Tag), asked+d.NextAfter)
 		}
 	}
+}
+
+// giveBack gives back what a grant has spent here, and has its budgets asked
+// again.
+func (k *known) giveBack(g *Grant) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.now()
+	for _, c := range g.charges {
+		if key := c.rateKey(g.tag); k.denied(key, now) {
+			k.denials.Set(key, now)
+		}
+	}
+	if g.local != nil {
+		g.local.giveBackLocked()
+	}
+	if g.lock != nil {
+		k.endLocked(g.lock, 0)
+	}
+}
+
+func (k *known) denied(key string, now time.Duration) bool {
+	until, ok := k.denials.Get(key)
+	return ok && until > now
 }
 
 // pause remembers a cool-down, and only ever extends one.
@@ -160,11 +236,12 @@ func (k *known) cool(ask Ask, waits []time.Duration, asked time.Duration) {
 			k.pauseLocked(pauseKey(ask.Tag, ask.Pauses[i]), asked+wait)
 		}
 	}
+	k.foundUnlockedLocked(ask) // the store looks for it first
 }
 
 // add makes lock, which a store has granted, known as in flight, unless ask is
 // a duplicate by what this replica knows.
-func (k *known) add(ask Ask, lock *Lock) (v Verdict, refused bool) {
+func (k *known) add(ask Ask, lock *lock) (v Verdict, refused bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
@@ -176,7 +253,7 @@ func (k *known) add(ask Ask, lock *Lock) (v Verdict, refused bool) {
 }
 
 // addLocked makes lock, which may be nil, known as in flight.
-func (k *known) addLocked(lock *Lock, now time.Duration) {
+func (k *known) addLocked(lock *lock, now time.Duration) {
 	if lock == nil {
 		return
 	}
@@ -185,16 +262,20 @@ func (k *known) addLocked(lock *Lock, now time.Duration) {
 }
 
 // release ends lock's exchange and begins its hold.
-func (k *known) release(lock *Lock, hold time.Duration) {
+func (k *known) release(lock *lock, hold time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.endLocked(lock, hold)
+}
+
+func (k *known) endLocked(lock *lock, hold time.Duration) {
 	if k.locks.known[lock.id] == lock { // or it was never added
 		k.locks.end(lock, k.now(), hold)
 	}
 }
 
 // inFlight returns the locks whose exchanges are under way.
-func (k *known) inFlight() []*Lock {
+func (k *known) inFlight() []*lock {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Clone(k.locks.inFlight)
@@ -203,10 +284,10 @@ func (k *known) inFlight() []*Lock {
 // renewing marks those of locks that are still in flight, and returns them. The
 // store may have each from here on, so that its end must be told, and not before
 // it has been renewed.
-func (k *known) renewing(locks []*Lock) []*Lock {
+func (k *known) renewing(locks []*lock) []*lock {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return slices.DeleteFunc(locks, func(lock *Lock) bool {
+	return slices.DeleteFunc(locks, func(lock *lock) bool {
 		flies := k.locks.known[lock.id] == lock && !lock.held()
 		if flies {
 			lock.stored.Store(true)

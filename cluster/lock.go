@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"strings"
 	"sync/atomic"
@@ -14,10 +15,8 @@ type lockID struct {
 	fingerprint Fingerprint
 }
 
-// Lock is the in-flight lock of an admitted request. A nil *Lock is valid and
-// locks nothing.
-//
-// A lock's life, who moves it on, and under what:
+// lock is the in-flight lock of an admitted request. Its life, who moves it on,
+// and under what:
 //
 //	from       to         by                                           under
 //	-          asked      Admit, which gives it a token                nobody else knows it
@@ -25,20 +24,20 @@ type lockID struct {
 //	                      known.decideLocked without the store
 //	asked      given up   Admit, at a refusal or without an answer:    queue
 //	                      an ending is queued if the store may have it
-//	in flight  held       Release with a hold                          released, then known.mu
-//	in flight  gone       Release without one                          released, then known.mu
+//	in flight  held       Grant.Release with a hold                    Grant.ended, then known.mu
+//	in flight  gone       Grant.Release without one, Grant.Unsent      Grant.ended, then known.mu
 //	held       gone       known, when the hold is over                 known.mu
 //
 // The store's copy follows. It is taken by the guard, renewed by [Redis.renew]
 // while the lock is in flight (and taken again where it was missing, or lost
 // while it is another's), and changed or deleted by an ending, which is told
-// until the store answers or the TTL has passed.
-type Lock struct {
+// until the store answers or the TTL has passed, and never while a renewal is
+// under way, which would undo it.
+type lock struct {
 	id       lockID
-	value    string        // what a store keeps under the lock's key, to which it adds its own time; without one its last word, the request's id
-	admitted time.Duration // on the clock of who knows it; set before it is known
-	released atomic.Bool
-	owner    interface{ release(*Lock, time.Duration) }
+	hash     [sha256.Size]byte // by which a store knows the fingerprint
+	value    string            // what a store keeps under the lock's key, to which it adds its own time; without one its last word, the request's id
+	admitted time.Duration     // on the clock of who knows it; set before it is known
 
 	stored   atomic.Bool // the store may have it
 	doubtful atomic.Bool // the store may get to take it only after it was told of the end
@@ -47,54 +46,47 @@ type Lock struct {
 
 	// Guarded by known.mu.
 	until time.Duration // the end of its hold; 0 while the exchange is under way
-	next  *Lock         // to end, if it is held
+	next  *lock         // to end, if it is held
 	index int32         // among those in flight
 }
 
-// Release ends the exchange. Equal requests stay refused for hold; with hold 0
-// the lock is gone when Release returns, or the store has been given its
-// timeout to answer. Calls after the first do nothing. It does not depend on
-// the request's context: a client that has left is a reason to release.
-func (l *Lock) Release(hold time.Duration) {
-	if l != nil && l.released.CompareAndSwap(false, true) {
-		l.owner.release(l, hold)
-	}
-}
+// A lock's value begins with the version of its form. What is appended to it
+// once its exchange is over ends it.
+const (
+	valueFormat = "1"
+	heldMark    = " held"
+)
 
-// heldMark is appended to a lock's value once its exchange is over.
-const heldMark = " held"
+// hash is by what a store knows f, which itself never leaves the process: who
+// can read the store learns nothing of it.
+func (f Fingerprint) hash() [sha256.Size]byte {
+	var b [1 + sha256.Size]byte
+	b[0] = 1
+	copy(b[1:], f[:])
+	return sha256.Sum256(b[:])
+}
 
 // appendKey appends the lock's key.
-func (l *Lock) appendKey(b []byte) []byte {
-	return hex.AppendEncode(append(appendTag(b, l.id.tag), ":lock:"...), l.id.fingerprint[:])
+func (l *lock) appendKey(b []byte) []byte { return appendLockKey(b, l.id.tag, l.hash) }
+
+func appendLockKey(b []byte, tag string, hash [sha256.Size]byte) []byte {
+	return hex.AppendEncode(append(appendTag(b, tag), ":lock:"...), hash[:])
 }
 
-// newLock returns the lock that ask wants, or nil.
-func newLock(ask Ask, owner interface{ release(*Lock, time.Duration) }) *Lock {
-	if ask.Fingerprint == nil {
-		return nil
-	}
-	return &Lock{id: lockID{ask.Tag, *ask.Fingerprint}, value: ask.RequestID, owner: owner}
-}
-
-// newStoredLock returns the lock that ask wants of a store, or nil. replica is
-// without spaces.
-func newStoredLock(ask Ask, replica string, owner interface{ release(*Lock, time.Duration) }) *Lock {
-	lock := newLock(ask, owner)
-	if lock != nil {
-		lock.value = keyFormat + " " + rand.Text() + " " + replica + " " + ask.RequestID
-	}
-	return lock
+// toStore gives the lock what a store is to keep. replica is without spaces.
+func (l *lock) toStore(replica string) {
+	l.hash = l.id.fingerprint.hash()
+	l.value = valueFormat + " " + rand.Text() + " " + replica + " " + l.value
 }
 
 // requestID is that of the request which has the lock.
-func (l *Lock) requestID() string { return l.value[strings.LastIndexByte(l.value, ' ')+1:] }
+func (l *lock) requestID() string { return l.value[strings.LastIndexByte(l.value, ' ')+1:] }
 
 // held reports whether the exchange is over.
-func (l *Lock) held() bool { return l.until > 0 }
+func (l *lock) held() bool { return l.until > 0 }
 
 // token is the random part of the value, of at least 128 bits.
-func (l *Lock) token() string {
+func (l *lock) token() string {
 	_, rest, _ := strings.Cut(l.value, " ")
 	token, _, _ := strings.Cut(rest, " ")
 	return token
@@ -104,7 +96,7 @@ func (l *Lock) token() string {
 // ours, is a lock all the same, of an unknown holder.
 func parseHolder(value string, now time.Duration) (h Holder, held bool) {
 	fields := strings.Fields(strings.TrimSuffix(value, heldMark))
-	if len(fields) < 5 || fields[0] != keyFormat {
+	if len(fields) < 5 || fields[0] != valueFormat {
 		return Holder{}, false
 	}
 	h = Holder{Replica: fields[2], RequestID: fields[3]}
@@ -117,7 +109,7 @@ func parseHolder(value string, now time.Duration) (h Holder, held bool) {
 // release ends lock's exchange. Without a hold it waits until the store has
 // been told, so that a client which repeats its request after the answer is
 // not refused for a lock that is about to go.
-func (r *Redis) release(lock *Lock, hold time.Duration) {
+func (r *Redis) release(lock *lock, hold time.Duration) {
 	r.known.release(lock, hold)
 	switch {
 	case !lock.stored.Load():
@@ -129,7 +121,7 @@ func (r *Redis) release(lock *Lock, hold time.Duration) {
 }
 
 // ending is the task to release lock, or to turn it into a hold.
-func (r *Redis) ending(lock *Lock, hold time.Duration) *task {
+func (r *Redis) ending(lock *lock, hold time.Duration) *task {
 	now := r.known.now()
 	return &task{
 		class:  endings,
@@ -143,7 +135,7 @@ func (r *Redis) ending(lock *Lock, hold time.Duration) *task {
 
 // ending is the end of a lock, and of its hold.
 type ending struct {
-	*Lock
+	*lock
 	until time.Duration
 }
 
@@ -154,7 +146,7 @@ func (e ending) args(c *command, now time.Duration) {
 
 // renewal keeps a lock for another TTL.
 type renewal struct {
-	*Lock
+	*lock
 	ttl time.Duration
 }
 

@@ -39,16 +39,16 @@ var lockBehaviours = map[string]func(t *testing.T, fleet []replica){
 		for _, ask := range []Ask{unlocked(), unlocked(charge("hour", "10/h"))} {
 			for _, r := range fleet {
 				v := admit(t, r, ask)
-				if v.Lock != nil {
-					t.Errorf("got %+v, want no lock", v.Lock)
+				if v.Grant.Locked() {
+					t.Errorf("got %+v, want no lock", v.Grant)
 				}
-				v.Lock.Release(0)
+				v.Grant.Release(0)
 			}
 		}
 	},
 	"A lock released without a hold is free when Release returns": func(t *testing.T, fleet []replica) {
 		for i := range 30 {
-			admit(t, fleet[i%3], request("a")).Lock.Release(0)
+			admit(t, fleet[i%3], request("a")).Grant.Release(0)
 		}
 	},
 	"An ask does not depend on its request's context": func(t *testing.T, fleet []replica) {
@@ -60,7 +60,7 @@ var lockBehaviours = map[string]func(t *testing.T, fleet []replica){
 	},
 	"A hold refuses on every replica": func(t *testing.T, fleet []replica) {
 		first := request("a")
-		admit(t, fleet[0], first).Lock.Release(time.Minute)
+		admit(t, fleet[0], first).Grant.Release(time.Minute)
 		expect(t, fleet[0], Held, request("a"))
 		for _, r := range fleet {
 			// A hold is off the critical path: the others may still see the lock.
@@ -80,7 +80,7 @@ var lockBehaviours = map[string]func(t *testing.T, fleet []replica){
 	"After its hold a lock is free": func(t *testing.T, fleet []replica) {
 		const hold = 100 * time.Millisecond
 		for _, r := range fleet {
-			lock := admit(t, fleet[0], request("a")).Lock
+			lock := admit(t, fleet[0], request("a")).Grant
 			from := time.Now()
 			lock.Release(hold)
 			var next Verdict
@@ -92,7 +92,7 @@ var lockBehaviours = map[string]func(t *testing.T, fleet []replica){
 			if held := time.Since(from); held < hold-5*time.Millisecond {
 				t.Errorf("free after %v, want at least %v", held, hold)
 			}
-			next.Lock.Release(0)
+			next.Grant.Release(0)
 		}
 	},
 	"A lock taken again after its hold stands": func(t *testing.T, fleet []replica) {
@@ -100,7 +100,7 @@ var lockBehaviours = map[string]func(t *testing.T, fleet []replica){
 		// ones only after the locks have been taken again.
 		const many = 30
 		for i := range many {
-			admit(t, fleet[0], request(fmt.Sprint(i))).Lock.Release(time.Duration(50+i) * time.Millisecond)
+			admit(t, fleet[0], request(fmt.Sprint(i))).Grant.Release(time.Duration(50+i) * time.Millisecond)
 		}
 		time.Sleep(100 * time.Millisecond)
 		for i := many - 1; i >= 0; i-- {
@@ -113,9 +113,9 @@ var lockBehaviours = map[string]func(t *testing.T, fleet []replica){
 		}
 	},
 	"A lock's second release does not touch its successor": func(t *testing.T, fleet []replica) {
-		old := admit(t, fleet[0], request("a")).Lock
+		old := admit(t, fleet[0], request("a")).Grant
 		old.Release(0)
-		successor := admit(t, fleet[1], request("a")).Lock
+		successor := admit(t, fleet[1], request("a")).Grant
 		for _, hold := range []time.Duration{0, time.Minute} {
 			old.Release(hold)
 			expect(t, fleet[0], Duplicate, request("a"))

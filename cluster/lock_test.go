@@ -45,7 +45,7 @@ func TestRedis_RenewalTakesAMissingLockAgain(t *testing.T) {
 	client := server.Client()
 	r := join(t, server.URL(), Options{LockTTL: time.Second})
 	a := request("a")
-	lock := admit(t, r, a).Lock
+	lock := admit(t, r, a).Grant
 	for name, lose := range map[string]func(){
 		"deleted":                     func() { must(t, client.Del(t.Context(), lockKey(a))) },
 		"everything flushed":          func() { must(t, client.FlushAll(t.Context())) },
@@ -53,7 +53,7 @@ func TestRedis_RenewalTakesAMissingLockAgain(t *testing.T) {
 	} {
 		lose()
 		eventually(t, "taken again after "+name, func() bool {
-			return strings.HasPrefix(client.Get(t.Context(), lockKey(a)).Val(), lock.value+" ")
+			return strings.HasPrefix(client.Get(t.Context(), lockKey(a)).Val(), lock.lock.value+" ")
 		})
 		if ttl := must(t, client.PTTL(t.Context(), lockKey(a))); ttl <= 0 || ttl > time.Second {
 			t.Errorf("%s: got TTL %v, want up to 1s", name, ttl)
@@ -76,7 +76,7 @@ func TestRedis_AnothersLockIsLostAndNotTouched(t *testing.T) {
 	}})
 	other := join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
 	a := request("a")
-	lock := admit(t, r, a).Lock
+	lock := admit(t, r, a).Grant
 	// As after a pause longer than the TTL.
 	eventually(t, "taken, unless the renewal comes first", func() bool {
 		must(t, client.Del(t.Context(), lockKey(a)))
@@ -108,13 +108,13 @@ func TestRedis_ReleaseDoesNotTouchASuccessor(t *testing.T) {
 	r, other := join(t, server.URL(), Options{}), join(t, server.URL(), Options{})
 	for _, hold := range []time.Duration{0, time.Second} {
 		a := request(hold.String())
-		lock := admit(t, r, a).Lock
+		lock := admit(t, r, a).Grant
 		must(t, client.Del(t.Context(), lockKey(a)))
 		admit(t, other, a)
 		value := must(t, client.Get(t.Context(), lockKey(a)))
 		lock.Release(hold)
 		// The loop does one thing after the other: this release is the last.
-		admit(t, r, request("last"+hold.String())).Lock.Release(0)
+		admit(t, r, request("last"+hold.String())).Grant.Release(0)
 		if got := must(t, client.Get(t.Context(), lockKey(a))); got != value {
 			t.Errorf("hold %v: got %q, want %q", hold, got, value)
 		}
@@ -126,13 +126,13 @@ func TestRedis_ManyReleasesAtOnce(t *testing.T) {
 	client := server.Client()
 	r := join(t, server.URL(), Options{})
 	const many = 3*batchSize + 1
-	locks := make([]*Lock, many)
+	locks := make([]*Grant, many)
 	for i := range locks {
-		locks[i] = admit(t, r, request(fmt.Sprint(i))).Lock
+		locks[i] = admit(t, r, request(fmt.Sprint(i))).Grant
 	}
 	concurrently(t, many, func(i int) Outcome {
 		locks[i].Release(0)
-		if n := must(t, client.Exists(t.Context(), "throttle:1:"+string(locks[i].appendKey(nil)))); n != 0 {
+		if n := must(t, client.Exists(t.Context(), "throttle:2:"+string(locks[i].lock.appendKey(nil)))); n != 0 {
 			t.Error("there after Release returned")
 		}
 		return Admitted
@@ -171,7 +171,7 @@ func TestRedis_DoubtfulLockIsReleasedOnceMore(t *testing.T) {
 	r := join(t, server.URL(), Options{})
 	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
 	for doubtful, want := range map[bool][]int{false: {0, 0}, true: {1, 0}} {
-		lock := newStoredLock(request("a"), "replica-0", r)
+		lock := storedLock(request("a"))
 		lock.doubtful.Store(doubtful)
 		tasks := []*task{r.ending(lock, 0)}
 		for i, n := range want {
@@ -185,12 +185,19 @@ func TestRedis_DoubtfulLockIsReleasedOnceMore(t *testing.T) {
 func TestRedis_RenewalWithoutAnAnswerMakesALockDoubtful(t *testing.T) {
 	server := startRedis(t)
 	r := join(t, server.URL(), Options{LockTTL: time.Hour}) // renewed by this test alone
-	lock := admit(t, r, request("a")).Lock
-	if !r.renew() || lock.doubtful.Load() {
+	lock := admit(t, r, request("a")).Grant
+	if !r.renew() || lock.lock.doubtful.Load() {
 		t.Error("got doubt about a lock that was renewed")
 	}
 	server.Kill()
-	if r.renew() || !lock.doubtful.Load() {
+	if r.renew() || !lock.lock.doubtful.Load() {
 		t.Error("got no doubt about a lock that the store may yet take again")
 	}
+}
+
+// storedLock is the lock that an ask wants of a store.
+func storedLock(a Ask) *lock {
+	l := newGrant(a, nil).lock
+	l.toStore("replica-0")
+	return l
 }

@@ -22,11 +22,12 @@ func NewMemory(replica string) *Memory {
 
 // Admit decides ask. The error is always nil.
 func (m *Memory) Admit(_ context.Context, ask Ask) (Verdict, error) {
-	charges := ask.charges()
+	g := newGrant(ask, m)
+	spent := &spentHere{budgets: m.budgets, charges: ask.charges()}
 	m.known.mu.Lock()
 	defer m.known.mu.Unlock()
 	now := m.known.now()
-	v := m.known.decideLocked(ask, newLock(ask, m), m.budgets, charges, now)
+	v := m.known.decideLocked(ask, g, spent, now)
 	if v.Outcome == Limited {
 		m.known.denyLocked(ask, v.Decisions, now)
 	}
@@ -34,7 +35,7 @@ func (m *Memory) Admit(_ context.Context, ask Ask) (Verdict, error) {
 }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
-// is a refusal: one under a cool-down, a duplicate of a request of its own, or
+// is a refusal: a duplicate of a request of its own, one under a cool-down, or
 // one that a budget refuses which has refused before, and whose next request is
 // not yet due. It takes nothing, and is cheap enough to call before the request's
 // body is read, with the Fingerprint still nil. Of budgets that have not refused
@@ -45,7 +46,9 @@ func (m *Memory) Refusal(ask Ask) (v Verdict, refused bool) { return m.known.ref
 // only ever extends one.
 func (m *Memory) Pause(tag, name string, d time.Duration) { m.known.pause(tag, name, d) }
 
-func (m *Memory) release(lock *Lock, hold time.Duration) { m.known.release(lock, hold) }
+func (m *Memory) release(lock *lock, hold time.Duration) { m.known.release(lock, hold) }
+
+func (m *Memory) giveBack(g *Grant) { m.known.giveBack(g) }
 
 // Status returns what this replica has in flight.
 func (m *Memory) Status() Status { return m.known.status() }

@@ -7,17 +7,68 @@ import (
 
 // orderBehaviours are in which order it refuses, and what a replica knows by itself.
 var orderBehaviours = map[string]func(t *testing.T, fleet []replica){
-	"A cool-down comes before a duplicate, and that before a limit": func(t *testing.T, fleet []replica) {
+	"A duplicate is a duplicate first, whatever is spent and cooling down": func(t *testing.T, fleet []replica) {
+		knowEachOther(t, fleet)
 		one := charge("one", "1/h")
-		admit(t, fleet[0], request("a", one))
+		lock := admit(t, fleet[0], under(request("a", one), "")).Grant
 		for _, r := range fleet {
+			expect(t, r, Duplicate, under(request("a", one), ""))
+			expect(t, r, Limited, under(request("b", one), "")) // known from here on
 			expect(t, r, Duplicate, under(request("a", one), ""))
 		}
 		fleet[1].Pause("slack", "", time.Minute)
-		for _, r := range fleet[1:] { // the first knows by itself that it is a duplicate
-			expect(t, r, CoolingDown, under(request("a", one), ""))
+		for _, r := range fleet {
+			v := expect(t, r, Duplicate, under(request("a", one), ""))
+			if v.Holder.Replica != "replica-0" || v.Holder.Age < 0 || v.Holder.Age > time.Minute {
+				t.Errorf("got holder %+v, want replica-0", v.Holder)
+			}
+			for range 2 {
+				expect(t, r, CoolingDown, under(request("b"), ""))
+				expect(t, r, Duplicate, under(request("a", one), ""))
+			}
 		}
-		expect(t, fleet[0], CoolingDown, under(request("b", one), ""))
+		lock.Release(time.Hour)
+		for _, r := range fleet {
+			eventually(t, "held", func() bool { return ask(t, r, under(request("a", one), "")).Outcome == Held })
+		}
+	},
+	"A cool-down comes before a limit": func(t *testing.T, fleet []replica) {
+		one := charge("one", "1/h")
+		admit(t, fleet[0], request("a", one))
+		fleet[1].Pause("slack", "", time.Minute)
+		for _, r := range fleet {
+			expect(t, r, CoolingDown, under(request("b", one), ""))
+			expect(t, r, Limited, request("b", one))
+			expect(t, r, CoolingDown, under(request("b", one), ""))
+		}
+	},
+	"A lock that is taken after its budget refused is found": func(t *testing.T, fleet []replica) {
+		// The refusal is remembered, and that the lock was free, until it ends.
+		knowEachOther(t, fleet)
+		limit := charge("limit", "5/s,burst=1")
+		for range 5 {
+			admitted := 0
+			for i := range 3 {
+				if v := ask(t, fleet[i], request("a", limit)); v.Outcome == Admitted {
+					admitted++
+				} else if v.Outcome == Limited {
+					time.Sleep(v.Decisions[0].NextAfter)
+				}
+			}
+			if admitted > 1 {
+				t.Fatalf("%d of three equal asks were admitted", admitted)
+			}
+			if v := ask(t, fleet[0], request("other", limit)); v.Outcome == Admitted {
+				v.Grant.Release(0)
+			}
+			eventually(t, "admitted once", func() bool {
+				v := ask(t, fleet[0], request("a", limit))
+				return v.Outcome == Duplicate || v.Outcome == Admitted
+			})
+			for _, r := range fleet {
+				expect(t, r, Duplicate, request("a", limit))
+			}
+		}
 	},
 	"A replica knows its own refusals without asking": func(t *testing.T, fleet []replica) {
 		r := fleet[0]
@@ -31,7 +82,7 @@ var orderBehaviours = map[string]func(t *testing.T, fleet []replica){
 		for range 3 {
 			unknown(request("a", one, two))
 		}
-		lock := admit(t, r, request("a", one, two)).Lock
+		lock := admit(t, r, request("a", one, two)).Grant
 		if v, known := r.Refusal(request("a")); !known || v.Outcome != Duplicate || v.Holder.RequestID == "" {
 			t.Errorf("in flight: got %+v, %t, want a duplicate", v, known)
 		}
@@ -51,7 +102,7 @@ var orderBehaviours = map[string]func(t *testing.T, fleet []replica){
 	"What a replica knows by itself ends in time": func(t *testing.T, fleet []replica) {
 		r := fleet[0]
 		limit := charge("limit", "20/s,burst=1")
-		admit(t, r, request("a")).Lock.Release(50 * time.Millisecond)
+		admit(t, r, request("a")).Grant.Release(50 * time.Millisecond)
 		eventually(t, "limited", func() bool { return ask(t, r, unlocked(limit)).Outcome == Limited })
 		eventually(t, "nothing known", func() bool {
 			_, known := r.Refusal(request("a", limit))

@@ -19,12 +19,12 @@ func TestRedis_LocksThatEndDuringAnOutageLeaveNoOrphan(t *testing.T) {
 	link := redistest.NewLink(t, server.Addr)
 	told := newChanges()
 	r, other := join(t, link.URL(), Options{Timeout: storeTimeout, Observe: told.observe}), join(t, server.URL(), Options{})
-	ended, held := admit(t, r, request("ended")).Lock, admit(t, r, request("held")).Lock
+	ended, held := admit(t, r, request("ended")).Grant, admit(t, r, request("held")).Grant
 	link.Refuse()
 	link.Cut()
 	lose(t, r)
-	degraded(t, r, Admitted, by(Local, request("began and ended"))).Lock.Release(0)
-	during := degraded(t, r, Admitted, by(Local, request("goes on"))).Lock
+	degraded(t, r, Admitted, by(Local, request("began and ended"))).Grant.Release(0)
+	during := degraded(t, r, Admitted, by(Local, request("goes on"))).Grant
 	ended.Release(0)
 	held.Release(time.Minute)
 	expect(t, other, Duplicate, request("ended"))
@@ -37,7 +37,7 @@ func TestRedis_LocksThatEndDuringAnOutageLeaveNoOrphan(t *testing.T) {
 	eventually(t, "taken", func() bool { return r.Status().Renewed > 0 }) // which whoever asks before can prevent
 	eventually(t, "a duplicate", func() bool {
 		v := ask(t, other, request("goes on"))
-		v.Lock.Release(0)
+		v.Grant.Release(0)
 		return v.Outcome == Duplicate
 	})
 	during.Release(0)
@@ -61,7 +61,7 @@ func TestRedis_ManyAsksThatGetNoAnswerLeaveNoOrphan(t *testing.T) {
 	}
 	together("answered", func(a Ask) {
 		if v, err := r.Admit(t.Context(), a); err == nil {
-			v.Lock.Release(0)
+			v.Grant.Release(0)
 		}
 	})
 	server.Pause()
@@ -79,7 +79,7 @@ func TestRedis_ManyAsksThatGetNoAnswerLeaveNoOrphan(t *testing.T) {
 	// Where the breaker has opened there is a probe to wait for.
 	eventually(t, "asked again", func() bool {
 		v, err := r.Admit(t.Context(), request("again"))
-		v.Lock.Release(0)
+		v.Grant.Release(0)
 		return err == nil
 	})
 	eventually(t, "no lock is left", func() bool {
@@ -95,7 +95,7 @@ func TestRedis_LockWhoseAnswerWasLostIsAdopted(t *testing.T) {
 	r, other := join(t, link.URL(), Options{Timeout: storeTimeout, LockTTL: ttl}), join(t, server.URL(), Options{})
 	type adopted struct {
 		ask   Ask
-		lock  *Lock
+		lock  *Grant
 		value string
 	}
 	var all []adopted
@@ -110,17 +110,17 @@ func TestRedis_LockWhoseAnswerWasLostIsAdopted(t *testing.T) {
 			v = admit(t, r, a)
 			link.Heal()
 			value = client.Get(t.Context(), lockKey(a)).Val()
-			if v.Degraded && strings.HasPrefix(value, v.Lock.value+" ") {
+			if v.Degraded && strings.HasPrefix(value, v.Grant.lock.value+" ") {
 				return true
 			}
-			v.Lock.Release(0)
+			v.Grant.Release(0)
 			return false
 		})
-		if !v.Lock.doubtful.Load() {
+		if !v.Grant.lock.doubtful.Load() {
 			t.Errorf("%s: got no doubt about a lock that the store may yet take", policy)
 		}
 		expect(t, r, Duplicate, a)
-		all = append(all, adopted{a, v.Lock, value})
+		all = append(all, adopted{a, v.Grant, value})
 	}
 	time.Sleep(ttl + ttl/10)
 	for _, adopted := range all {
@@ -137,7 +137,7 @@ func TestRedis_LockWhoseAnswerWasLostIsAdopted(t *testing.T) {
 	eventually(t, "an answer lost", func() bool {
 		link.LoseAnswers(1, r.guard.Hash())
 		v, err := r.Admit(t.Context(), a)
-		v.Lock.Release(0)
+		v.Grant.Release(0)
 		link.Heal()
 		return err != nil
 	})
@@ -160,18 +160,18 @@ func TestRedis_EqualAsksOfWhichOneGotNoAnswerDoNotRunTogether(t *testing.T) {
 			second <- v
 		}()
 		eventually(t, "admitted by the store", func() bool { return must(t, client.Exists(t.Context(), lockKey(a))) == 1 })
-		first, _ := r.undecided(by(Local, a), newLock(a, r), r.parts.of(a.Tag), errors.New("no answer"))
+		first, _ := r.undecided(by(Local, a), newGrant(a, r), r.parts.of(a.Tag), errors.New("no answer"))
 		v := <-second
 		link.Heal()
 		if first.Outcome == Duplicate { // the answer was faster
-			v.Lock.Release(0)
+			v.Grant.Release(0)
 			continue
 		}
-		if first.Outcome != Admitted || v.Outcome != Duplicate || v.Lock != nil {
+		if first.Outcome != Admitted || v.Outcome != Duplicate || v.Grant != nil {
 			t.Fatalf("got %+v and %+v, want an admission and a duplicate", first, v)
 		}
 		expect(t, r, Duplicate, a)
-		first.Lock.Release(0)
+		first.Grant.Release(0)
 		eventually(t, "free", func() bool { return ask(t, other, a).Outcome == Admitted })
 		return
 	}

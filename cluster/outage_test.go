@@ -134,7 +134,7 @@ func TestRedis_DecidesAsTheAskSaysWhileTheStoreIsAway(t *testing.T) {
 				}
 				for _, policy := range []WhenUndecided{Local, Open} {
 					body := fmt.Sprint(policy, i)
-					if v := degraded(t, r, Admitted, by(policy, request(body))); v.Fault != "store-away" || v.Lock == nil {
+					if v := degraded(t, r, Admitted, by(policy, request(body))); v.Fault != "store-away" || v.Grant == nil {
 						t.Errorf("%s: got %+v, want a lock", policy, v)
 					}
 					expect(t, r, Duplicate, by(policy, request(body)))
@@ -166,7 +166,7 @@ func TestRedis_DecidesAsTheAskSaysWhileTheStoreIsAway(t *testing.T) {
 			}
 			eventually(t, "decided by the store", func() bool {
 				v := ask(t, r, by(Open, request("after")))
-				v.Lock.Release(0)
+				v.Grant.Release(0)
 				return !v.Degraded
 			})
 			// The locks of what is in flight are the fleet's again. Who asks for one
@@ -175,7 +175,7 @@ func TestRedis_DecidesAsTheAskSaysWhileTheStoreIsAway(t *testing.T) {
 			for _, body := range []string{"before", "local7", "open7"} {
 				eventually(t, "a duplicate elsewhere", func() bool {
 					v := ask(t, other, request(body))
-					v.Lock.Release(0)
+					v.Grant.Release(0)
 					return v.Outcome == Duplicate && v.Holder.Replica == "replica-0"
 				})
 			}
@@ -183,7 +183,7 @@ func TestRedis_DecidesAsTheAskSaysWhileTheStoreIsAway(t *testing.T) {
 			if v := expect(t, other, Limited, unlocked(ten)); v.Decisions[0].ResetAfter > time.Hour {
 				t.Errorf("got %+v, want an empty budget", v.Decisions[0])
 			}
-			held.Lock.Release(0)
+			held.Grant.Release(0)
 			admit(t, other, request("before"))
 		})
 	}
@@ -196,7 +196,7 @@ func TestRedis_StoreThatIsAwayIsNotAsked(t *testing.T) {
 	told := newChanges()
 	r := join(t, server.URL(), Options{Observe: told.observe})
 	five := charge("five", "5/h")
-	lock := admit(t, r, request("before")).Lock
+	lock := admit(t, r, request("before")).Grant
 	must(t, client.ConfigSet(t.Context(), "maxmemory", "1"))
 	lose(t, r)
 	told.next(t, StoreAway)
@@ -205,7 +205,7 @@ func TestRedis_StoreThatIsAwayIsNotAsked(t *testing.T) {
 	time.Sleep(2 * retryAfter)
 	must(t, client.ConfigResetStat(t.Context()))
 	for i := range 1000 {
-		degraded(t, r, Admitted, by(Open, request(fmt.Sprint(i), five))).Lock.Release(time.Duration(i%2) * time.Minute)
+		degraded(t, r, Admitted, by(Open, request(fmt.Sprint(i), five))).Grant.Release(time.Duration(i%2) * time.Minute)
 	}
 	lock.Release(0)
 	r.Pause("slack", "b", time.Minute)

@@ -64,9 +64,10 @@ func (s state) after(e event) state {
 // part is what fails as one: the whole store, or in a Redis Cluster, of which
 // one master can be away, the slot of one tag.
 type part struct {
-	tag string       // empty for the whole store
-	is  atomic.Int32 // its state; written by [Redis.move] alone
-	cut atomic.Int64 // the last cut that counted, on the clock of what is known
+	tag   string       // empty for the whole store
+	is    atomic.Int32 // its state; written by [Redis.move] alone
+	cut   atomic.Int64 // the last cut that counted, on the clock of what is known
+	clock clock
 
 	// Two breakers, since one counts either way. Neither lets an ask through to
 	// see whether the store is back: that is [Redis.probe]'s, so that no request
@@ -132,7 +133,7 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 		later = p.postponed.take()
 	}
 	if change.Kind != 0 {
-		r.options.Observe(change)
+		r.changes.tell(change)
 	}
 	p.mu.Unlock()
 	if look {
@@ -164,8 +165,8 @@ func (r *Redis) record(p *part, err error) {
 	}
 	fault := FaultOf(err)
 	r.counts.fault(fault)
-	if fault == faultWrongType || p.away() {
-		return // of one key, while the store is well
+	if ofOneKey(fault) || p.away() {
+		return
 	}
 	if fault != faultClosed || p.cutAnew(r.known.now(), r.options.Timeout/5) {
 		p.running.RecordFailure()

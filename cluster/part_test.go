@@ -32,10 +32,12 @@ func TestRedis_BreakerOpens(t *testing.T) {
 		"ffff" + strings.Repeat("w", 100) + "f":             true,
 	} {
 		var changes []ChangeKind
-		r := &Redis{
-			options: Options{Observe: func(change Change) { changes = append(changes, change.Kind) }},
-			known:   newKnown("replica-0"),
-			stop:    make(chan struct{}),
+		r := &Redis{known: newKnown("replica-0"), changes: newObserver(), stop: make(chan struct{})}
+		told := func() []ChangeKind {
+			for len(r.changes.changes) > 0 {
+				changes = append(changes, (<-r.changes.changes).Kind)
+			}
+			return changes
 		}
 		close(r.stop) // nobody looks for it
 		p := newPart("")
@@ -46,14 +48,14 @@ func TestRedis_BreakerOpens(t *testing.T) {
 		if opens {
 			want = []ChangeKind{StoreAway}
 		}
-		if p.away() != opens || !slices.Equal(changes, want) {
+		if p.away() != opens || !slices.Equal(told(), want) {
 			t.Errorf("%s: got away %t, told %v, want %t", ends, p.away(), changes, opens)
 		}
 		// Asks from before tell nothing more, however they end.
 		for _, err := range []error{nil, io.EOF, nil} {
 			r.record(p, err)
 		}
-		if opens && (!p.away() || len(changes) != 1) {
+		if opens && (!p.away() || len(told()) != 1) {
 			t.Errorf("%s, and later ends: got away %t, told %v", ends, p.away(), changes)
 		}
 		r.stopped.Wait()
@@ -71,9 +73,10 @@ func (wrongType) RedisError() {}
 func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &Redis{
-			options: Options{Replicas: 2, Observe: func(Change) {}},
+			options: Options{Replicas: 2},
 			known:   newKnown("replica-0"),
 			queue:   newQueue(),
+			changes: newObserver(),
 			stop:    make(chan struct{}),
 		}
 		defer close(r.stop)

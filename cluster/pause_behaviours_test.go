@@ -15,7 +15,7 @@ var pauseBehaviours = map[string]func(t *testing.T, fleet []replica){
 			if v.Wait <= 0 || v.Wait > time.Minute || v.Degraded {
 				t.Errorf("got %+v, want a wait of up to 1m", v)
 			}
-			admit(t, r, request("a")).Lock.Release(0) // does not ask for it
+			admit(t, r, request("a")).Grant.Release(0) // does not ask for it
 		}
 		// By now each knows by itself, also before the body is read.
 		for _, r := range fleet {

@@ -9,14 +9,15 @@ import (
 )
 
 // task is something that the store is told, until it answers or it no longer
-// matters. All tasks may be told twice: the second time does no harm.
+// matters. Most may be told twice: the second time does no harm.
 type task struct {
 	class  class
 	tag    string
 	script *script
 	what   subject
 	forget time.Duration // from when on it no longer matters
-	lock   *Lock         // whose end it is; nil of other tasks
+	lock   *lock         // whose end it is; nil of other tasks
+	once   bool          // a second time would do harm: it is told again only if it was not told at all
 	tried  chan struct{} // closed once the store has been told, or has failed to answer; nil where nobody waits
 }
 
@@ -27,7 +28,7 @@ const (
 	awaited  class = iota // what somebody waits for, whatever it is
 	endings               // of locks
 	coolings              // cool-downs
-	sums                  // what budgets are owed
+	sums                  // what budgets are owed, and get back
 	classes
 )
 

@@ -23,6 +23,8 @@ var (
 	pauseSource string
 	//go:embed charge.lua
 	chargeSource string
+	//go:embed refund.lua
+	refundSource string
 	//go:embed heartbeat.lua
 	heartbeatSource string
 
@@ -30,6 +32,7 @@ var (
 	releaseScript   = newScript(releaseSource)
 	pauseScript     = newScript(pauseSource)
 	chargeScript    = newScript(prelude + chargeSource)
+	refundScript    = newScript(prelude + refundSource)
 	heartbeatScript = newScript(heartbeatSource)
 
 	prelude, errPrelude = limiter.Prelude()
@@ -49,7 +52,8 @@ type Options struct {
 	// Replicas is the number of replicas while it is not known how many live.
 	Replicas int
 
-	// Observe is called at each change. It must not block.
+	// Observe is called at each change, for one after the other. Where it takes
+	// long, nothing else waits for it, and changes may be dropped.
 	Observe func(Change)
 }
 
@@ -67,8 +71,10 @@ type Redis struct {
 	deadlines deadlines // of asks
 	fleet     fleet
 	counts    counts
-	policy    string // maxmemory-policy, as last seen by the run loop
+	policy    string   // maxmemory-policy, as last seen by the run loop
+	changed   sync.Map // changes of limits that were told
 
+	changes  observer
 	queue    queue
 	returned chan struct{} // a part of the store answers again
 	stop     chan struct{}
@@ -86,15 +92,13 @@ func NewRedis(o Options) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Observe == nil {
-		o.Observe = func(Change) {}
-	}
 	r := &Redis{
 		options:   o,
 		known:     newKnown(o.Self.ID),
 		guard:     newScript(prelude + guardSource),
 		deadlines: deadlines{timeout: o.Timeout},
 		queue:     newQueue(),
+		changes:   newObserver(),
 		returned:  make(chan struct{}),
 		stop:      make(chan struct{}),
 		ran:       make(chan struct{}),
@@ -105,6 +109,10 @@ func NewRedis(o Options) (*Redis, error) {
 	r.conn.Store(conn)
 	r.stopped.Go(r.run)
 	r.stopped.Go(r.tellAll)
+	if o.Observe == nil {
+		o.Observe = func(Change) {}
+	}
+	go r.changes.run(o.Observe)
 	return r, nil
 }
 
@@ -113,43 +121,97 @@ func NewRedis(o Options) (*Redis, error) {
 // verdict is what the ask says, or else an error that wraps [ErrUndecided]; the
 // verdict's Fault then says why.
 //
+// A refusal that this replica knows by itself takes no trip; but where others
+// live and the ask has a fingerprint, its lock may be theirs: that is looked for
+// first, once for as long as what refuses it refuses all that are equal to it.
+//
 // The trip is not cut short when the context is done: a client that leaves in
 // the middle of it would otherwise cost the connection, and the answer.
 func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
+	part := r.parts.of(ask.Tag)
 	if v, refused := r.known.refusal(ask); refused {
+		if v.Outcome == CoolingDown || v.Outcome == Limited {
+			v = r.lookElsewhere(part, ask, v)
+		}
 		return v, nil
 	}
 	if ask.needsNothing() {
 		return Verdict{Outcome: Admitted}, nil // which says nothing of the store
 	}
-	lock := newStoredLock(ask, r.options.Self.ID, r)
-	part := r.parts.of(ask.Tag)
+	g := newGrant(ask, r)
+	if g.Locked() {
+		g.lock.toStore(r.options.Self.ID)
+	}
 	if part.away() {
-		return r.undecided(ask, lock, part, errAway)
+		return r.undecided(ask, g, part, errAway)
 	}
-	if lock != nil {
-		lock.stored.Store(true)
+	if g.Locked() {
+		g.lock.stored.Store(true)
 	}
-	asked := r.known.now()
-	v, waits, err := r.ask(r.deadlines.context(asked), ask, lock)
+	ctx, end := r.deadlines.context(r.known.now())
+	a, asked, err := r.ask(ctx, end, part, ask, g)
 	r.record(part, err)
 	if err != nil {
-		return r.undecided(ask, lock, part, err)
-	}
-	switch {
-	case v.Outcome == CoolingDown:
-		r.known.cool(ask, waits, asked)
-	case v.Outcome == Limited:
-		r.known.deny(ask, v.Decisions, asked)
-	case v.Outcome == Admitted && lock != nil:
-		if refusal, refused := r.known.add(ask, lock); refused {
-			// An equal ask that got no answer has gone on meanwhile.
-			r.queue.add(r.ending(lock, 0))
-			return refusal, nil
+		if g.Locked() && err == errLate {
+			g.lock.stored.Store(false)
 		}
-		v.Lock = lock
+		return r.undecided(ask, g, part, err)
+	}
+	r.tellLimitChanges(ask, a.was)
+	v := a.Verdict
+	switch v.Outcome {
+	case CoolingDown:
+		r.known.cool(ask, a.waits, asked)
+	case Limited:
+		r.known.deny(ask, v.Decisions, asked)
+	case Admitted:
+		if g == nil {
+			return v, nil
+		}
+		g.stored = a.stored
+		if g.Locked() {
+			if refusal, refused := r.known.add(ask, g.lock); refused {
+				// An equal ask that got no answer has gone on meanwhile.
+				r.queue.add(append(r.refunds(g), r.ending(g.lock, 0))...)
+				return refusal, nil
+			}
+		}
+		v.Grant = g
 	}
 	return v, nil
+}
+
+// lookElsewhere is the verdict on an ask that this replica refuses, but would
+// call a duplicate if its lock is another's. Where that cannot be found out the
+// refusal stands.
+func (r *Redis) lookElsewhere(part *part, ask Ask, refusal Verdict) Verdict {
+	if ask.Fingerprint == nil || part.away() || r.fleet.live(r.options.Replicas) < 2 || r.known.isUnlocked(ask) {
+		return refusal
+	}
+	ctx, _ := r.deadlines.context(r.known.now())
+	key := r.key(string(appendLockKey(nil, ask.Tag, ask.Fingerprint.hash())))
+	value, err := r.conn.Load().process(ctx, redis.NewCmd(ctx, "get", key)).Text()
+	switch {
+	case err == redis.Nil:
+		r.known.foundUnlocked(ask)
+		r.record(part, nil)
+		return refusal
+	case err != nil:
+		r.record(part, err)
+		return refusal
+	}
+	r.record(part, nil)
+	return heldBy(value, part.clock.at(r.known.now()))
+}
+
+// giveBack ends the exchange of a request that was never sent.
+func (r *Redis) giveBack(g *Grant) {
+	tasks := r.refunds(g)
+	r.known.giveBack(g)
+	if g.lock != nil && g.lock.stored.Load() {
+		tasks = append(tasks, r.ending(g.lock, 0))
+	}
+	r.tell(tasks...)
 }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
@@ -169,6 +231,7 @@ func (r *Redis) Pause(tag, name string, d time.Duration) {
 func (r *Redis) Close() error {
 	close(r.stop)
 	r.stopped.Wait()
+	r.changes.close(r.options.Timeout)
 	return r.conn.Load().close()
 }
 

@@ -49,7 +49,7 @@ func testStore(t *testing.T, s store) {
 
 // faults are what may happen to a Redis of either kind.
 var faults = map[string]func(t *testing.T, s store){
-	"A store that was paused keeps no orphan": pause,
+	"A store that was paused locks and charges nothing for which nobody waits": pause,
 	// Asked again, a budget would be charged twice, and an ask be refused by its own lock.
 	"A lost answer is not asked for again": loseAnswers,
 }

@@ -47,7 +47,7 @@ func (r *Redis) run() {
 func (r *Redis) load() {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
 	defer cancel()
-	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, heartbeatScript} {
+	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, refundScript, heartbeatScript} {
 		if script.Load(ctx, r.redis()).Err() != nil {
 			return
 		}
@@ -57,7 +57,7 @@ func (r *Redis) load() {
 // renew renews every lock in flight, and reports whether the store answered. A
 // lost one is asked for on: it is taken again when the other's has ended.
 func (r *Redis) renew() (answered bool) {
-	byPart := make(map[*part][]*Lock)
+	byPart := make(map[*part][]*lock)
 	for _, lock := range r.known.inFlight() {
 		p := r.parts.of(lock.id.tag)
 		byPart[p] = append(byPart[p], lock)
@@ -80,7 +80,7 @@ func (r *Redis) renew() (answered bool) {
 // renewBatch renews locks of p that are marked as being renewed, and reports
 // whether each was answered. Some may have ended by now: told of that before the
 // renewal, the store would take them again.
-func (r *Redis) renewBatch(p *part, locks []*Lock) (answered bool) {
+func (r *Redis) renewBatch(p *part, locks []*lock) (answered bool) {
 	calls := make([]call, len(locks))
 	for i, lock := range locks {
 		calls[i] = call{
@@ -102,7 +102,7 @@ func (r *Redis) renewBatch(p *part, locks []*Lock) (answered bool) {
 		case c.result == 0 && !lock.lost:
 			lock.lost = true
 			r.counts.lost.Add(1)
-			r.options.Observe(Change{Kind: LockLost, Tag: lock.id.tag})
+			r.changes.tell(Change{Kind: LockLost, Tag: lock.id.tag})
 		case c.result == 1:
 			lock.lost = false
 			r.counts.renewed.Add(1)

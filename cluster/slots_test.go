@@ -18,9 +18,9 @@ func TestRedisCluster_LocksAreKeptWhileTheirSlotMoves(t *testing.T) {
 	nodes := redistest.StartCluster(t)
 	const ttl = 3 * time.Second
 	r := join(t, nodes.URL(), Options{LockTTL: ttl})
-	var locks []*Lock
+	var locks []*Grant
 	for i := range 10 {
-		locks = append(locks, admit(t, r, request(fmt.Sprint(i))).Lock)
+		locks = append(locks, admit(t, r, request(fmt.Sprint(i))).Grant)
 	}
 	from := nodes.Nodes[nodes.Owner("{slack}")]
 	to := nodes.Nodes[(nodes.Owner("{slack}")+1)%3]
@@ -36,8 +36,8 @@ func TestRedisCluster_LocksAreKeptWhileTheirSlotMoves(t *testing.T) {
 	client := connect(t, nodes.URL(), 10*time.Second)
 	defer client.Close()
 	eventually(t, "no lock is left", func() bool {
-		return !slices.ContainsFunc(locks, func(lock *Lock) bool {
-			return client.Get(t.Context(), "throttle:1:"+string(lock.appendKey(nil))).Err() != redis.Nil
+		return !slices.ContainsFunc(locks, func(lock *Grant) bool {
+			return client.Get(t.Context(), "throttle:2:"+string(lock.lock.appendKey(nil))).Err() != redis.Nil
 		})
 	})
 }
@@ -87,7 +87,7 @@ func TestRedisCluster_OneMasterAway(t *testing.T) {
 		decided := 0
 		eventually(t, "decided by the store", func() bool {
 			v := ask(t, r, of(tag, request("a", many)))
-			v.Lock.Release(0)
+			v.Grant.Release(0)
 			if !v.Degraded {
 				decided++
 			}

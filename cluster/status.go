@@ -45,23 +45,38 @@ type AwayStatus struct {
 	Fault string
 }
 
-// status returns what this replica has in flight.
+// status returns what this replica has in flight. Whoever asks for a verdict
+// meanwhile does not wait for more than a piece of it.
 func (k *known) status() (s Status) {
-	k.mu.Lock()
 	now := k.now()
-	for _, lock := range k.locks.inFlight {
-		s.Locks = append(s.Locks, LockStatus{Tag: lock.id.tag, RequestID: lock.requestID(), Age: now - lock.admitted})
+	for _, lock := range k.inFlight() {
+		s.Locks = append(s.Locks, LockStatus{Tag: lock.id.tag, RequestID: lock.requestID(), Age: max(0, now-lock.admitted)})
 	}
-	for key, until := range k.pauses.All() {
+	for key, until := range k.cooling() {
 		if until > now {
-			tag, rest, _ := strings.Cut(strings.TrimPrefix(key, "{"), "}:cool")
-			s.Pauses = append(s.Pauses, PauseStatus{Tag: tag, Caller: rest != "", Left: until - now})
+			_, rest, _ := strings.Cut(key, "}:cool")
+			s.Pauses = append(s.Pauses, PauseStatus{Tag: tagOf(key), Caller: rest != "", Left: until - now})
 		}
 	}
-	k.mu.Unlock() // whoever asks for a verdict does not wait for the order
 	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
 	slices.SortFunc(s.Pauses, func(a, b PauseStatus) int { return cmp.Compare(b.Left, a.Left) })
 	return s
+}
+
+// cooling returns the cool-downs that are known. Those that come and go while it
+// reads may be among them.
+func (k *known) cooling() map[string]time.Duration {
+	const piece = 256
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := make(map[string]time.Duration)
+	for key, until := range k.pauses.All() {
+		if all[key] = until; len(all)%piece == 0 { // a map may change between two steps over it
+			k.mu.Unlock()
+			k.mu.Lock()
+		}
+	}
+	return all
 }
 
 // Status returns what this replica has in flight, and knows of the store and of

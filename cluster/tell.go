@@ -1,26 +1,36 @@
 package cluster
 
 import (
+	"errors"
 	"time"
 )
 
 // retryAfter is the pause before a store that failed is told again.
 const retryAfter = 100 * time.Millisecond
 
-// tell queues t, and waits until the store has been told or has had its time.
-// It does not wait for one that is away.
-func (r *Redis) tell(t *task) {
-	tried := make(chan struct{})
-	t.tried = tried // the loop's from here on
-	r.queue.add(t)
-	if r.parts.of(t.tag).away() {
+// tell queues tasks of one tag, and waits until the store has been told or has
+// had its time. It does not wait for one that is away.
+func (r *Redis) tell(tasks ...*task) {
+	if len(tasks) == 0 {
+		return
+	}
+	tried := make([]chan struct{}, len(tasks))
+	for i, t := range tasks {
+		tried[i] = make(chan struct{})
+		t.tried = tried[i] // the loop's from here on
+	}
+	r.queue.add(tasks...)
+	if r.parts.of(tasks[0].tag).away() {
 		return
 	}
 	timeout := time.NewTimer(r.options.Timeout)
 	defer timeout.Stop()
-	select {
-	case <-tried:
-	case <-timeout.C:
+	for _, done := range tried {
+		select {
+		case <-done:
+		case <-timeout.C:
+			return
+		}
 	}
 }
 
@@ -82,7 +92,7 @@ func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
 		t.settle()
 		err := calls[i].err
 		// What has another type is not ours, and stays as it is.
-		repeat := err != nil && FaultOf(err) != faultWrongType
+		repeat := err != nil && FaultOf(err) != faultWrongType && !(t.once && !errors.Is(err, errAway))
 		if err == nil && calls[i].result == 0 && t.lock != nil {
 			// A store that stood still may find what it was asked only after it
 			// was told of the end.

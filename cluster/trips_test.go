@@ -18,7 +18,7 @@ func TestRedis_OneTripForAnAskAndNoneForWhatIsKnown(t *testing.T) {
 		return !slices.Contains(must(t, client.ScriptExists(t.Context(), r.guard.Hash(), renewScript.Hash(), releaseScript.Hash(), heartbeatScript.Hash())), false)
 	})
 	one, many := charge("one", "1/h"), charge("many", "100/h")
-	var lock *Lock
+	var lock *Grant
 	for _, step := range []struct {
 		name  string
 		trips int
@@ -26,7 +26,7 @@ func TestRedis_OneTripForAnAskAndNoneForWhatIsKnown(t *testing.T) {
 	}{
 		{"five admissions with two windows", 5, func() {
 			for i := range 5 {
-				lock = admit(t, r, request(fmt.Sprint(i), many, charge("day", "100/d"))).Lock
+				lock = admit(t, r, request(fmt.Sprint(i), many, charge("day", "100/d"))).Grant
 			}
 		}},
 		{"repeats of an own request", 0, func() {

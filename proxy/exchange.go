@@ -25,7 +25,7 @@ type exchange struct {
 
 	target    *url.URL
 	body      *heldBody // of a fingerprinted request, read whole; nil of any other
-	lock      *cluster.Lock
+	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
 
 	held      int64              // bytes of body, counted by the proxy
@@ -69,11 +69,14 @@ func (x *exchange) serve() {
 	}
 	x.target = rt.Upstream.target(rest, x.in.URL.RawQuery)
 	ask := x.ask()
-	if v, known := x.proxy.options.Cluster.Refusal(ask); known && !rt.Shadow {
-		x.refuseVerdict(v) // before the body is read
-		return
+	compared := rt.dedupes(x.in)
+	if !compared && !rt.Shadow { // of others it may be a duplicate, which only their bodies tell
+		if v, known := x.proxy.options.Cluster.Refusal(ask); known {
+			x.refuseVerdict(v) // before the body is read
+			return
+		}
 	}
-	if rt.dedupes(x.in) {
+	if compared {
 		err := x.readBody()
 		switch reason := bodyReason(err); {
 		case err == nil:
@@ -140,7 +143,7 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 		x.refuse(ReasonUndecided)
 		return false
 	case v.Outcome == cluster.Admitted:
-		x.lock = v.Lock
+		x.grant = v.Grant
 		if !v.Degraded { // of a share nobody is told: it ends with the outage
 			x.decisions = v.Decisions
 		}
@@ -154,16 +157,19 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 	return true
 }
 
-// settle ends the lock by what has become of the exchange so far: a success,
+// settle ends what was granted by what has become of the exchange so far: a success,
 // and an outcome that nobody knows, are held; a request that was never sent,
 // and one that the upstream refused, may be repeated. Calls after the first do
 // nothing.
 func (x *exchange) settle() {
-	hold := time.Duration(0)
-	if x.sent && (x.success || !x.answered) {
-		hold = x.route.Hold
+	switch {
+	case !x.sent:
+		x.grant.Unsent()
+	case x.success || !x.answered:
+		x.grant.Release(x.route.Hold)
+	default:
+		x.grant.Release(0)
 	}
-	x.lock.Release(hold)
 }
 
 // finish ends whatever has not ended yet, and tells of the request.

@@ -61,7 +61,7 @@ func newHTTPTransport(r Route) *http.Transport {
 // forward sends the request on and copies the answer back.
 func (x *exchange) forward() {
 	ctx := x.in.Context()
-	if x.outlives = x.lock != nil && x.route.ClientGone == Finish; x.outlives {
+	if x.outlives = x.grant.Locked() && x.route.ClientGone == Finish; x.outlives {
 		ctx = context.WithoutCancel(ctx)
 	}
 	out := x.outgoing()
