@@ -61,7 +61,7 @@ func (r *Redis) pipeline(calls []call) {
 func (r *Redis) noteSilence(batch []*call, silent map[*part]error) {
 	spoke := make(map[*part]bool)
 	for _, c := range batch {
-		spoke[c.part] = spoke[c.part] || c.err == nil || FaultOf(c.err) == faultWrongType
+		spoke[c.part] = spoke[c.part] || c.err == nil || ofOneKey(FaultOf(c.err))
 	}
 	for _, c := range batch {
 		if !spoke[c.part] && silent[c.part] == nil {
@@ -100,20 +100,45 @@ func (r *Redis) batch(calls []*call, size int) {
 		_ = pipe.Process(ctx, noRetry{replies[i]}) // queues it
 		c.done()
 	}
-	_, _ = pipe.Exec(ctx) // each reply has its own error
+	_, failure := pipe.Exec(ctx)
 	for i, group := range groups {
-		results, err := replies[i].Slice()
+		results, err := resultsOf(replies[i], failure)
 		if err == nil && len(results) != len(group) {
 			err = errReply(results)
 		}
 		for j, call := range group {
 			call.result, call.err = 0, err
-			if err == nil {
-				call.result, _ = results[j].(int64)
-				call.err, _ = results[j].(error)
+			if err != nil {
+				continue
+			}
+			switch result := results[j].(type) {
+			case int64:
+				call.result = result
+			case string:
+				call.err = keyError(result)
+			default:
+				call.err = errReply(results)
 			}
 		}
 	}
+}
+
+// keyError is the error of one key, which a script returns as a text: go-redis
+// stops to read an array at most errors, and leaves the rest of it to whoever
+// uses the connection next.
+type keyError string
+
+func (e keyError) Error() string { return string(e) }
+func (keyError) RedisError()     {}
+
+// resultsOf returns what a script in a pipeline has answered. failure is what the
+// pipeline says: where it was not even sent, a command can be left without any
+// error of its own.
+func resultsOf(reply *redis.Cmd, failure error) ([]any, error) {
+	if reply.Err() == nil && reply.Val() == nil && failure != nil {
+		return nil, failure
+	}
+	return reply.Slice()
 }
 
 // grouped returns calls by script and tag, in groups of at most size.

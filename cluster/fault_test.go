@@ -194,11 +194,11 @@ func TestRedis_StoreIsFoundBackByANewClient(t *testing.T) {
 type wrongType struct{}
 
 func TestFaultOf(t *testing.T) {
-	reply := func(text string) error { return replyError(text) }
+	reply := func(text string) error { return keyError(text) }
 	for want, errs := range map[string][]error{
 		"":               {nil},
 		"store-away":     {errAway, fmt.Errorf("%w: %w", ErrUndecided, errAway)},
-		"auth":           {reply("NOAUTH Authentication required."), reply("WRONGPASS invalid username-password pair or user is disabled."), reply("ERR Protocol error: unauthenticated multibulk length"), reply("NOPERM this user has no permissions to run the 'evalsha' command")},
+		"auth":           {reply("NOAUTH Authentication required."), reply("WRONGPASS invalid username-password pair or user is disabled."), reply("ERR Protocol error: unauthenticated multibulk length"), reply("NOPERM this user has no permissions to run the 'evalsha' command"), reply("ERR The user executing the script can't run this command or subcommand script: 5b, on @user_script:25.")},
 		"loading":        {reply("LOADING Redis is loading the dataset in memory")},
 		"readonly":       {reply("READONLY You can't write against a read only replica."), reply("READONLY You can't write against a read only replica. script: 5b, on @user_script:74."), reply("MASTERDOWN Link with MASTER is down")},
 		"out-of-memory":  {reply("OOM command not allowed when used memory > 'maxmemory'."), reply("ERR Error running script (call to f_5b): @user_script:74: -OOM command not allowed when used memory > 'maxmemory'.")},
@@ -231,6 +231,34 @@ func wrapped(err error) error {
 	return fmt.Errorf("%w: %w", ErrUndecided, err)
 }
 
-type replyError string
-
-func (e replyError) Error() string { return string(e) }
+// A right that only the guard needs is missed by a probe too: the store is away
+// until it is given, and not again and again.
+func TestRedis_MissingRightOfTheGuardIsOneOutage(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	client := server.Client()
+	told := newChanges()
+	r := join(t, server.URL(), Options{Observe: told.observe})
+	paused := by(Open, under(unlocked(), ""))
+	admit(t, r, paused)
+	must(t, client.Do(t.Context(), "acl", "setuser", "default", "-pttl"))
+	eventually(t, "away", func() bool {
+		ask(t, r, paused)
+		_, away := r.Away()
+		return away
+	})
+	if change := told.next(t, StoreAway); FaultOf(change.Err) != "auth" {
+		t.Errorf("got %+v, want a missing right", change)
+	}
+	before := r.Status().Faults["auth"]
+	eventually(t, "looked for", func() bool {
+		ask(t, r, paused)
+		return r.Status().Faults["auth"] >= before+5
+	})
+	told.none(t)
+	must(t, client.Do(t.Context(), "acl", "setuser", "default", "+pttl"))
+	told.next(t, StoreBack)
+	if v := ask(t, r, paused); v.Degraded {
+		t.Errorf("got %+v, want the store's verdict", v)
+	}
+}

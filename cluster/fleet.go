@@ -89,16 +89,24 @@ func (r *Redis) replicaKey(id string) string { return r.key("replica:" + id) }
 
 // beat tells the store that this replica lives, and asks who else does.
 func (r *Redis) beat() {
-	whole := r.parts.of("")
-	if whole.away() {
+	whole := r.parts.whole
+	if whole != nil && whole.away() {
 		return
 	}
 	ids, err := r.heartbeat()
-	if r.parts.whole != nil { // in a cluster it says nothing of the routes' parts
+	if whole != nil { // in a cluster it says nothing of the routes' parts
 		r.record(whole, err)
+	} else {
+		r.replace()
 	}
 	if err == nil {
 		r.meet(ids)
+	}
+	// A store that is away is told of by itself.
+	if unknown := ofOneKey(FaultOf(err)); unknown != r.uncounted {
+		if r.uncounted = unknown; unknown {
+			r.changes.tell(Change{Kind: FleetUnknown, Err: err})
+		}
 	}
 }
 

@@ -222,3 +222,40 @@ func TestRedis_StoreThatEvictsIsTold(t *testing.T) {
 		told.none(t)
 	}
 }
+
+// A key of ours that is somebody else's is told of, and leaves what was known.
+func TestRedis_ReplicasOfAWrongTypeAreTold(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	client := server.Client()
+	told := newChanges()
+	r := join(t, server.URL(), Options{Observe: told.observe})
+	other := open(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
+	eventually(t, "both known", func() bool { return r.Status().Live == 2 })
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		live := r.Status().Live
+		must(t, client.Del(t.Context(), "throttle:2:replicas"))
+		must(t, client.RPush(t.Context(), "throttle:2:replicas", "value"))
+		if change := told.next(t, FleetUnknown); FaultOf(change.Err) != "wrong-type" {
+			t.Errorf("got %+v, want a wrong type", change)
+		}
+		if v := admit(t, r, request("a")); v.Degraded {
+			t.Errorf("got %+v, want the store's verdict", v)
+		} else {
+			v.Grant.Release(0)
+		}
+		if got := r.Status().Live; got == 0 || got > live {
+			t.Errorf("got %d live, want what was known", got)
+		}
+		before := r.Status().Faults["wrong-type"]
+		eventually(t, "missed again", func() bool { return r.Status().Faults["wrong-type"] > before })
+		told.none(t)
+		must(t, client.Del(t.Context(), "throttle:2:replicas"))
+		eventually(t, "counted", func() bool {
+			return r.Status().Live == 1 && client.Exists(t.Context(), "throttle:2:replicas").Val() == 1
+		})
+	}
+}

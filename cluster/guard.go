@@ -66,23 +66,40 @@ func (r *Redis) askOnce(ctx context.Context, deadline time.Duration, ask Ask, g 
 		c.text = charge.appendKey(c.text, ask.Tag)
 		c.endKey()
 	}
-	c.number(deadline.Microseconds())
-	c.number(0) // kept keys
-	c.arg(value)
-	c.number(r.options.LockTTL.Milliseconds())
-	c.number(int64(len(ask.Pauses)))
-	c.number(0) // slots
+	limits := make([][]string, 0, 4) // on the stack, for as many
 	for _, charge := range ask.Charges {
-		for _, arg := range r.limitArgs(charge.Limit) {
-			c.arg(arg)
-		}
-		c.number(0) // wait
+		limits = append(limits, r.limitArgs(charge.Limit))
 	}
+	guardArgs{deadline: deadline, lock: value, ttl: r.options.LockTTL, pauses: len(ask.Pauses), limits: limits}.write(c)
 	reply, err := r.conn.Load().once(ctx, r.guard, c).Slice()
 	if err != nil {
 		return answer{}, err
 	}
 	return readAnswer(ask, reply)
+}
+
+// guardArgs are the arguments of guard.lua.
+type guardArgs struct {
+	deadline time.Duration // by the store's clock; 0 for none
+	lock     string        // its value; empty for none
+	ttl      time.Duration // of the lock
+	pauses   int           // how many cool-downs
+	limits   [][]string    // of each its arguments
+}
+
+func (a guardArgs) write(c *command) {
+	c.number(a.deadline.Microseconds())
+	c.number(0) // kept keys
+	c.arg(a.lock)
+	c.number(a.ttl.Milliseconds())
+	c.number(int64(a.pauses))
+	c.number(0) // slots
+	for _, limit := range a.limits {
+		for _, arg := range limit {
+			c.arg(arg)
+		}
+		c.number(0) // the longest wait
+	}
 }
 
 // readAnswer reads what guard.lua answered.

@@ -160,7 +160,7 @@ func TestRedis_EqualAsksOfWhichOneGotNoAnswerDoNotRunTogether(t *testing.T) {
 			second <- v
 		}()
 		eventually(t, "admitted by the store", func() bool { return must(t, client.Exists(t.Context(), lockKey(a))) == 1 })
-		first, _ := r.undecided(by(Local, a), newGrant(a, r), r.parts.of(a.Tag), errors.New("no answer"))
+		first, _ := r.undecided(by(Local, a), newGrant(a, r), r.partOf(a.Tag), errors.New("no answer"))
 		v := <-second
 		link.Heal()
 		if first.Outcome == Duplicate { // the answer was faster

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"errors"
-	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,13 +60,12 @@ func (s state) after(e event) state {
 	return s
 }
 
-// part is what fails as one: the whole store, or in a Redis Cluster, of which
-// one master can be away, the slot of one tag.
+// part is what fails as one: the whole store, or a master of a Redis Cluster.
 type part struct {
-	tag   string       // empty for the whole store
+	tags  tags         // of a master
 	is    atomic.Int32 // its state; written by [Redis.move] alone
-	cut   atomic.Int64 // the last cut that counted, on the clock of what is known
 	clock clock
+	cut   atomic.Int64 // the last cut that counted, on the clock of what is known
 
 	// Two breakers, since one counts either way. Neither lets an ask through to
 	// see whether the store is back: that is [Redis.probe]'s, so that no request
@@ -87,11 +85,10 @@ type part struct {
 	debts  *limiter.Debts
 }
 
-func newPart(tag string) *part {
+func newPart() *part {
 	// Only a probe closes them again.
 	const never = 100 * 365 * 24 * time.Hour
 	return &part{
-		tag:     tag,
 		running: circuitbreaker.NewBuilder[any]().WithFailureThreshold(failuresRunning).WithDelay(never).Build(),
 		ratio:   circuitbreaker.NewBuilder[any]().WithFailureThresholdRatio(failuresOfAsks, recentAsks).WithDelay(never).Build(),
 		debts:   limiter.NewDebts(Capacity),
@@ -123,11 +120,11 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 	switch {
 	case from < away && to == away:
 		p.since, p.err = time.Now(), err
-		change = Change{Kind: StoreAway, Tag: p.tag, Err: err}
+		change = Change{Kind: StoreAway, Tag: p.tags.String(), Err: err}
 	case from > away && to == asked:
 		p.running.Close()
 		p.ratio.Close()
-		change = Change{Kind: StoreBack, Tag: p.tag, Lasted: time.Since(p.since)}
+		change = Change{Kind: StoreBack, Tag: p.tags.String(), Lasted: time.Since(p.since)}
 		p.lasted += change.Lasted
 		p.since, p.err = time.Time{}, nil
 		later = p.postponed.take()
@@ -187,45 +184,5 @@ func (p *part) cutAnew(now, while time.Duration) bool {
 	return (last == 0 || now-time.Duration(last) >= while) && p.cut.CompareAndSwap(last, int64(now))
 }
 
-// parts are the parts of one store.
-type parts struct {
-	whole *part    // nil if each tag has its own
-	byTag sync.Map // tag → *part
-}
-
-func (p *parts) of(tag string) *part {
-	if p.whole != nil {
-		return p.whole
-	}
-	if known, ok := p.byTag.Load(tag); ok {
-		return known.(*part)
-	}
-	known, _ := p.byTag.LoadOrStore(tag, newPart(tag))
-	return known.(*part)
-}
-
-func (p *parts) all() iter.Seq[*part] {
-	return func(yield func(*part) bool) {
-		if p.whole != nil {
-			yield(p.whole)
-			return
-		}
-		p.byTag.Range(func(_, known any) bool { return yield(known.(*part)) })
-	}
-}
-
 // errAway is why a store that is known to be away is not asked.
 var errAway = errors.New("the store is away")
-
-// Away returns since when a part of the store, or all of it, is away. ok is
-// false if none is.
-func (r *Redis) Away() (since time.Time, ok bool) {
-	for p := range r.parts.all() {
-		p.mu.Lock()
-		if !p.since.IsZero() && (!ok || p.since.Before(since)) {
-			since, ok = p.since, true
-		}
-		p.mu.Unlock()
-	}
-	return since, ok
-}

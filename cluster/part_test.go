@@ -40,7 +40,7 @@ func TestRedis_BreakerOpens(t *testing.T) {
 			return changes
 		}
 		close(r.stop) // nobody looks for it
-		p := newPart("")
+		p := newPart()
 		for _, end := range ends {
 			r.record(p, map[rune]error{'s': nil, 'f': io.EOF, 'w': wrongType{}}[end])
 		}
@@ -80,7 +80,7 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 			stop:    make(chan struct{}),
 		}
 		defer close(r.stop)
-		p := newPart("")
+		p := newPart()
 		decide := func(err error) Verdict {
 			t.Helper()
 			a := unlocked(charge("ten", "10/s,burst=10"))
@@ -124,5 +124,3 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 		}
 	})
 }
-
-func (replyError) RedisError() {}

@@ -3,12 +3,13 @@ package cluster
 import (
 	"context"
 	"math/rand/v2"
+	"throttle-proxy/limiter"
 	"time"
 )
 
 const (
 	probeInterval = 150 * time.Millisecond // on average, and half as long at least
-	probeExpiry   = time.Second
+	probeExpiry   = probeInterval / 3      // of what it writes
 
 	// settleTime is for how long a replica that has found the store again goes on
 	// to decide alone: by then the others have found it too, and have charged it
@@ -66,10 +67,11 @@ func (p *part) missed() bool {
 // charge tells p of what was admitted without it.
 func (r *Redis) charge(p *part) { r.queue.add(r.perform(r.owed(p), true)...) }
 
-// reach writes to p: a store that can only be read is of no use. Where it is
-// away, it does so by a new client, which then takes the place of the old one: that one
-// may believe for a second on that there is nothing to connect to. A client of
-// Sentinel stays, since it learns by failing which sentinels answer.
+// reach asks p as a request does: a store that can only be read, or that refuses
+// a script what it needs, is of no use. Where it is away, it does so by a new
+// client, which then takes the place of the old one: that one may believe for a
+// second on that there is nothing to connect to. A client of Sentinel stays, since
+// it learns by failing which sentinels answer.
 func (r *Redis) reach(p *part) error {
 	conn := r.conn.Load()
 	anew := p.state() == away && !conn.sentinel()
@@ -79,13 +81,7 @@ func (r *Redis) reach(p *part) error {
 			return err
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
-	defer cancel()
-	key := "probe"
-	if p.tag != "" {
-		key = "{" + p.tag + "}:probe"
-	}
-	err := conn.client.Set(ctx, r.key(key), r.options.Self.ID, probeExpiry).Err()
+	err := r.tryAsk(conn, p)
 	switch {
 	case !anew:
 	case err != nil:
@@ -99,6 +95,35 @@ func (r *Redis) reach(p *part) error {
 			}
 			_ = old.close()
 		})
+	}
+	return err
+}
+
+// tryAsk runs the guard for keys of its own, which are gone before the next
+// probe.
+func (r *Redis) tryAsk(conn *connection, p *part) error {
+	tag := p.tags.first()
+	if tag == "" {
+		tag = "probe" // of the whole, or of a master that has nothing of ours any more
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	defer cancel()
+	c := newCommand(r.options.Prefix)
+	defer c.done()
+	for _, name := range []string{":probe:lock:", ":probe:cool:", ":probe:rate:"} {
+		c.beginKey()
+		c.text = append(append(appendTag(c.text, tag), name...), r.options.Self.ID...)
+		c.endKey()
+	}
+	everyTime := limiter.Limit{Rate: limiter.MaxPerSecond, Period: time.Second, Burst: limiter.MaxPerSecond}
+	guardArgs{lock: valueFormat + " probe " + r.options.Self.ID + " probe", ttl: probeExpiry, pauses: 1, limits: [][]string{r.limitArgs(everyTime)}}.write(c)
+	reply, err := conn.once(ctx, r.guard, c).Slice()
+	if err != nil {
+		return err
+	}
+	a, err := readAnswer(Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}, reply)
+	if err == nil {
+		p.clock.set(a.at, r.known.now())
 	}
 	return err
 }

@@ -72,6 +72,7 @@ type Redis struct {
 	fleet     fleet
 	counts    counts
 	policy    string   // maxmemory-policy, as last seen by the run loop
+	uncounted bool     // the store could not tell who lives; the run loop's
 	changed   sync.Map // changes of limits that were told
 
 	changes  observer
@@ -104,7 +105,7 @@ func NewRedis(o Options) (*Redis, error) {
 		ran:       make(chan struct{}),
 	}
 	if _, isCluster := conn.client.(*redis.ClusterClient); !isCluster {
-		r.parts.whole = newPart("")
+		r.parts.whole = newPart()
 	}
 	r.conn.Store(conn)
 	r.stopped.Go(r.run)
@@ -128,7 +129,7 @@ func NewRedis(o Options) (*Redis, error) {
 // The trip is not cut short when the context is done: a client that leaves in
 // the middle of it would otherwise cost the connection, and the answer.
 func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
-	part := r.parts.of(ask.Tag)
+	part := r.partOf(ask.Tag)
 	if v, refused := r.known.refusal(ask); refused {
 		if v.Outcome == CoolingDown || v.Outcome == Limited {
 			v = r.lookElsewhere(part, ask, v)

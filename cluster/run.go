@@ -59,7 +59,7 @@ func (r *Redis) load() {
 func (r *Redis) renew() (answered bool) {
 	byPart := make(map[*part][]*lock)
 	for _, lock := range r.known.inFlight() {
-		p := r.parts.of(lock.id.tag)
+		p := r.partOf(lock.id.tag)
 		byPart[p] = append(byPart[p], lock)
 	}
 	answered = true

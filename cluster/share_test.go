@@ -229,7 +229,7 @@ func TestChargeScript(t *testing.T) {
 	must(t, client.RPush(t.Context(), key, "value"))
 	// It keeps none of the others from being charged.
 	results := must(t, slicer{chargeScript.Run(t.Context(), client, []string{key, key + "-2"}, limit[0], limit[1], limit[2], 1, limit[0], limit[1], limit[2], 1)})
-	if err, _ := results[0].(error); FaultOf(err) != "wrong-type" || results[1] != int64(1) || client.Exists(t.Context(), key+"-2").Val() != 1 {
+	if text, _ := results[0].(string); FaultOf(keyError(text)) != "wrong-type" || results[1] != int64(1) || client.Exists(t.Context(), key+"-2").Val() != 1 {
 		t.Errorf("got %v, want an error about the type, and 1", results)
 	}
 }

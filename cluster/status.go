@@ -40,7 +40,7 @@ type PauseStatus struct {
 
 // AwayStatus is a part of the store that does not answer.
 type AwayStatus struct {
-	Tag   string // of the routes concerned; empty for all
+	Tag   string // of the routes concerned, with commas between them; empty for all
 	Since time.Time
 	Fault string
 }
@@ -88,7 +88,7 @@ func (r *Redis) Status() Status {
 		s.Degraded = max(s.Degraded, p.lasted)
 		if !p.since.IsZero() {
 			s.Degraded = max(s.Degraded, p.lasted+time.Since(p.since))
-			s.Away = append(s.Away, AwayStatus{Tag: p.tag, Since: p.since, Fault: FaultOf(p.err)})
+			s.Away = append(s.Away, AwayStatus{Tag: p.tags.String(), Since: p.since, Fault: FaultOf(p.err)})
 		}
 		p.mu.Unlock()
 	}

@@ -20,7 +20,7 @@ func (r *Redis) tell(tasks ...*task) {
 		t.tried = tried[i] // the loop's from here on
 	}
 	r.queue.add(tasks...)
-	if r.parts.of(tasks[0].tag).away() {
+	if r.partOf(tasks[0].tag).away() {
 		return
 	}
 	timeout := time.NewTimer(r.options.Timeout)
@@ -69,7 +69,7 @@ func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
 	told := make([]*task, 0, len(tasks))
 	var parked []*task
 	for _, t := range tasks {
-		c := call{part: r.parts.of(t.tag), tag: t.tag, script: t.script, what: t.what}
+		c := call{part: r.partOf(t.tag), tag: t.tag, script: t.script, what: t.what}
 		switch {
 		case now >= t.forget:
 			t.settle()
