@@ -58,21 +58,21 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 	b.byCaller.expire(now)
 	b.byCaller.begin()
 	decisions, admitted = make([]Decision, len(charges)), true
-	states := make([]budget, 0, 4) // on the stack, for as many
+	asked := make([]known, 0, 4) // on the stack, for as many
 	for i, c := range charges {
-		state := b.budget(c, now)
-		states = append(states, state)
-		decisions[i].Allowed = c.Limit.admits(state, now)
+		k := b.find(c, now)
+		k.next, decisions[i].Allowed = c.Limit.spend(k.budget, now)
 		admitted = admitted && decisions[i].Allowed
+		asked = append(asked, k)
 	}
 	if admitted {
 		tats = make([]time.Duration, len(charges))
 	}
 	for i, c := range charges {
-		var left budget
-		left, decisions[i] = c.Limit.settle(states[i], now, decisions[i].Allowed, admitted)
-		if left != states[i] {
-			b.of(c).set(c.Key, left.tat, left.interval)
+		k, left := asked[i], budget{}
+		left, decisions[i] = c.Limit.settle(k.budget, k.next, now, decisions[i].Allowed, admitted)
+		if left != k.budget {
+			b.of(c).set(k.moment, c.Key, left.tat, left.interval)
 		}
 		if admitted {
 			tats[i] = left.tat
@@ -85,23 +85,31 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 // last one: tat is what [Budgets.Take] said of c. Otherwise it stays spent. It is
 // to be called once at most for each charge.
 func (b *Budgets) Refund(c Charge, tat time.Duration) (given bool) {
-	last, interval, ok := b.of(c).get(c.Key)
-	if !ok || last != tat {
+	last := b.of(c).get(c.Key)
+	if last == nil || last.at != tat {
 		return false
 	}
-	b.of(c).set(c.Key, tat-interval, interval)
+	b.of(c).set(last, c.Key, tat-last.value, last.value)
 	return true
 }
 
-func (b *Budgets) budget(c Charge, now time.Duration) budget {
-	if tat, interval, ok := b.of(c).get(c.Key); ok && tat > now {
-		return budget{tat, interval}
+// known is a budget while it is asked, and where it is remembered.
+type known struct {
+	budget
+	next   budget // if the ask is settled as this one decides
+	moment *moment[string, time.Duration]
+}
+
+func (b *Budgets) find(c Charge, now time.Duration) known {
+	m := b.of(c).get(c.Key)
+	if m != nil && m.at > now {
+		return known{budget: budget{m.at, m.value}, moment: m}
 	}
 	full := budget{now, c.Limit.interval()}
 	if b.beganEmpty {
 		full.tat = max(now, b.began+c.Limit.offset())
 	}
-	return full
+	return known{budget: full, moment: m}
 }
 
 func (b *Budgets) of(c Charge) *timeline[string, time.Duration] {
