@@ -54,22 +54,21 @@ func NewEmptyBudgets(capacity int, at time.Duration) *Budgets {
 // each charge; where not all admit, they are the budgets as they stay. tats,
 // nil unless admitted, is for each charge what [Budgets.Refund] takes.
 func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decision, tats []time.Duration, admitted bool) {
-	b.shared.expire(now)
-	b.byCaller.expire(now)
 	b.byCaller.begin()
 	decisions, admitted = make([]Decision, len(charges)), true
 	asked := make([]known, 0, 4) // on the stack, for as many
-	for i, c := range charges {
-		k := b.find(c, now)
-		k.next, decisions[i].Allowed = c.Limit.spend(k.budget, now)
+	for i := range charges {
+		k := b.find(&charges[i], now)
+		k.next, decisions[i].Allowed = charges[i].Limit.spend(k.budget, now)
 		admitted = admitted && decisions[i].Allowed
 		asked = append(asked, k)
 	}
 	if admitted {
 		tats = make([]time.Duration, len(charges))
 	}
-	for i, c := range charges {
-		k, left := asked[i], budget{}
+	for i := range charges {
+		c, k := &charges[i], &asked[i]
+		var left budget
 		left, decisions[i] = c.Limit.settle(k.budget, k.next, now, decisions[i].Allowed, admitted)
 		if left != k.budget {
 			b.of(c).set(k.moment, c.Key, left.tat, left.interval)
@@ -78,6 +77,8 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 			tats[i] = left.tat
 		}
 	}
+	b.shared.expire(now)
+	b.byCaller.expire(now)
 	return decisions, tats, admitted
 }
 
@@ -85,11 +86,12 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 // last one: tat is what [Budgets.Take] said of c. Otherwise it stays spent. It is
 // to be called once at most for each charge.
 func (b *Budgets) Refund(c Charge, tat time.Duration) (given bool) {
-	last := b.of(c).get(c.Key)
+	budgets := b.of(&c)
+	last := budgets.get(c.Key)
 	if last == nil || last.at != tat {
 		return false
 	}
-	b.of(c).set(last, c.Key, tat-last.value, last.value)
+	budgets.set(last, c.Key, tat-last.value, last.value)
 	return true
 }
 
@@ -100,7 +102,7 @@ type known struct {
 	moment *moment[string, time.Duration]
 }
 
-func (b *Budgets) find(c Charge, now time.Duration) known {
+func (b *Budgets) find(c *Charge, now time.Duration) known {
 	m := b.of(c).get(c.Key)
 	if m != nil && m.at > now {
 		return known{budget: budget{m.at, m.value}, moment: m}
@@ -112,7 +114,7 @@ func (b *Budgets) find(c Charge, now time.Duration) known {
 	return known{budget: full, moment: m}
 }
 
-func (b *Budgets) of(c Charge) *timeline[string, time.Duration] {
+func (b *Budgets) of(c *Charge) *timeline[string, time.Duration] {
 	if c.ByCaller {
 		return b.byCaller
 	}

@@ -33,7 +33,7 @@ func (m inMemory) take(now time.Duration, charges []Charge) (decisions []Decisio
 }
 
 func (m inMemory) allows(now time.Duration, c Charge) bool {
-	_, allowed := c.Limit.spend(m.find(c, now).budget, now)
+	_, allowed := c.Limit.spend(m.find(&c, now).budget, now)
 	return allowed
 }
 
@@ -43,7 +43,7 @@ func (m inMemory) refund(_ time.Duration, c Charge, tat string) bool {
 }
 
 func (m inMemory) stored(now time.Duration, c Charge) budget {
-	if known := m.find(c, now); known.tat > now {
+	if known := m.find(&c, now); known.tat > now {
 		return known.budget
 	}
 	return budget{}

@@ -164,10 +164,10 @@ func FuzzDecide(f *testing.F) {
 				exact.spend(now)
 				admitted = append(admitted, now)
 			default:
-				checkNextAfter(t, l, budgets.find(charges[0], now).tat, now, d.NextAfter)
+				checkNextAfter(t, l, budgets.find(&charges[0], now).tat, now, d.NextAfter)
 			}
 			// The microsecond is what a Decision is rounded to.
-			free := now + l.offset() - budgets.find(charges[0], now).tat
+			free := now + l.offset() - budgets.find(&charges[0], now).tat
 			if most := int((free + time.Microsecond) / l.interval()); ok && (d.Remaining > most || d.Remaining < int((free-time.Microsecond)/l.interval())) {
 				t.Fatalf("%v at %v, %v free: got %d remaining", l, now, free, d.Remaining)
 			}
