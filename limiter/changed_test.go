@@ -113,7 +113,7 @@ func checkTold(t *testing.T, name string, k keeper, c Charge, now time.Duration,
 
 // TestBudgets_UnderAnyLimits is [history.run] for budgets in memory.
 func TestBudgets_UnderAnyLimits(t *testing.T) {
-	for seed := range uint64(3000) {
+	for seed := range uint64(1000) {
 		newHistory(t, inMemory{NewBudgets(10)}, seed, "key").run(100)
 	}
 }

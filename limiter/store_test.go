@@ -126,7 +126,7 @@ func TestPrelude_ChangedLimits(t *testing.T) {
 // TestPrelude_UnderAnyLimits is [history.run] for budgets in Redis.
 func TestPrelude_UnderAnyLimits(t *testing.T) {
 	r := openRedis(t)
-	for seed := range uint64(150) {
+	for seed := range uint64(80) {
 		newHistory(t, r, seed, fmt.Sprint(seed)).run(60)
 	}
 }
