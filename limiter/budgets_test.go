@@ -138,7 +138,7 @@ func TestEmptyBudgets_AdmitAtTheirRate(t *testing.T) {
 	}
 }
 
-// FAULTS 3.7: whatever number of callers comes, and however far ahead their
+// Whatever number of callers comes, and however far ahead their
 // TATs lie, what all callers share is not forgotten, nor what was just spent.
 func TestBudgets_ForgetNothingThatIsSharedOrWasJustSpent(t *testing.T) {
 	const capacity = 50
