@@ -59,6 +59,7 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 	asked := make([]known, 0, 4) // on the stack, for as many
 	for i := range charges {
 		k := b.find(&charges[i], now)
+		b.of(&charges[i]).keep(k.moment)
 		k.next, decisions[i].Allowed = charges[i].Limit.spend(k.budget, now)
 		admitted = admitted && decisions[i].Allowed
 		asked = append(asked, k)

@@ -221,3 +221,27 @@ func TestEmptyBudgets_Refund(t *testing.T) {
 		t.Error("admitted, want one in a second")
 	}
 }
+
+// Room for a new key is made by none of those that the same request spends from.
+func TestBudgets_NewKeyBesideAKnownOneThatIsTheEarliest(t *testing.T) {
+	b := NewBudgets(2)
+	day, known := Charge{"day", parse(t, "1/d"), true}, Charge{"known", parse(t, "2/s"), true}
+	fresh := Charge{"fresh", parse(t, "1/m"), true}
+	for _, step := range []struct {
+		charges  []Charge
+		admitted bool
+	}{
+		{[]Charge{day}, true},
+		{[]Charge{known}, true},
+		{[]Charge{fresh, known}, true},
+		{[]Charge{known}, false},
+		{[]Charge{fresh}, false},
+	} {
+		if _, _, admitted := b.Take(0, step.charges); admitted != step.admitted {
+			t.Errorf("%v: got admitted %t, want %t", step.charges, admitted, step.admitted)
+		}
+	}
+	if got := len(b.byCaller.byKey); got != 2 || len(b.byCaller.earliest) != 2 {
+		t.Errorf("got %d keys, %d of them in order, want 2", got, len(b.byCaller.earliest))
+	}
+}

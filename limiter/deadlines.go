@@ -54,7 +54,7 @@ type moment[K comparable, V any] struct {
 	key   K
 	at    time.Duration
 	value V
-	turn  uint64 // in which it was set
+	turn  uint64 // in which it was last set or kept
 	index int    // in the heap
 }
 
@@ -65,11 +65,19 @@ func newTimeline[K comparable, V any](capacity int) *timeline[K, V] {
 // get returns what is remembered for key, or nil.
 func (t *timeline[K, V]) get(key K) *moment[K, V] { return t.byKey[key] }
 
-// begin begins a turn. What is set from here on is not forgotten before the next.
+// begin begins a turn. What is set or kept from here on is not forgotten by set
+// before the next.
 func (t *timeline[K, V]) begin() { t.turn++ }
 
+// keep keeps m, which may be nil.
+func (t *timeline[K, V]) keep(m *moment[K, V]) {
+	if m != nil {
+		m.turn = t.turn
+	}
+}
+
 // set remembers at and value for key. m is what [timeline.get] has returned for
-// it in this turn.
+// it, and nothing was set since, or it was kept.
 func (t *timeline[K, V]) set(m *moment[K, V], key K, at time.Duration, value V) {
 	if m != nil {
 		m.at, m.value, m.turn = at, value, t.turn
@@ -84,7 +92,7 @@ func (t *timeline[K, V]) set(m *moment[K, V], key K, at time.Duration, value V) 
 	}
 }
 
-// makeRoom forgets the earliest that was not set in this turn.
+// makeRoom forgets the earliest that was neither set nor kept in this turn.
 func (t *timeline[K, V]) makeRoom() {
 	var spared []*moment[K, V]
 	for len(t.earliest) > 0 {

@@ -56,6 +56,9 @@ func (d *Debts) Add(now time.Duration, charges []Charge, n int) (tats []time.Dur
 	d.byCaller.expire(now)
 	d.byCaller.begin()
 	for _, c := range charges {
+		d.of(c).keep(d.of(c).get(debtor{c, n}))
+	}
+	for _, c := range charges {
 		key := debtor{c, n}
 		last := d.of(c).get(key)
 		from := max(now, d.full(c.Limit))
