@@ -3,15 +3,11 @@ package cluster
 import (
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"throttle-proxy/integration/redistest"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 func TestRedis_SharesBeginEmptyAndFillAtTheirRate(t *testing.T) {
@@ -177,63 +173,3 @@ func TestRedis_OutageHandsOutNoSecondBurst(t *testing.T) {
 		})
 	}
 }
-
-func TestChargeScript(t *testing.T) {
-	server := startRedis(t)
-	client := server.Client()
-	const key = "throttle:2:{slack}:rate:ten"
-	limit := charge("ten", "10/h").Limit.ScriptArgs(0)
-	ahead := func() float64 {
-		t.Helper()
-		tat, _, _ := strings.Cut(client.Get(t.Context(), key).Val(), " ")
-		seconds, err := strconv.ParseFloat(tat, 64)
-		if tat != "" && err != nil {
-			t.Fatal(err)
-		}
-		return max(0, seconds-float64(must(t, client.Time(t.Context())).UnixMicro())/1e6)
-	}
-	charged := func(requests float64) float64 {
-		t.Helper()
-		if n, err := chargeScript.Run(t.Context(), client, []string{key}, limit[0], limit[1], limit[2], requests).Int64Slice(); err != nil || !slices.Equal(n, []int64{1}) {
-			t.Fatalf("got %d, %v, want 1", n, err)
-		}
-		left := ahead()
-		if ttl := client.PTTL(t.Context(), key).Val().Seconds(); left > 0 && (ttl < left-1 || ttl > left+1) {
-			t.Errorf("%f ahead: got TTL %f s", left, ttl)
-		}
-		return left / 360
-	}
-	// By the tolerance, since time goes on: 36 s.
-	near := func(what string, got, want float64) {
-		t.Helper()
-		if !(got <= want+1e-3 && got >= want-0.1) { // nor is it none
-			t.Errorf("%s: got %f requests charged, want %f", what, got, want)
-		}
-	}
-	near("nothing", charged(0), 0)
-	near("a part", charged(0.5), 0.5)
-	near("more", charged(2.25), 2.75)
-	near("to the brim", charged(8), 10)
-	near("and again", charged(8), 10)
-	near("and far beyond", charged(1e9), 10)
-	for _, value := range []string{"garbage", "", "nan", "inf", "-1", "99999999999999999999"} {
-		must(t, client.Set(t.Context(), key, value, 0))
-		near(fmt.Sprintf("instead of %q", value), charged(3), 3)
-	}
-	// What a larger burst has spent is not given back.
-	must(t, client.Set(t.Context(), key, tatIn(t, client, 2*time.Hour)+" 360 30", 2*time.Hour))
-	if got := charged(1); got < 19.9 {
-		t.Errorf("got %f requests charged, want 20", got)
-	}
-	must(t, client.Del(t.Context(), key))
-	must(t, client.RPush(t.Context(), key, "value"))
-	// It keeps none of the others from being charged.
-	results := must(t, slicer{chargeScript.Run(t.Context(), client, []string{key, key + "-2"}, limit[0], limit[1], limit[2], 1, limit[0], limit[1], limit[2], 1)})
-	if text, _ := results[0].(string); FaultOf(keyError(text)) != "wrong-type" || results[1] != int64(1) || client.Exists(t.Context(), key+"-2").Val() != 1 {
-		t.Errorf("got %v, want an error about the type, and 1", results)
-	}
-}
-
-type slicer struct{ *redis.Cmd }
-
-func (s slicer) Result() ([]any, error) { return s.Slice() }

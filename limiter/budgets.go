@@ -54,30 +54,32 @@ func NewEmptyBudgets(capacity int, at time.Duration) *Budgets {
 // each charge; where not all admit, they are the budgets as they stay. tats,
 // nil unless admitted, is for each charge what [Budgets.Refund] takes.
 func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decision, tats []time.Duration, admitted bool) {
-	b.shared.expire(now)
-	b.byCaller.expire(now)
 	b.byCaller.begin()
 	decisions, admitted = make([]Decision, len(charges)), true
-	states := make([]budget, 0, 4) // on the stack, for as many
-	for i, c := range charges {
-		state := b.budget(c, now)
-		states = append(states, state)
-		decisions[i].Allowed = c.Limit.admits(state, now)
+	asked := make([]known, 0, 4) // on the stack, for as many
+	for i := range charges {
+		k := b.find(&charges[i], now)
+		b.of(&charges[i]).keep(k.moment)
+		k.next, decisions[i].Allowed = charges[i].Limit.spend(k.budget, now)
 		admitted = admitted && decisions[i].Allowed
+		asked = append(asked, k)
 	}
 	if admitted {
 		tats = make([]time.Duration, len(charges))
 	}
-	for i, c := range charges {
+	for i := range charges {
+		c, k := &charges[i], &asked[i]
 		var left budget
-		left, decisions[i] = c.Limit.settle(states[i], now, decisions[i].Allowed, admitted)
-		if left != states[i] {
-			b.of(c).set(c.Key, left.tat, left.interval)
+		left, decisions[i] = c.Limit.settle(k.budget, k.next, now, decisions[i].Allowed, admitted)
+		if left != k.budget {
+			b.of(c).set(k.moment, c.Key, left.tat, left.interval)
 		}
 		if admitted {
 			tats[i] = left.tat
 		}
 	}
+	b.shared.expire(now)
+	b.byCaller.expire(now)
 	return decisions, tats, admitted
 }
 
@@ -85,26 +87,35 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 // last one: tat is what [Budgets.Take] said of c. Otherwise it stays spent. It is
 // to be called once at most for each charge.
 func (b *Budgets) Refund(c Charge, tat time.Duration) (given bool) {
-	last, interval, ok := b.of(c).get(c.Key)
-	if !ok || last != tat {
+	budgets := b.of(&c)
+	last := budgets.get(c.Key)
+	if last == nil || last.at != tat {
 		return false
 	}
-	b.of(c).set(c.Key, tat-interval, interval)
+	budgets.set(last, c.Key, tat-last.value, last.value)
 	return true
 }
 
-func (b *Budgets) budget(c Charge, now time.Duration) budget {
-	if tat, interval, ok := b.of(c).get(c.Key); ok && tat > now {
-		return budget{tat, interval}
+// known is a budget while it is asked, and where it is remembered.
+type known struct {
+	budget
+	next   budget // if the ask is settled as this one decides
+	moment *moment[string, time.Duration]
+}
+
+func (b *Budgets) find(c *Charge, now time.Duration) known {
+	m := b.of(c).get(c.Key)
+	if m != nil && m.at > now {
+		return known{budget: budget{m.at, m.value}, moment: m}
 	}
 	full := budget{now, c.Limit.interval()}
 	if b.beganEmpty {
 		full.tat = max(now, b.began+c.Limit.offset())
 	}
-	return full
+	return known{budget: full, moment: m}
 }
 
-func (b *Budgets) of(c Charge) *timeline[string, time.Duration] {
+func (b *Budgets) of(c *Charge) *timeline[string, time.Duration] {
 	if c.ByCaller {
 		return b.byCaller
 	}

@@ -137,3 +137,111 @@ func TestEmptyBudgets_AdmitAtTheirRate(t *testing.T) {
 		t.Errorf("got %+v, want 4 remaining", decisions[0])
 	}
 }
+
+// Whatever number of callers comes, and however far ahead their
+// TATs lie, what all callers share is not forgotten, nor what was just spent.
+func TestBudgets_ForgetNothingThatIsSharedOrWasJustSpent(t *testing.T) {
+	const capacity = 50
+	for name, b := range map[string]*Budgets{"": NewBudgets(capacity), "during an outage": NewEmptyBudgets(capacity, -24*time.Hour)} {
+		shared, second, day := parse(t, "1/m,burst=1"), parse(t, "1/s,burst=1"), parse(t, "1/d,burst=1")
+		take := func(want bool, charges ...Charge) {
+			t.Helper()
+			if _, _, admitted := b.Take(0, charges); admitted != want {
+				t.Errorf("%s: %v: got admitted %t, want %t", name, charges, admitted, want)
+			}
+		}
+		for i := range 3 * capacity {
+			take(true, Charge{Key: fmt.Sprint("shared ", i), Limit: shared})
+			take(true, Charge{fmt.Sprint("day ", i), day, true})
+		}
+		for i := range 3 * capacity {
+			// Of all that is known, these two windows' TATs are the earliest.
+			windows := []Charge{{fmt.Sprint("second ", i), second, true}, {fmt.Sprint("other ", i), second, true}}
+			take(true, windows...)
+			take(false, windows[0])
+			take(false, windows[1])
+			take(false, Charge{Key: fmt.Sprint("shared ", i), Limit: shared})
+		}
+		if got := len(b.byCaller.byKey); got != capacity {
+			t.Errorf("%s: got %d callers' keys, want %d", name, got, capacity)
+		}
+	}
+}
+
+func TestBudgets_RefundGivesBackWhileLast(t *testing.T) {
+	limit := parse(t, "1/m,burst=3")
+	c := Charge{Key: "key", Limit: limit}
+	for _, test := range []struct {
+		name  string
+		steps string // s spends, a digit gives that one back, X the first, which is not to be
+		left  int
+	}{
+		{"the only one", "s0", 3},
+		{"the last", "ss1", 2},
+		{"not the last", "ssX", 1},
+		{"one after the other, the last first", "sss210", 3},
+	} {
+		b := NewBudgets(10)
+		var tats []time.Duration
+		for i, step := range test.steps {
+			switch {
+			case step == 's':
+				_, spent, _ := b.Take(time.Duration(i), []Charge{c})
+				tats = append(tats, spent...)
+			case step == 'X':
+				if b.Refund(c, tats[0]) {
+					t.Errorf("%s: given back", test.name)
+				}
+			default:
+				if !b.Refund(c, tats[step-'0']) {
+					t.Errorf("%s: %c not given back", test.name, step)
+				}
+			}
+		}
+		for range test.left {
+			if _, _, admitted := b.Take(time.Duration(len(test.steps)), []Charge{c}); !admitted {
+				t.Errorf("%s: refused, want %d left", test.name, test.left)
+			}
+		}
+		if _, _, admitted := b.Take(time.Duration(len(test.steps)), []Charge{c}); admitted {
+			t.Errorf("%s: admitted, want %d left", test.name, test.left)
+		}
+	}
+}
+
+// A budget that began empty is as empty after a refund.
+func TestEmptyBudgets_Refund(t *testing.T) {
+	b, c := NewEmptyBudgets(10, 0), Charge{Key: "key", Limit: parse(t, "1/s,burst=5")}
+	_, tats, _ := b.Take(time.Second, []Charge{c})
+	b.Refund(c, tats[0])
+	if _, _, admitted := b.Take(time.Second, []Charge{c}); !admitted {
+		t.Error("refused, want the place that was given back")
+	}
+	if _, _, admitted := b.Take(time.Second, []Charge{c}); admitted {
+		t.Error("admitted, want one in a second")
+	}
+}
+
+// Room for a new key is made by none of those that the same request spends from.
+func TestBudgets_NewKeyBesideAKnownOneThatIsTheEarliest(t *testing.T) {
+	b := NewBudgets(2)
+	day, known := Charge{"day", parse(t, "1/d"), true}, Charge{"known", parse(t, "2/s"), true}
+	fresh := Charge{"fresh", parse(t, "1/m"), true}
+	for _, step := range []struct {
+		charges  []Charge
+		admitted bool
+	}{
+		{[]Charge{day}, true},
+		{[]Charge{known}, true},
+		{[]Charge{fresh, known}, true},
+		{[]Charge{known}, false},
+		{[]Charge{fresh}, false},
+	} {
+		if _, _, admitted := b.Take(0, step.charges); admitted != step.admitted {
+			t.Errorf("%v: got admitted %t, want %t", step.charges, admitted, step.admitted)
+		}
+	}
+	if got := len(b.byCaller.byKey); got != 2 || len(b.byCaller.earliest) != 2 {
+		t.Errorf("got %d keys, %d of them in order, want 2", got, len(b.byCaller.earliest))
+	}
+}

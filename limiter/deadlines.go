@@ -18,15 +18,18 @@ func NewDeadlines[K comparable](capacity int) *Deadlines[K] {
 
 // Get returns the instant remembered for key, which may have passed.
 func (d *Deadlines[K]) Get(key K) (at time.Duration, ok bool) {
-	at, _, ok = d.line.get(key)
-	return at, ok
+	m := d.line.get(key)
+	if m == nil {
+		return 0, false
+	}
+	return m.at, true
 }
 
 // Set remembers at for key. Where that is one key too many it forgets the
 // earliest of the others.
 func (d *Deadlines[K]) Set(key K, at time.Duration) {
 	d.line.begin()
-	d.line.set(key, at, struct{}{})
+	d.line.set(d.line.get(key), key, at, struct{}{})
 }
 
 // Expire forgets the keys whose instant is not after now, a few at a time so
@@ -51,7 +54,7 @@ type moment[K comparable, V any] struct {
 	key   K
 	at    time.Duration
 	value V
-	turn  uint64 // in which it was set
+	turn  uint64 // in which it was last set or kept
 	index int    // in the heap
 }
 
@@ -59,24 +62,29 @@ func newTimeline[K comparable, V any](capacity int) *timeline[K, V] {
 	return &timeline[K, V]{capacity: capacity, byKey: make(map[K]*moment[K, V])}
 }
 
-func (t *timeline[K, V]) get(key K) (at time.Duration, value V, ok bool) {
-	m, ok := t.byKey[key]
-	if !ok {
-		return 0, value, false
-	}
-	return m.at, m.value, true
-}
+// get returns what is remembered for key, or nil.
+func (t *timeline[K, V]) get(key K) *moment[K, V] { return t.byKey[key] }
 
-// begin begins a turn. What is set from here on is not forgotten before the next.
+// begin begins a turn. What is set or kept from here on is not forgotten by set
+// before the next.
 func (t *timeline[K, V]) begin() { t.turn++ }
 
-func (t *timeline[K, V]) set(key K, at time.Duration, value V) {
-	if m, ok := t.byKey[key]; ok {
+// keep keeps m, which may be nil.
+func (t *timeline[K, V]) keep(m *moment[K, V]) {
+	if m != nil {
+		m.turn = t.turn
+	}
+}
+
+// set remembers at and value for key. m is what [timeline.get] has returned for
+// it, and nothing was set since, or it was kept.
+func (t *timeline[K, V]) set(m *moment[K, V], key K, at time.Duration, value V) {
+	if m != nil {
 		m.at, m.value, m.turn = at, value, t.turn
 		heap.Fix(&t.earliest, m.index)
 		return
 	}
-	m := &moment[K, V]{key: key, at: at, value: value, turn: t.turn}
+	m = &moment[K, V]{key: key, at: at, value: value, turn: t.turn}
 	t.byKey[key] = m
 	heap.Push(&t.earliest, m)
 	if len(t.byKey) > t.capacity {
@@ -84,7 +92,7 @@ func (t *timeline[K, V]) set(key K, at time.Duration, value V) {
 	}
 }
 
-// makeRoom forgets the earliest that was not set in this turn.
+// makeRoom forgets the earliest that was neither set nor kept in this turn.
 func (t *timeline[K, V]) makeRoom() {
 	var spared []*moment[K, V]
 	for len(t.earliest) > 0 {

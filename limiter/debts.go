@@ -56,11 +56,18 @@ func (d *Debts) Add(now time.Duration, charges []Charge, n int) (tats []time.Dur
 	d.byCaller.expire(now)
 	d.byCaller.begin()
 	for _, c := range charges {
+		d.of(c).keep(d.of(c).get(debtor{c, n}))
+	}
+	for _, c := range charges {
 		key := debtor{c, n}
-		tat, _, _ := d.of(c).get(key)
+		last := d.of(c).get(key)
 		from := max(now, d.full(c.Limit))
-		tat = min(max(tat, from)+c.Limit.shareInterval(n), from+maxOffset)
-		d.of(c).set(key, tat, struct{}{})
+		tat := from
+		if last != nil {
+			tat = max(from, last.at)
+		}
+		tat = min(tat+c.Limit.shareInterval(n), from+maxOffset)
+		d.of(c).set(last, key, tat, struct{}{})
 		tats = append(tats, tat)
 	}
 	return tats
@@ -71,11 +78,11 @@ func (d *Debts) Add(now time.Duration, charges []Charge, n int) (tats []time.Dur
 // owed. It is to be called once at most for each charge.
 func (d *Debts) Refund(c Charge, n int, tat time.Duration) (given bool) {
 	key := debtor{c, n}
-	last, _, ok := d.of(c).get(key)
-	if !ok || last != tat {
+	last := d.of(c).get(key)
+	if last == nil || last.at != tat {
 		return false
 	}
-	d.of(c).set(key, tat-c.Limit.shareInterval(n), struct{}{})
+	d.of(c).set(last, key, tat-c.Limit.shareInterval(n), struct{}{})
 	return true
 }
 

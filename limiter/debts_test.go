@@ -4,6 +4,7 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -171,5 +172,27 @@ func TestDebts_DoNotOverflow(t *testing.T) {
 		if owed := d.Take(time.Hour); len(owed) != 1 || owed[0].Requests < 1 {
 			t.Errorf("after %d: got %+v, want at least one request", n+1, owed)
 		}
+	}
+}
+
+func TestDebts_RefundTakesBackWhileLast(t *testing.T) {
+	d, c := NewDebts(10), Charge{Key: "key", Limit: parse(t, "1/m,burst=10")}
+	first, second := d.Add(0, []Charge{c}, 2), d.Add(time.Second, []Charge{c}, 2)
+	if d.Refund(c, 2, first[0]) || d.Refund(c, 1, second[0]) || !d.Refund(c, 2, second[0]) {
+		t.Error("taken back but the last, or not the last")
+	}
+	if owed := d.Take(time.Second); len(owed) != 1 || owed[0].Requests != 1 {
+		t.Errorf("got %+v, want one request", owed)
+	}
+}
+
+func TestDebts_ForgetNothingThatIsShared(t *testing.T) {
+	const capacity = 10
+	d, limit := NewDebts(capacity), parse(t, "1/m")
+	for i := range 3 * capacity {
+		d.Add(0, []Charge{{Key: "shared " + strconv.Itoa(i), Limit: limit}, {"one's own " + strconv.Itoa(i), limit, true}}, 1)
+	}
+	if owed := d.Take(0); len(owed) != 4*capacity {
+		t.Errorf("got %d debts, want all %d that are shared and %d more", len(owed), 3*capacity, capacity)
 	}
 }

@@ -25,51 +25,49 @@ func (d Decision) Refused() bool { return !d.Allowed && d.Known() }
 // far the TAT lies ahead, divided by that interval.
 type budget struct{ tat, interval time.Duration }
 
-// owed is what b has spent and not yet earned again, as a time under l.
+// spend is GCRA, as a function of a budget's state and the time: what becomes of
+// it with one request asked for, and whether that is allowed.
+//
+// A refusal changes a budget only where l earns faster than the limit that wrote
+// it: then the rest is waited for at l's pace. A slower one leaves it at the
+// faster pace. If refusals could slow a budget down, replicas with two limits
+// that refuse in turn would hand out bursts without end; if none could speed it
+// up, a raise would wait for what the old limit takes.
+func (l Limit) spend(b budget, now time.Duration) (next budget, allowed bool) {
+	interval := l.interval()
+	owed := rescale(b.tat-now, b.interval, interval)
+	switch {
+	case owed <= interval*time.Duration(l.Burst-1):
+		return budget{now + owed + interval, interval}, true
+	case interval < b.interval:
+		return budget{now + owed, interval}, false
+	}
+	return b, false
+}
+
+// rescale returns for a time under one emission interval the one under another
+// that takes as many requests.
 //
 // It is computed as budget.lua does, to the last bit, so that a budget in Redis
 // is one in memory. Rounding is up, so that nothing spent is forgotten, and
-// never makes more of a number of requests than that number takes under l.
-func (l Limit) owed(b budget, now time.Duration) time.Duration {
-	ahead, interval := b.tat-now, l.interval()
+// never makes more of a number of requests than that number takes.
+func rescale(ahead, from, to time.Duration) time.Duration {
 	switch {
 	case ahead <= 0:
 		return 0
-	case b.interval == interval:
+	case from == to:
 		return ahead
 	}
-	owed := math.Ceil(float64(ahead) / float64(b.interval) * float64(interval))
-	return time.Duration(min(owed, 1<<62)) // which no limit admits, and no sum overflows with
-}
-
-// admits is GCRA, as a function of a budget's state and the time.
-func (l Limit) admits(b budget, now time.Duration) bool {
-	return l.owed(b, now)+l.interval() <= l.offset()
-}
-
-// after is what becomes of b once l has allowed or refused one request. A
-// refusal changes it only where l earns faster than the limit that wrote b: then
-// the rest is waited for at l's pace. A slower one leaves it at the faster pace.
-// If refusals could slow a budget down, replicas with two limits that refuse in
-// turn would hand out bursts without end; if none could speed it up, a raise
-// would wait for what the old limit takes.
-func (l Limit) after(b budget, now time.Duration, allowed bool) budget {
-	interval := l.interval()
-	switch {
-	case allowed:
-		return budget{now + l.owed(b, now) + interval, interval}
-	case interval < b.interval:
-		return budget{now + l.owed(b, now), interval}
-	}
-	return b
+	owed := math.Ceil(float64(ahead) / float64(from) * float64(to))
+	return time.Duration(min(owed, 1<<62)) // which no limit allows, and no sum overflows with
 }
 
 // settle returns what becomes of b, and what is told of it, once l has allowed
-// or refused a request that all of its limits together have admitted or not.
-// What only this one allowed is not charged.
-func (l Limit) settle(b budget, now time.Duration, allowed, admitted bool) (budget, Decision) {
+// or refused a request, which makes it next, and all limits of the request
+// together have admitted it or not. What only this one allowed is not charged.
+func (l Limit) settle(b, next budget, now time.Duration, allowed, admitted bool) (budget, Decision) {
 	if allowed == admitted {
-		b = l.after(b, now, allowed)
+		b = next
 	}
 	return b, l.decision(allowed, b.tat-now, b.interval)
 }

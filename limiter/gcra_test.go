@@ -86,8 +86,7 @@ func TestSpend(t *testing.T) {
 		{time.Hour + time.Second + 1, time.Hour, time.Hour + time.Second + 1, false},
 	} {
 		b := budget{test.tat, time.Second}
-		ok := l.admits(b, test.now)
-		if next := l.after(b, test.now, ok); next != (budget{test.next, time.Second}) || ok != test.ok {
+		if next, ok := l.spend(b, test.now); next != (budget{test.next, time.Second}) || ok != test.ok {
 			t.Errorf("TAT %v at %v: got %v %t, want %v %t", test.tat, test.now, next, ok, test.next, test.ok)
 		}
 	}
@@ -165,10 +164,10 @@ func FuzzDecide(f *testing.F) {
 				exact.spend(now)
 				admitted = append(admitted, now)
 			default:
-				checkNextAfter(t, l, budgets.budget(charges[0], now).tat, now, d.NextAfter)
+				checkNextAfter(t, l, budgets.find(&charges[0], now).tat, now, d.NextAfter)
 			}
 			// The microsecond is what a Decision is rounded to.
-			free := now + l.offset() - budgets.budget(charges[0], now).tat
+			free := now + l.offset() - budgets.find(&charges[0], now).tat
 			if most := int((free + time.Microsecond) / l.interval()); ok && (d.Remaining > most || d.Remaining < int((free-time.Microsecond)/l.interval())) {
 				t.Fatalf("%v at %v, %v free: got %d remaining", l, now, free, d.Remaining)
 			}
@@ -185,11 +184,11 @@ func below(random *rand.Rand, d time.Duration) time.Duration {
 // enough, and that 2µs less are not.
 func checkNextAfter(t *testing.T, l Limit, tat, now, nextAfter time.Duration) {
 	t.Helper()
-	if !l.admits(budget{tat, l.interval()}, now+nextAfter) {
+	if _, ok := l.spend(budget{tat, l.interval()}, now+nextAfter); !ok {
 		t.Fatalf("%v: refused at %v and again %v later, as it had said", l, now, nextAfter)
 	}
 	less := nextAfter - 2*time.Microsecond
-	if less > 0 && l.admits(budget{tat, l.interval()}, now+less) {
+	if _, ok := l.spend(budget{tat, l.interval()}, now+less); ok && less > 0 {
 		t.Fatalf("%v: refused at %v for %v, but admitted after %v", l, now, nextAfter, less)
 	}
 }

@@ -114,7 +114,8 @@ func (l Limit) ReadReply(reply any, charged bool) (Reply, error) {
 		b.interval = time.Duration(interval)
 		r.Was = Former{Interval: b.interval, Furthest: int(furthest)}
 	}
-	_, r.Decision = l.settle(b, 0, allowed > 0, charged)
+	next, _ := l.spend(b, 0)
+	_, r.Decision = l.settle(b, next, 0, allowed > 0, charged)
 	if charged {
 		r.TAT = tat
 	}
