@@ -44,7 +44,7 @@ func (r *Redis) decideAlone(ask Ask, g *Grant, part *part, fault string) (v Verd
 	defer r.known.mu.Unlock()
 	now := r.known.now()
 	alone := part.alone(now, r.fleet.live(r.options.Replicas), fault)
-	spent := &spentHere{debts: part.debts, owed: charges, replicas: alone.replicas}
+	spent := &spentHere{owes: &owes{debts: part.debts, charges: charges, replicas: alone.replicas}}
 	if ask.WhenUndecided == Local {
 		spent.budgets, spent.charges = alone.budgets, make([]limiter.Charge, len(charges))
 		for i, c := range charges {
@@ -52,7 +52,7 @@ func (r *Redis) decideAlone(ask Ask, g *Grant, part *part, fault string) (v Verd
 		}
 	}
 	if v = r.known.decideLocked(ask, g, spent, now); v.Outcome == Admitted {
-		spent.owedTATs = part.debts.Add(now, charges, alone.replicas)
+		spent.owes.tats = part.debts.Add(now, charges, alone.replicas)
 	}
 	return v, alone.replicas
 }

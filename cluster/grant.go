@@ -43,25 +43,25 @@ type spentHere struct {
 	charges []limiter.Charge
 	budgets *limiter.Budgets // nil if none of them decided
 	tats    []time.Duration
-
-	// Of a Redis: what is owed to its budgets because of it.
-	debts    *limiter.Debts
-	owed     []limiter.Charge
-	owedTATs []time.Duration
-	replicas int
+	owes    *owes // of a Redis alone
 }
 
-// grant is a Grant and what it is made of, in one piece of memory.
-type grant struct {
-	Grant
-	of lock
+// owes is what is owed to the budgets of a store for what was spent here.
+type owes struct {
+	debts    *limiter.Debts
+	charges  []limiter.Charge
+	tats     []time.Duration
+	replicas int
 }
 
 // newGrant returns what ask wants, or nil if that is nothing.
 func newGrant(ask Ask, owner granter) *Grant {
 	switch {
 	case ask.Fingerprint != nil:
-		g := &grant{Grant: Grant{owner: owner, tag: ask.Tag, charges: ask.Charges}}
+		g := &struct { // in one piece of memory
+			Grant
+			of lock
+		}{Grant: Grant{owner: owner, tag: ask.Tag, charges: ask.Charges}}
 		g.of.id, g.of.value = lockID{ask.Tag, *ask.Fingerprint}, ask.RequestID
 		g.lock = &g.of
 		return &g.Grant
@@ -107,8 +107,11 @@ func (s *spentHere) giveBackLocked() {
 	for i, tat := range s.tats {
 		s.budgets.Refund(s.charges[i], tat)
 	}
-	for i, tat := range s.owedTATs {
-		s.debts.Refund(s.owed[i], s.replicas, tat)
+	if s.owes == nil {
+		return
+	}
+	for i, tat := range s.owes.tats {
+		s.owes.debts.Refund(s.owes.charges[i], s.owes.replicas, tat)
 	}
 }
 
