@@ -103,7 +103,7 @@ func (r *Redis) beat() {
 		r.meet(ids)
 	}
 	// A store that is away is told of by itself.
-	if unknown := ofOneKey(FaultOf(err)); unknown != r.uncounted {
+	if unknown := FaultOf(err) == faultWrongType; unknown != r.uncounted {
 		if r.uncounted = unknown; unknown {
 			r.changes.tell(Change{Kind: FleetUnknown, Err: err})
 		}

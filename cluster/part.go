@@ -32,8 +32,9 @@ const (
 type event int
 
 const (
-	answered event = iota // an ask, or where it is away a probe, got an answer
-	failed                // one got none
+	answered event = iota // an ask got an answer
+	reached               // a probe did
+	failed                // an ask or a probe got none
 	broke                 // nor did this one, and it is one too many
 	charged               // it has been told of what was admitted without it
 )
@@ -44,15 +45,15 @@ func (s state) after(e event) state {
 	switch {
 	case s == asked && e == failed:
 		return suspect
-	case s == suspect && e == answered:
+	case s == suspect && (e == answered || e == reached):
 		return asked
 	case s <= suspect && e == broke:
 		return away
-	case s == away && e == answered:
+	case s == away && e == reached:
 		return found
 	case s == found && e == charged:
 		return settling
-	case s == settling && e == answered:
+	case s == settling && e == reached:
 		return asked
 	case s > away && e == failed:
 		return away
@@ -81,7 +82,7 @@ type part struct {
 
 	// Guarded by the mutex of what is known.
 	solo   *solo            // nil while the store answers
-	beside *limiter.Budgets // for asks that meet a key of a wrong type; nil until needed
+	beside *limiter.Budgets // for asks that meet a fault of one key; nil until needed
 	debts  *limiter.Debts
 }
 

@@ -124,3 +124,25 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 		}
 	})
 }
+
+// TestState_After is the life of a part, by what happens to it: an ask that is
+// (a)nswered, (f)ails, or (b)reaks it; a probe that (r)eaches it; and (c)harged.
+func TestState_After(t *testing.T) {
+	events := map[rune]event{'a': answered, 'r': reached, 'f': failed, 'b': broke, 'c': charged}
+	for life, want := range map[string]state{
+		"": asked, "a": asked, "r": asked, "c": asked,
+		"f": suspect, "ff": suspect, "fc": suspect, "fa": asked, "fr": asked,
+		"b": away, "fb": away, "bb": away, "bf": away, "ba": away, "bc": away,
+		"br": found, "bra": found, "brr": found, "brf": away,
+		"brc": settling, "brca": settling, "brcc": settling, "brcf": away,
+		"brcr": asked, "brcrf": suspect, "brfr": found,
+	} {
+		s := asked
+		for _, e := range life {
+			s = s.after(events[e])
+		}
+		if s != want {
+			t.Errorf("%q: got state %d, want %d", life, s, want)
+		}
+	}
+}

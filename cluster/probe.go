@@ -43,7 +43,7 @@ func (r *Redis) probe(p *part) {
 		if p.state() == settling {
 			r.charge(p) // before anybody asks
 		}
-		switch from, to := r.move(p, answered, nil); {
+		switch from, to := r.move(p, reached, nil); {
 		case to == found:
 			r.charge(p)
 			r.move(p, charged, nil)

@@ -129,10 +129,9 @@ func NewRedis(o Options) (*Redis, error) {
 // The trip is not cut short when the context is done: a client that leaves in
 // the middle of it would otherwise cost the connection, and the answer.
 func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
-	part := r.partOf(ask.Tag)
 	if v, refused := r.known.refusal(ask); refused {
 		if v.Outcome == CoolingDown || v.Outcome == Limited {
-			v = r.lookElsewhere(part, ask, v)
+			v = r.lookElsewhere(ask, v)
 		}
 		return v, nil
 	}
@@ -143,6 +142,7 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	if g.Locked() {
 		g.lock.toStore(r.options.Self.ID)
 	}
+	part := r.partOf(ask.Tag)
 	if part.away() {
 		return r.undecided(ask, g, part, errAway)
 	}
@@ -185,23 +185,26 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 // lookElsewhere is the verdict on an ask that this replica refuses, but would
 // call a duplicate if its lock is another's. Where that cannot be found out the
 // refusal stands.
-func (r *Redis) lookElsewhere(part *part, ask Ask, refusal Verdict) Verdict {
-	if ask.Fingerprint == nil || part.away() || r.fleet.live(r.options.Replicas) < 2 || r.known.isUnlocked(ask) {
+func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
+	if ask.Fingerprint == nil || r.fleet.live(r.options.Replicas) < 2 || r.known.isUnlocked(ask) {
+		return refusal
+	}
+	part := r.partOf(ask.Tag)
+	if part.away() {
 		return refusal
 	}
 	ctx, _ := r.deadlines.context(r.known.now())
 	key := r.key(string(appendLockKey(nil, ask.Tag, ask.Fingerprint.hash())))
 	value, err := r.conn.Load().process(ctx, redis.NewCmd(ctx, "get", key)).Text()
-	switch {
-	case err == redis.Nil:
+	free := err == redis.Nil
+	if free {
 		r.known.foundUnlocked(ask)
-		r.record(part, nil)
-		return refusal
-	case err != nil:
-		r.record(part, err)
+		err = nil
+	}
+	r.record(part, err)
+	if free || err != nil {
 		return refusal
 	}
-	r.record(part, nil)
 	return heldBy(value, part.clock.at(r.known.now()))
 }
 
