@@ -43,8 +43,6 @@ func tagOf(key string) string {
 
 func (c Charge) rateKey(tag string) string { return string(c.appendKey(nil, tag)) }
 
-func pauseKey(tag, name string) string { return string(appendPauseKey(nil, tag, name)) }
-
 func (a Ask) charges() []limiter.Charge {
 	charges := make([]limiter.Charge, len(a.Charges))
 	for i, c := range a.Charges {

@@ -26,7 +26,7 @@ type known struct {
 	mu       sync.Mutex // also of the budgets by which this replica decides alone
 	locks    locks
 	denials  *limiter.Deadlines[string] // by a budget's key
-	pauses   *limiter.Deadlines[string] // by a cool-down's
+	pauses   pauses
 	unlocked *limiter.Deadlines[lockID] // see isUnlocked
 }
 
@@ -36,7 +36,7 @@ func newKnown(replica string) *known {
 		start:    time.Now(),
 		locks:    locks{known: make(map[lockID]*lock)},
 		denials:  limiter.NewDeadlines[string](Capacity),
-		pauses:   limiter.NewDeadlines[string](Capacity),
+		pauses:   newPauses(),
 		unlocked: limiter.NewDeadlines[lockID](Capacity),
 	}
 }
@@ -98,12 +98,12 @@ func (k *known) duplicateLocked(ask Ask, now time.Duration) (v Verdict, refused 
 }
 
 func (k *known) coolingLocked(ask Ask, now time.Duration) (v Verdict, refused bool) {
-	k.pauses.Expire(now)
-	if k.pauses.Len() == 0 {
+	k.pauses.note(ask)
+	if !k.pauses.expire(now) {
 		return Verdict{}, false
 	}
 	for _, name := range ask.Pauses {
-		if until, ok := k.pauses.Get(pauseKey(ask.Tag, name)); ok && until > now {
+		if until := k.pauses.until(pauseID{ask.Tag, name}); until > now {
 			v.Outcome, v.Wait, refused = CoolingDown, max(v.Wait, until-now), true
 		}
 	}
@@ -159,7 +159,7 @@ func (k *known) foundUnlockedLocked(ask Ask) {
 // by what is known; 0 if they are not. It changes with what refuses them.
 func (k *known) allRefusedLocked(ask Ask) (until time.Duration) {
 	if len(ask.Pauses) > 0 {
-		until, _ = k.pauses.Get(pauseKey(ask.Tag, ask.Pauses[0]))
+		until = k.pauses.until(pauseID{ask.Tag, ask.Pauses[0]})
 	}
 	for _, c := range ask.Charges {
 		if c.Caller == "" {
@@ -216,14 +216,8 @@ func (k *known) pause(tag, name string, d time.Duration) (until time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	until = k.now() + d
-	k.pauseLocked(pauseKey(tag, name), until)
+	k.pauses.extend(pauseID{tag, name}, until)
 	return until
-}
-
-func (k *known) pauseLocked(key string, until time.Duration) {
-	if before, ok := k.pauses.Get(key); !ok || until > before {
-		k.pauses.Set(key, until)
-	}
 }
 
 // cool remembers the cool-downs that a store told of when it was asked: one
@@ -233,7 +227,7 @@ func (k *known) cool(ask Ask, waits []time.Duration, asked time.Duration) {
 	defer k.mu.Unlock()
 	for i, wait := range waits {
 		if wait > 0 {
-			k.pauseLocked(pauseKey(ask.Tag, ask.Pauses[i]), asked+wait)
+			k.pauses.extend(pauseID{ask.Tag, ask.Pauses[i]}, asked+wait)
 		}
 	}
 	k.foundUnlockedLocked(ask) // the store looks for it first

@@ -53,12 +53,14 @@ func TestRedis_CoolDownsMetWhileTheStoreIsAwayAreBounded(t *testing.T) {
 	server := startRedis(t)
 	told := newChanges()
 	r := join(t, server.URL(), Options{Observe: told.observe})
+	admit(t, r, under(unlocked(), ""))
 	server.Kill()
 	for range 10 {
 		undecided(t, r, unlocked(charge("many", "1000/h")))
 	}
 	told.next(t, StoreAway)
 	r.Pause("slack", "longest", time.Hour)
+	r.Pause("slack", "", 30*time.Second)
 	for i := range 3 * Capacity / 2 {
 		r.Pause("slack", fmt.Sprint(i), time.Minute)
 	}
@@ -71,12 +73,12 @@ func TestRedis_CoolDownsMetWhileTheStoreIsAwayAreBounded(t *testing.T) {
 		defer r.queue.mu.Unlock()
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return len(r.queue.tasks[coolings])+len(r.queue.tasks[awaited]) == 0 && p.postponed.pauses.Len() == Capacity
+		return len(r.queue.tasks[coolings])+len(r.queue.tasks[awaited])+len(p.postponed[coolings]) == 0
 	})
 	server.Restart()
 	told.next(t, StoreBack)
 	other := join(t, server.URL(), Options{})
-	for _, name := range []string{"longest", "again and again"} {
+	for _, name := range []string{"longest", "again and again", ""} {
 		eventually(t, "paused "+name, func() bool { return ask(t, other, under(unlocked(), name)).Outcome == CoolingDown })
 	}
 }

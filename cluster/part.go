@@ -78,7 +78,8 @@ type part struct {
 	since     time.Time     // since when it is away; zero if it is not
 	err       error         // why
 	lasted    time.Duration // its outages until now, but for the one under way
-	postponed postponed     // for when it answers again
+	postponed backlog       // for when it answers again
+	unpaused  bool          // it has not been told of some cool-down
 
 	// Guarded by the mutex of what is known.
 	solo   *solo            // nil while the store answers
@@ -118,6 +119,7 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 	p.probing = p.probing || look
 	var change Change
 	var later []*task
+	unpaused := false
 	switch {
 	case from < away && to == away:
 		p.since, p.err = time.Now(), err
@@ -128,7 +130,8 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 		change = Change{Kind: StoreBack, Tag: p.tags.String(), Lasted: time.Since(p.since)}
 		p.lasted += change.Lasted
 		p.since, p.err = time.Time{}, nil
-		later = p.postponed.take()
+		later, _ = p.postponed.take(int(classes) * Capacity)
+		unpaused, p.unpaused = p.unpaused, false
 	}
 	if change.Kind != 0 {
 		r.changes.tell(change)
@@ -142,6 +145,13 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 		p.solo = nil
 		r.known.mu.Unlock()
 		r.queue.add(append(later, r.owed(p)...)...)
+	}
+	if unpaused {
+		for id, until := range r.known.cooling() {
+			if r.partOf(id.tag) == p {
+				r.queue.add(pausing{id, until}.task())
+			}
+		}
 	}
 	return from, to
 }

@@ -4,8 +4,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"throttle-proxy/limiter"
 )
 
 // task is something that the store is told, until it answers or it no longer
@@ -165,56 +163,6 @@ func (q *queue) unparkLocked() {
 		q.wakeUp()
 	}
 }
-
-// postponed is what a part of the store is to be told once it answers again.
-type postponed struct {
-	tasks  backlog
-	pauses *limiter.Deadlines[pauseID] // cool-downs, each once; nil for none
-}
-
-func (p *postponed) add(t *task) {
-	t.settle()
-	what, ok := t.what.(pausing)
-	if !ok {
-		p.tasks.add(t)
-		return
-	}
-	if p.pauses == nil {
-		p.pauses = limiter.NewDeadlines[pauseID](Capacity)
-	}
-	if until, ok := p.pauses.Get(what.pauseID); !ok || until < what.until {
-		p.pauses.Set(what.pauseID, what.until)
-	}
-}
-
-// take returns all of it.
-func (p *postponed) take() []*task {
-	all := slices.Concat(p.tasks[:]...)
-	if p.pauses != nil {
-		for id, until := range p.pauses.All() {
-			all = append(all, pausing{id, until}.task())
-		}
-	}
-	*p = postponed{}
-	return all
-}
-
-// pauseID is what a cool-down is known by.
-type pauseID struct{ tag, name string }
-
-// pausing is a cool-down, and its end.
-type pausing struct {
-	pauseID
-	until time.Duration
-}
-
-func (p pausing) task() *task {
-	return &task{class: coolings, tag: p.tag, script: pauseScript, what: p, forget: p.until}
-}
-
-func (p pausing) appendKey(b []byte) []byte { return appendPauseKey(b, p.tag, p.name) }
-
-func (p pausing) args(c *command, now time.Duration) { c.number(millis(p.until - now)) }
 
 // millis rounds up: a hold is kept for its last fraction of a millisecond too.
 func millis(d time.Duration) int64 {

@@ -88,3 +88,23 @@ func TestMemory_CallersDisplaceNoSharedBudgetAndNoneJustSpent(t *testing.T) {
 		expect(t, m, Limited, unlocked(callers)) // the last one's
 	})
 }
+
+func TestMemory_CallersCoolDownsDisplaceNoRoutes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemory("replica-0")
+		for _, name := range []string{"", "of a pool"} {
+			admit(t, m, under(unlocked(), name))
+			m.Pause("slack", name, time.Minute)
+		}
+		for i := range Capacity + 10 {
+			m.Pause("slack", fmt.Sprint(i), time.Hour)
+		}
+		for _, name := range []string{"", "of a pool", fmt.Sprint(Capacity + 9)} {
+			expect(t, m, CoolingDown, under(unlocked(), name))
+		}
+		if got, most := len(m.Status().Pauses), Capacity+2; got > most {
+			t.Errorf("got %d cool-downs, want at most %d", got, most)
+		}
+	})
+}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -52,31 +51,14 @@ func (k *known) status() (s Status) {
 	for _, lock := range k.inFlight() {
 		s.Locks = append(s.Locks, LockStatus{Tag: lock.id.tag, RequestID: lock.requestID(), Age: max(0, now-lock.admitted)})
 	}
-	for key, until := range k.cooling() {
+	for id, until := range k.cooling() {
 		if until > now {
-			_, rest, _ := strings.Cut(key, "}:cool")
-			s.Pauses = append(s.Pauses, PauseStatus{Tag: tagOf(key), Caller: rest != "", Left: until - now})
+			s.Pauses = append(s.Pauses, PauseStatus{Tag: id.tag, Caller: id.name != "", Left: until - now})
 		}
 	}
 	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
 	slices.SortFunc(s.Pauses, func(a, b PauseStatus) int { return cmp.Compare(b.Left, a.Left) })
 	return s
-}
-
-// cooling returns the cool-downs that are known. Those that come and go while it
-// reads may be among them.
-func (k *known) cooling() map[string]time.Duration {
-	const piece = 256
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	all := make(map[string]time.Duration)
-	for key, until := range k.pauses.All() {
-		if all[key] = until; len(all)%piece == 0 { // a map may change between two steps over it
-			k.mu.Unlock()
-			k.mu.Lock()
-		}
-	}
-	return all
 }
 
 // Status returns what this replica has in flight, and knows of the store and of

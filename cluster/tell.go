@@ -115,6 +115,11 @@ func (p *part) postpone(t *task) bool {
 	if !p.away() {
 		return false
 	}
-	p.postponed.add(t)
+	t.settle()
+	if t.class == coolings { // it is known here, once
+		p.unpaused = true
+	} else {
+		p.postponed.add(t)
+	}
 	return true
 }
