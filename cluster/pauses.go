@@ -93,6 +93,13 @@ func (k *known) cooling() map[pauseID]time.Duration {
 	return all
 }
 
+// isCallers reports whether a cool-down is one caller's.
+func (k *known) isCallers(id pauseID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return id.name != "" && !k.pauses.routes[id]
+}
+
 // pausing is a cool-down that the store is to be told of.
 type pausing struct {
 	pauseID

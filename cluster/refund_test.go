@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,11 +101,13 @@ func TestMemory_CallersCoolDownsDisplaceNoRoutes(t *testing.T) {
 		for i := range Capacity + 10 {
 			m.Pause("slack", fmt.Sprint(i), time.Hour)
 		}
-		for _, name := range []string{"", "of a pool", fmt.Sprint(Capacity + 9)} {
-			expect(t, m, CoolingDown, under(unlocked(), name))
+		for _, names := range [][]string{{""}, {"of a pool"}, {"of another", fmt.Sprint(Capacity + 9)}} {
+			expect(t, m, CoolingDown, under(unlocked(), names...))
 		}
-		if got, most := len(m.Status().Pauses), Capacity+2; got > most {
-			t.Errorf("got %d cool-downs, want at most %d", got, most)
+		all := m.Status().Pauses
+		callers := len(slices.DeleteFunc(slices.Clone(all), func(p PauseStatus) bool { return !p.Caller }))
+		if len(all) != Capacity+2 || callers != Capacity {
+			t.Errorf("got %d cool-downs, %d of them callers', want all but two of %d", len(all), callers, Capacity+2)
 		}
 	})
 }

@@ -53,7 +53,7 @@ func (k *known) status() (s Status) {
 	}
 	for id, until := range k.cooling() {
 		if until > now {
-			s.Pauses = append(s.Pauses, PauseStatus{Tag: id.tag, Caller: id.name != "", Left: until - now})
+			s.Pauses = append(s.Pauses, PauseStatus{Tag: id.tag, Caller: k.isCallers(id), Left: until - now})
 		}
 	}
 	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
