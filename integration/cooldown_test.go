@@ -89,10 +89,10 @@ func TestCoolDownHoldsOnEveryReplica(t *testing.T) {
 			if f == nil {
 				return
 			}
-			if left := f.redis.PTTL(t.Context(), "throttle:2:{hook}:cool").Val(); left <= 0 || left > 5*time.Minute {
+			if left := f.redis.PTTL(t.Context(), "throttle:1:{hook}:cool").Val(); left <= 0 || left > 5*time.Minute {
 				t.Errorf("the pause has %s to go, want up to 5m", left)
 			}
-			if n := f.redis.Exists(t.Context(), "throttle:2:{free}:cool").Val(); n != 0 {
+			if n := f.redis.Exists(t.Context(), "throttle:1:{free}:cool").Val(); n != 0 {
 				t.Error("a route without cool-downs has one")
 			}
 		})
@@ -121,7 +121,7 @@ func TestCoolDownIsTheCallersWhoseCredentialsMetIt(t *testing.T) {
 		expect(t, "nobody", send(url+"/hook"), "200")
 		expect(t, "the other route", send(url+"/ours", alice), "200")
 	}
-	keys := f.redis.Keys(t.Context(), "throttle:2:{hook}:cool:*").Val()
+	keys := f.redis.Keys(t.Context(), "throttle:1:{hook}:cool:*").Val()
 	if text := fmt.Sprint(keys); len(keys) != 2 || strings.Contains(text, "alice") {
 		t.Errorf("got %s, want two keys that do not tell whose", text)
 	}

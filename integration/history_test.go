@@ -444,7 +444,7 @@ func (h *historyRun) send(ctx context.Context, i int) {
 // replica, or a key would stay.
 func (h *historyRun) expectNoLock() {
 	h.t.Helper()
-	eventually(h.t, "no lock is left behind", func() bool { return len(h.store.keys("throttle:2:*:lock:*")) == 0 })
+	eventually(h.t, "no lock is left behind", func() bool { return len(h.store.keys("throttle:1:*:lock:*")) == 0 })
 	h.store.expectExpiries()
 	h.expectNoSecretInKeys()
 	for _, r := range historyRoutes {

@@ -23,7 +23,7 @@ import (
 func (f *fleet) registered(t *testing.T) map[string]float64 {
 	t.Helper()
 	beats := map[string]float64{}
-	members, err := f.redis.ZRangeWithScores(t.Context(), "throttle:2:replicas", 0, -1).Result()
+	members, err := f.redis.ZRangeWithScores(t.Context(), "throttle:1:replicas", 0, -1).Result()
 	if err != nil {
 		t.Error(err)
 	}
@@ -77,7 +77,7 @@ func TestReplicasKnowWhoLives(t *testing.T) {
 	f.awaitBeats(t, 3)
 	names := map[string]string{}
 	for id := range f.registered(t) {
-		key := "throttle:2:replica:" + id
+		key := "throttle:1:replica:" + id
 		value, err := f.redis.Get(t.Context(), key).Bytes()
 		if err != nil {
 			t.Fatal(err)
@@ -119,11 +119,11 @@ func TestReplicasKnowWhoLives(t *testing.T) {
 					return false
 				}
 			}
-			return len(registered) == len(want) && int(f.redis.Exists(t.Context(), "throttle:2:replica:"+names[want[len(want)-1]]).Val()) == 1
+			return len(registered) == len(want) && int(f.redis.Exists(t.Context(), "throttle:1:replica:"+names[want[len(want)-1]]).Val()) == 1
 		})
 	}
 	three.end(t)
-	if n := f.redis.Exists(t.Context(), "throttle:2:replica:"+names["replica-3"]).Val(); n != 0 {
+	if n := f.redis.Exists(t.Context(), "throttle:1:replica:"+names["replica-3"]).Val(); n != 0 {
 		t.Error("a replica that has ended is still there")
 	}
 	lives("one that has ended is gone", "replica-1", "replica-2")
@@ -169,8 +169,8 @@ func TestDisagreementIsNamed(t *testing.T) {
 	// A replica of another version, of which more is known or nothing.
 	foreign := `{"id":"foreign","name":"replica-9","version":"v9","routes":{"slack":{"upstream":"x","policy":"y","more":[1]}},"more":{}}`
 	for id, value := range map[string]string{"foreign": foreign, "unreadable": "\x00"} {
-		client.Set(t.Context(), "throttle:2:replica:"+id, value, time.Hour)
-		client.ZAdd(t.Context(), "throttle:2:replicas", redis.Z{Score: 1e15, Member: id})
+		client.Set(t.Context(), "throttle:1:replica:"+id, value, time.Hour)
+		client.ZAdd(t.Context(), "throttle:1:replicas", redis.Z{Score: 1e15, Member: id})
 	}
 	says(one, `"route slack: replica-9 uses another upstream" replica=foreign version=v9`)
 
