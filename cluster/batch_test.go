@@ -166,3 +166,29 @@ func TestRedis_BatchThatIsNotSentTellsWhy(t *testing.T) {
 	}
 	must(t, client.ConfigSet(t.Context(), "requirepass", ""))
 }
+
+// Nor does it cost the batches behind its own.
+func TestRedis_LockThatCannotBeRenewedKeepsNoOtherFromIt(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{LockTTL: time.Hour}) // renewed by this test alone
+	const many = 2*batchSize + 1
+	keys := make([]string, many)
+	for i := range keys {
+		a := request(fmt.Sprint(i))
+		admit(t, r, a)
+		keys[i] = lockKey(a)
+		must(t, client.PExpire(t.Context(), keys[i], time.Minute))
+	}
+	must(t, client.Del(t.Context(), keys[0]))
+	must(t, client.ConfigSet(t.Context(), "maxmemory", "1")) // so that it has no room
+	if r.renew() {
+		t.Error("got all renewed")
+	}
+	for _, key := range keys[1:] {
+		if left := must(t, client.PTTL(t.Context(), key)); left < 50*time.Minute {
+			t.Fatalf("%s has %v left, want an hour", key, left)
+		}
+	}
+	must(t, client.ConfigSet(t.Context(), "maxmemory", "0"))
+}

@@ -3,8 +3,9 @@ package cluster
 import (
 	"fmt"
 	"testing"
-	"throttle-proxy/limiter"
 	"time"
+
+	"throttle-proxy/limiter"
 )
 
 // budgetBehaviours are what it owes of budgets.

@@ -5,8 +5,9 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"throttle-proxy/integration/redistest"
 	"time"
+
+	"throttle-proxy/integration/redistest"
 )
 
 func TestRedis_CloseGivesBackWhatIsQueued(t *testing.T) {

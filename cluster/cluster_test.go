@@ -9,8 +9,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"throttle-proxy/limiter"
 	"time"
+
+	"throttle-proxy/limiter"
 )
 
 // replica is what a behaviour needs of a Memory or a Redis.

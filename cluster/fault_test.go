@@ -10,10 +10,11 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
-	"throttle-proxy/integration/redistest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"throttle-proxy/integration/redistest"
 )
 
 func TestRedis_KeyOfAWrongTypeIsNoOutage(t *testing.T) {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"strings"
+
 	"throttle-proxy/limiter"
 )
 

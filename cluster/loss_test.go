@@ -7,10 +7,11 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
-	"throttle-proxy/integration/redistest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"throttle-proxy/integration/redistest"
 )
 
 // pause stops the store without its noticing: when it wakes it finds what it had

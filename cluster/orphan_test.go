@@ -9,8 +9,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"throttle-proxy/integration/redistest"
 	"time"
+
+	"throttle-proxy/integration/redistest"
 )
 
 func TestRedis_LocksThatEndDuringAnOutageLeaveNoOrphan(t *testing.T) {

@@ -8,8 +8,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"throttle-proxy/integration/redistest"
 	"time"
+
+	"throttle-proxy/integration/redistest"
 )
 
 // What becomes of asks while a real store is away, and of what they took when

@@ -3,8 +3,9 @@ package cluster
 import (
 	"context"
 	"math/rand/v2"
-	"throttle-proxy/limiter"
 	"time"
+
+	"throttle-proxy/limiter"
 )
 
 const (

@@ -5,10 +5,11 @@ import (
 	"maps"
 	"slices"
 	"testing"
-	"throttle-proxy/integration/redistest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"throttle-proxy/integration/redistest"
 )
 
 // store is a Redis of either kind, with keys for one test alone.

@@ -68,8 +68,10 @@ func (r *Redis) renew() (answered bool) {
 			if p.away() {
 				break // renewed when it is back
 			}
-			if !r.renewBatch(p, r.known.renewing(batch)) {
-				answered = false
+			batch = r.known.renewing(batch)
+			failed := r.renewBatch(p, batch)
+			answered = answered && failed == 0
+			if failed > 0 && failed == len(batch) {
 				break
 			}
 		}
@@ -77,10 +79,10 @@ func (r *Redis) renew() (answered bool) {
 	return answered
 }
 
-// renewBatch renews locks of p that are marked as being renewed, and reports
-// whether each was answered. Some may have ended by now: told of that before the
+// renewBatch renews locks of p that are marked as being renewed, and returns how
+// many were not answered. Some may have ended by now: told of that before the
 // renewal, the store would take them again.
-func (r *Redis) renewBatch(p *part, locks []*lock) (answered bool) {
+func (r *Redis) renewBatch(p *part, locks []*lock) (failed int) {
 	calls := make([]call, len(locks))
 	for i, lock := range locks {
 		calls[i] = call{
@@ -91,14 +93,15 @@ func (r *Redis) renewBatch(p *part, locks []*lock) (answered bool) {
 		}
 	}
 	r.pipeline(calls)
-	answered = true
 	for i, c := range calls {
 		lock := locks[i]
 		switch {
 		case errors.Is(c.err, errAway): // renewed when it is back
 		case c.err != nil:
 			lock.doubtful.Store(true)
-			answered = answered && FaultOf(c.err) == faultWrongType
+			if FaultOf(c.err) != faultWrongType {
+				failed++
+			}
 		case c.result == 0 && !lock.lost:
 			lock.lost = true
 			r.counts.lost.Add(1)
@@ -110,5 +113,5 @@ func (r *Redis) renewBatch(p *part, locks []*lock) (answered bool) {
 		lock.renewing.Store(false)
 	}
 	r.queue.unpark()
-	return answered
+	return failed
 }

@@ -6,8 +6,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"throttle-proxy/integration/redistest"
 	"time"
+
+	"throttle-proxy/integration/redistest"
 )
 
 func TestRedis_SharesBeginEmptyAndFillAtTheirRate(t *testing.T) {

@@ -6,10 +6,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"throttle-proxy/integration/redistest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"throttle-proxy/integration/redistest"
 )
 
 // While a slot moves, a script for keys of which some have moved is refused. One
