@@ -22,7 +22,7 @@ func benchmark(b *testing.B, r replica) {
 		if err != nil || v.Outcome != Admitted {
 			b.Errorf("got %+v, %v", v, err)
 		}
-		v.Lock.Release(0)
+		v.Grant.Release(0)
 	}
 	b.Run("alone", func(b *testing.B) {
 		b.ReportAllocs()

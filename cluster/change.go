@@ -25,17 +25,22 @@ const (
 	LockLost                             // a lock was another's when it was to be renewed
 	ReplicaDiffers                       // Peer has joined, and has other routes
 	StoreEvicts                          // the store may evict keys before they expire, by Policy
+	FleetUnknown                         // the store cannot tell who lives: Err says why
+	LimitChanged                         // the store has the budget of Limit, which is now Is, from when it was Was
 )
 
 // Change is something that happened to the store or the fleet, or was found in
 // them.
 type Change struct {
 	Kind   ChangeKind
-	Tag    string // of the routes that it concerns; empty for all
+	Tag    string // of the routes that it concerns, with commas between them; empty for all
 	Err    error
 	Lasted time.Duration
 	Peer   Peer
 	Policy string
+	Limit  string // its name
+	Is     string // as in "1/s burst 5"
+	Was    string
 }
 
 const (
@@ -45,6 +50,10 @@ const (
 	faultClosed    = "closed"
 	faultOther     = "other"
 )
+
+// ofOneKey reports whether a fault is that of a key, while the store is well: it
+// is not ours, or its slot is moving.
+func ofOneKey(fault string) bool { return fault == faultWrongType || fault == faultMoved }
 
 // replyFaults are the errors with which a Redis answers, by how they begin.
 var replyFaults = map[string]string{
@@ -68,6 +77,9 @@ func FaultOf(err error) string {
 		return "auth"
 	case errors.As(err, &reply):
 		text := reply.Error()
+		if strings.Contains(text, "The user executing the script") {
+			return "auth" // has no right to a command, or a key, in it
+		}
 		for prefix, fault := range replyFaults {
 			// A script's error can quote that of its command.
 			if strings.HasPrefix(text, prefix) || strings.Contains(text, "-"+prefix) || strings.Contains(text, " "+prefix+" ") {

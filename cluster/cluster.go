@@ -10,7 +10,6 @@ package cluster
 import (
 	"crypto/sha256"
 	"errors"
-	"sync/atomic"
 	"time"
 
 	"throttle-proxy/limiter"
@@ -27,7 +26,7 @@ type Fingerprint [sha256.Size]byte
 // Ask is what one request needs before it may go on.
 type Ask struct {
 	Tag         string       // the route's name, or its pool's: what all keys of an ask have in common
-	Pauses      []string     // names of the cool-downs that it must not be under, within the tag
+	Pauses      []string     // names of the cool-downs that it must not be under, within the tag; the first is that of every equal ask
 	Fingerprint *Fingerprint // of the lock to take, within the tag; nil for none
 	Charges     []Charge     // budgets to spend one request from, each from another
 	RequestID   string       // told to duplicates as their holder's; without spaces
@@ -72,7 +71,7 @@ const (
 // Verdict is the one answer to an [Ask].
 type Verdict struct {
 	Outcome   Outcome
-	Lock      *Lock              // of an admitted ask with a fingerprint, else nil; to be released
+	Grant     *Grant             // of an admitted ask, to be ended; nil if it wants nothing
 	Holder    Holder             // whose lock stands in the way, for Duplicate and Held
 	Wait      time.Duration      // until the pause is over, for CoolingDown
 	Decisions []limiter.Decision // one for each charge if Admitted or Limited, else nil; some may be unknown
@@ -87,36 +86,4 @@ type Holder struct {
 	RequestID string
 	Replica   string
 	Age       time.Duration // since it was admitted
-}
-
-// lockID is what a lock is known by.
-type lockID struct {
-	tag         string
-	fingerprint Fingerprint
-}
-
-// Lock is the in-flight lock of an admitted request. A nil *Lock is valid and
-// locks nothing.
-type Lock struct {
-	id       lockID
-	value    string        // what a store keeps under the lock's key, to which it adds its own time; without one its last word, the request's id
-	admitted time.Duration // on the clock of the Memory that knows it
-	until    time.Duration // the end of its hold; 0 while the exchange is under way
-	next     *Lock         // to end, if it is held
-	index    int32         // among the Memory's locks in flight
-	stored   atomic.Bool   // the store may have it
-	doubtful atomic.Bool   // the store may get to take it only after it was told of the end
-	released atomic.Bool
-	lost     bool // found another's; the run loop's
-	owner    interface{ release(*Lock, time.Duration) }
-}
-
-// Release ends the exchange. Equal requests stay refused for hold; with hold 0
-// the lock is gone when Release returns, or the store has been given its
-// timeout to answer. Calls after the first do nothing. It does not depend on
-// the request's context: a client that has left is a reason to release.
-func (l *Lock) Release(hold time.Duration) {
-	if l != nil && l.released.CompareAndSwap(false, true) {
-		l.owner.release(l, hold)
-	}
 }

@@ -20,8 +20,9 @@ type deadline struct {
 	lent time.Duration // for the first time
 }
 
-// context is for an ask that begins now, on the clock of all others.
-func (d *deadlines) context(now time.Duration) context.Context {
+// context is for an ask that begins now, on the clock of all others. It ends at
+// an instant of that.
+func (d *deadlines) context(now time.Duration) (ctx context.Context, end time.Duration) {
 	last := d.last.Load()
 	if last == nil || now-last.lent > d.timeout/20 {
 		ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
@@ -29,7 +30,7 @@ func (d *deadlines) context(now time.Duration) context.Context {
 		last = &deadline{ctx, now}
 		d.last.Store(last)
 	}
-	return last.ctx
+	return last.ctx, last.lent + d.timeout
 }
 
 // connection is how a Redis is reached, until it is reached anew.

@@ -89,16 +89,24 @@ func (r *Redis) replicaKey(id string) string { return r.key("replica:" + id) }
 
 // beat tells the store that this replica lives, and asks who else does.
 func (r *Redis) beat() {
-	whole := r.parts.of("")
-	if whole.away.Load() {
+	whole := r.parts.whole
+	if whole != nil && whole.away() {
 		return
 	}
 	ids, err := r.heartbeat()
-	if r.parts.whole != nil { // in a cluster it says nothing of the routes' parts
+	if whole != nil { // in a cluster it says nothing of the routes' parts
 		r.record(whole, err)
+	} else {
+		r.replace()
 	}
 	if err == nil {
 		r.meet(ids)
+	}
+	// A store that is away is told of by itself.
+	if unknown := FaultOf(err) == faultWrongType; unknown != r.uncounted {
+		if r.uncounted = unknown; unknown {
+			r.changes.tell(Change{Kind: FleetUnknown, Err: err})
+		}
 	}
 }
 
@@ -160,7 +168,7 @@ func (r *Redis) meet(ids []string) {
 	r.fleet.mu.Unlock()
 	for _, peer := range met {
 		if len(peer.Differences) > 0 {
-			r.options.Observe(Change{Kind: ReplicaDiffers, Peer: peer})
+			r.changes.tell(Change{Kind: ReplicaDiffers, Peer: peer})
 		}
 	}
 }
@@ -187,7 +195,7 @@ func (r *Redis) warn() {
 	_, policy, _ := strings.Cut(info, "maxmemory_policy:")
 	policy, _, _ = strings.Cut(policy, "\r")
 	if policy != "" && policy != "noeviction" && policy != r.policy {
-		r.options.Observe(Change{Kind: StoreEvicts, Policy: policy})
+		r.changes.tell(Change{Kind: StoreEvicts, Policy: policy})
 	}
 	r.policy = policy
 }

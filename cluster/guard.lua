@@ -1,88 +1,72 @@
--- Decides one ask: cool-downs, the lock and every limit, all or nothing.
+-- Decides one ask, all or nothing: the lock, cool-downs and every limit, in this
+-- order. A duplicate is a duplicate first, whatever is spent or cooling down.
 --
--- KEYS[...]    the keys of cool-downs
--- KEYS[...]    the lock's key, only where ARGV[1] is not empty
--- KEYS[...]    one budget's key a limit
--- ARGV[1]      '1 TOKEN REPLICA REQUEST-ID' of the lock, or '' where none is wanted
--- ARGV[2]      the lock's TTL in milliseconds
--- ARGV[3]      how many cool-downs
--- ARGV[4...]   redis_rate's arguments, four a limit: burst, rate, period in seconds, cost
+-- KEYS, all of one tag, in the order in which they are decided:
+--   ARGV[2] of kept keys (an Idempotency-Key's): none yet
+--   the lock's, where ARGV[3] is not empty
+--   ARGV[5] of cool-downs
+--   ARGV[6] of slots: none yet
+--   of budgets, one for each limit
+-- ARGV[1]      until when somebody waits for the answer, in microseconds by this
+--              server's clock; 0 where its clock is not known
+-- ARGV[2]      how many kept keys
+-- ARGV[3]      '1 TOKEN REPLICA REQUEST-ID' of the lock, or '' where none is wanted
+-- ARGV[4]      the lock's TTL in milliseconds
+-- ARGV[5]      how many cool-downs
+-- ARGV[6]      how many slots
+-- ARGV[7...]   four for each limit: burst, interval and furthest, as spend takes
+--              them, and the longest wait in microseconds, which is 0 yet
 --
--- Returns {ADMITTED, reply...} or {LIMITED, reply...} with redis_rate's reply
--- for each limit, {DUPLICATE, the lock's value, now in microseconds}, or
--- {COOLING_DOWN, milliseconds...} with what is left of each cool-down.
--- Only an admission writes anything.
+-- Returns {ADMITTED, now, reply...} or {LIMITED, now, reply...} with what spend
+-- replied for each limit, {DUPLICATE, now, the lock's value}, {COOLING_DOWN, now,
+-- milliseconds...} with what is left of each cool-down, or {LATE, now} if nobody
+-- waits any more. now is in microseconds. Only an admission takes anything.
+--
+-- It begins with limiter/budget.lua.
 
-local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN = 1, 2, 3, 4
+local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN, LATE = 1, 2, 3, 4, 5
 
-local first = 1 + ARGV[3]
-local cooling = {COOLING_DOWN}
-for i = 1, ARGV[3] do
-  cooling[1 + i] = redis.call('PTTL', KEYS[i])
-  cooling.down = cooling.down or cooling[1 + i] > 0
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local deadline = tonumber(ARGV[1])
+if deadline ~= 0 and now > deadline then
+  return {LATE, now}
+end
+
+local at = 1 + ARGV[2] -- the next key
+local lock = ARGV[3] ~= '' and KEYS[at]
+if lock then
+  local value = redis.call('GET', lock)
+  if value then
+    return {DUPLICATE, now, value}
+  end
+  at = at + 1
+end
+
+local cooling = {COOLING_DOWN, now}
+for i = 1, ARGV[5] do
+  local left = redis.call('PTTL', KEYS[at])
+  cooling[2 + i] = left
+  cooling.down = cooling.down or left > 0
+  at = at + 1
 end
 if cooling.down then
   return cooling
 end
 
--- redis_rate's own script, unmodified. Its globals are these parameters.
-local function gcra(KEYS, ARGV, redis)
---[[redis_rate]]
-end
-
-local time = redis.call('TIME')
-local now = time[1] .. string.format('%06d', time[2])
-
-local lock = ARGV[1] ~= ''
-if lock then
-  local value = redis.call('GET', KEYS[first])
-  if value then
-    return {DUPLICATE, value, now}
-  end
-end
-
--- What redis_rate's script sees of Redis: one time for all limits, and writes
--- that wait until every limit has admitted.
-local offset, kept = 0, {}
-local view = {replicate_commands = function() end}
-function view.call(command, key, value, _, seconds)
-  if command == 'TIME' then
-    return time
-  elseif command == 'GET' then
-    -- A TAT that is no finite number, or lies further ahead than any limit of
-    -- like size can have put it (the clock stepped back, or somebody wrote
-    -- it), is no TAT: it would refuse until then. Ten burst offsets leave room
-    -- for replicas that run with another burst during a rolling restart.
-    local tat = tonumber(redis.call('GET', key))
-    local ahead = tat and tat - (time[1] - 1483228800)
-    if ahead and ahead == ahead and ahead < 10 * offset + 1 then
-      return tat
-    end
-    return false
-  elseif command == 'SET' then
-    kept[#kept + 1] = {key, value, seconds}
-  end
-end
-
-local answer = {ADMITTED}
-local limits = lock and first + 1 or first
-for i = limits, #KEYS do
-  local at = 4 + (i - limits) * 4
-  local burst, rate, period = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  offset = period / rate * burst
-  local reply = gcra({KEYS[i]}, {burst, rate, period, ARGV[at + 3]}, view)
+at = at + ARGV[6]
+local answer, spent = {ADMITTED, now}, {}
+for i = at, #KEYS do
+  local arg = 7 + (i - at) * 4
+  local reply = spend(KEYS[i], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], time)
   if reply[1] == 0 then
     answer[1] = LIMITED
   end
-  answer[#answer + 1] = reply
+  answer[#answer + 1], spent[#spent + 1] = reply, reply
 end
 
-if answer[1] == ADMITTED then
-  if lock then
-    redis.call('SET', KEYS[first], ARGV[1] .. ' ' .. now, 'NX', 'PX', ARGV[2])
-  end
-  for _, set in ipairs(kept) do
-    redis.call('SET', set[1], set[2], 'EX', set[3])
-  end
+if answer[1] == ADMITTED and lock then
+  redis.call('SET', lock, ARGV[3] .. string.format(' %.0f', now), 'NX', 'PX', ARGV[4])
 end
+write(spent, answer[1] == ADMITTED)
 return answer

@@ -6,8 +6,8 @@ import "time"
 // that are over, the holds that have not ended. It is not safe for concurrent
 // use.
 type locks struct {
-	known    map[lockID]*Lock
-	inFlight []*Lock // in no order
+	known    map[lockID]*lock
+	inFlight []*lock // in no order
 	holds    []*holdQueue
 	held     int // in all queues
 }
@@ -16,11 +16,11 @@ type locks struct {
 // to end. There are as many as routes have different ones, which is few.
 type holdQueue struct {
 	length      time.Duration
-	first, last *Lock
+	first, last *lock
 }
 
 // get returns the lock of an id, or nil if there is none.
-func (l *locks) get(id lockID, now time.Duration) *Lock {
+func (l *locks) get(id lockID, now time.Duration) *lock {
 	lock := l.known[id]
 	if lock == nil || lock.held() && lock.until <= now {
 		return nil
@@ -29,7 +29,7 @@ func (l *locks) get(id lockID, now time.Duration) *Lock {
 }
 
 // add makes lock known as in flight, in place of one that get does not return.
-func (l *locks) add(lock *Lock) {
+func (l *locks) add(lock *lock) {
 	l.known[lock.id] = lock
 	lock.index = int32(len(l.inFlight))
 	l.inFlight = append(l.inFlight, lock)
@@ -37,7 +37,7 @@ func (l *locks) add(lock *Lock) {
 
 // end ends the flight of lock, and holds it for a time unless that is 0. Beyond
 // Capacity it forgets the hold that would end first.
-func (l *locks) end(lock *Lock, now, hold time.Duration) {
+func (l *locks) end(lock *lock, now, hold time.Duration) {
 	last := len(l.inFlight) - 1
 	moved := l.inFlight[last]
 	l.inFlight[lock.index], moved.index = moved, lock.index

@@ -1,20 +1,12 @@
 package cluster
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"io"
-	"net"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // TestRedis_BreakerOpens counts asks as they end: f without an answer, s with
@@ -40,13 +32,15 @@ func TestRedis_BreakerOpens(t *testing.T) {
 		"ffff" + strings.Repeat("w", 100) + "f":             true,
 	} {
 		var changes []ChangeKind
-		r := &Redis{
-			options: Options{Observe: func(change Change) { changes = append(changes, change.Kind) }},
-			local:   NewMemory("replica-0"),
-			stop:    make(chan struct{}),
+		r := &Redis{known: newKnown("replica-0"), changes: newObserver(), stop: make(chan struct{})}
+		told := func() []ChangeKind {
+			for len(r.changes.changes) > 0 {
+				changes = append(changes, (<-r.changes.changes).Kind)
+			}
+			return changes
 		}
 		close(r.stop) // nobody looks for it
-		p := newPart("")
+		p := newPart()
 		for _, end := range ends {
 			r.record(p, map[rune]error{'s': nil, 'f': io.EOF, 'w': wrongType{}}[end])
 		}
@@ -54,25 +48,24 @@ func TestRedis_BreakerOpens(t *testing.T) {
 		if opens {
 			want = []ChangeKind{StoreAway}
 		}
-		if p.away.Load() != opens || !slices.Equal(changes, want) {
-			t.Errorf("%s: got away %t, told %v, want %t", ends, p.away.Load(), changes, opens)
+		if p.away() != opens || !slices.Equal(told(), want) {
+			t.Errorf("%s: got away %t, told %v, want %t", ends, p.away(), changes, opens)
 		}
 		// Asks from before tell nothing more, however they end.
 		for _, err := range []error{nil, io.EOF, nil} {
 			r.record(p, err)
 		}
-		if opens && (!p.away.Load() || len(changes) != 1) {
-			t.Errorf("%s, and later ends: got away %t, told %v", ends, p.away.Load(), changes)
+		if opens && (!p.away() || len(told()) != 1) {
+			t.Errorf("%s, and later ends: got away %t, told %v", ends, p.away(), changes)
 		}
 		r.stopped.Wait()
 	}
 }
 
-type wrongType struct{}
-
 func (wrongType) Error() string {
 	return "WRONGTYPE Operation against a key holding the wrong kind of value"
 }
+
 func (wrongType) RedisError() {}
 
 // An ask may be decided alone after another has been answered, or because of
@@ -80,13 +73,14 @@ func (wrongType) RedisError() {}
 func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &Redis{
-			options: Options{Replicas: 2, Observe: func(Change) {}},
-			local:   NewMemory("replica-0"),
-			queue:   queue{wake: make(chan struct{}, 1)},
+			options: Options{Replicas: 2},
+			known:   newKnown("replica-0"),
+			queue:   newQueue(),
+			changes: newObserver(),
 			stop:    make(chan struct{}),
 		}
 		defer close(r.stop)
-		p := newPart("")
+		p := newPart()
 		decide := func(err error) Verdict {
 			t.Helper()
 			a := unlocked(charge("ten", "10/s,burst=10"))
@@ -97,7 +91,7 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 			}
 			return v
 		}
-		p.probing.Store(true) // by nobody
+		p.probing = true // by nobody
 		for range 3 {
 			// An outage, in which the share fills.
 			r.record(p, io.EOF)
@@ -110,7 +104,7 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 			r.record(p, nil)
-			if owed := p.debts.Take(r.local.now()); len(owed) > 0 {
+			if owed := p.debts.Take(r.known.now()); len(owed) > 0 {
 				t.Errorf("%+v was not told", owed)
 			}
 			// A decision that came too late.
@@ -123,7 +117,7 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 			if v := decide(wrongType{}); v.Outcome != Admitted {
 				t.Fatalf("got %+v, want what time has brought", v)
 			}
-			if owed := p.debts.Take(r.local.now()); len(owed) > 0 {
+			if owed := p.debts.Take(r.known.now()); len(owed) > 0 {
 				t.Errorf("%+v was not told", owed)
 			}
 			time.Sleep(time.Minute)
@@ -131,45 +125,24 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 	})
 }
 
-func TestFaultOf(t *testing.T) {
-	reply := func(text string) error { return replyError(text) }
-	for want, errs := range map[string][]error{
-		"":               {nil},
-		"store-away":     {errAway, fmt.Errorf("%w: %w", ErrUndecided, errAway)},
-		"auth":           {reply("NOAUTH Authentication required."), reply("WRONGPASS invalid username-password pair or user is disabled."), reply("ERR Protocol error: unauthenticated multibulk length"), reply("NOPERM this user has no permissions to run the 'evalsha' command")},
-		"loading":        {reply("LOADING Redis is loading the dataset in memory")},
-		"readonly":       {reply("READONLY You can't write against a read only replica."), reply("READONLY You can't write against a read only replica. script: 5b, on @user_script:74."), reply("MASTERDOWN Link with MASTER is down")},
-		"out-of-memory":  {reply("OOM command not allowed when used memory > 'maxmemory'."), reply("ERR Error running script (call to f_5b): @user_script:74: -OOM command not allowed when used memory > 'maxmemory'.")},
-		"no-persistence": {reply("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.")},
-		"cluster-down":   {reply("CLUSTERDOWN The cluster is down")},
-		"moved":          {reply("MOVED 3999 127.0.0.1:6381"), reply("ASK 3999 127.0.0.1:6381"), reply("TRYAGAIN Multiple keys request during rehashing of slot")},
-		"busy":           {reply("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")},
-		"wrong-type":     {wrongType{}, reply("WRONGTYPE Operation against a key holding the wrong kind of value script: 5b, on @user_script:25."), reply("ERR Error running script (call to f_5b): @user_script:25: WRONGTYPE Operation against a key")},
-		"no-replicas":    {reply("NOREPLICAS Not enough good replicas to write.")},
-		"refused":        {syscall.ECONNREFUSED, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}},
-		"pool":           {redis.ErrPoolTimeout, redis.ErrPoolExhausted},
-		"timeout":        {context.DeadlineExceeded, os.ErrDeadlineExceeded, fmt.Errorf("ask: %w", context.DeadlineExceeded), &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}},
-		"closed":         {io.EOF, io.ErrUnexpectedEOF, redis.ErrClosed, net.ErrClosed, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, &net.OpError{Op: "write", Err: syscall.EPIPE}},
-		"other":          {errors.New("anything"), reply("ERR anything"), reply("")},
+// TestState_After is the life of a part, by what happens to it: an ask that is
+// (a)nswered, (f)ails, or (b)reaks it; a probe that (r)eaches it; and (c)harged.
+func TestState_After(t *testing.T) {
+	events := map[rune]event{'a': answered, 'r': reached, 'f': failed, 'b': broke, 'c': charged}
+	for life, want := range map[string]state{
+		"": asked, "a": asked, "r": asked, "c": asked,
+		"f": suspect, "ff": suspect, "fc": suspect, "fa": asked, "fr": asked,
+		"b": away, "fb": away, "bb": away, "bf": away, "ba": away, "bc": away,
+		"br": found, "bra": found, "brr": found, "brf": away,
+		"brc": settling, "brca": settling, "brcc": settling, "brcf": away,
+		"brcr": asked, "brcrf": suspect, "brfr": found,
 	} {
-		for _, err := range errs {
-			for _, err := range []error{err, wrapped(err)} {
-				if got := FaultOf(err); got != want {
-					t.Errorf("%v: got %q, want %q", err, got, want)
-				}
-			}
+		s := asked
+		for _, e := range life {
+			s = s.after(events[e])
+		}
+		if s != want {
+			t.Errorf("%q: got state %d, want %d", life, s, want)
 		}
 	}
 }
-
-func wrapped(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", ErrUndecided, err)
-}
-
-type replyError string
-
-func (e replyError) Error() string { return string(e) }
-func (replyError) RedisError()     {}

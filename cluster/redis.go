@@ -3,8 +3,6 @@ package cluster
 import (
 	"context"
 	_ "embed"
-	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,14 +23,19 @@ var (
 	pauseSource string
 	//go:embed charge.lua
 	chargeSource string
+	//go:embed refund.lua
+	refundSource string
 	//go:embed heartbeat.lua
 	heartbeatSource string
 
 	renewScript     = newScript(renewSource)
 	releaseScript   = newScript(releaseSource)
 	pauseScript     = newScript(pauseSource)
-	chargeScript    = newScript(chargeSource)
+	chargeScript    = newScript(prelude + chargeSource)
+	refundScript    = newScript(prelude + refundSource)
 	heartbeatScript = newScript(heartbeatSource)
+
+	prelude, errPrelude = limiter.Prelude()
 )
 
 // Options configure a [Redis]. All of them are required, but for Observe.
@@ -49,7 +52,8 @@ type Options struct {
 	// Replicas is the number of replicas while it is not known how many live.
 	Replicas int
 
-	// Observe is called at each change. It must not block.
+	// Observe is called at each change, for one after the other. Where it takes
+	// long, nothing else waits for it, and changes may be dropped.
 	Observe func(Change)
 }
 
@@ -59,50 +63,57 @@ type Options struct {
 // says itself.
 type Redis struct {
 	options   Options
-	local     *Memory
+	known     *known
 	guard     *script
-	args      sync.Map // limiter.Limit → []string, redis_rate's arguments
+	args      sync.Map // limiter.Limit → []string, its arguments of a script
 	conn      atomic.Pointer[connection]
 	parts     parts
 	deadlines deadlines // of asks
 	fleet     fleet
 	counts    counts
-	policy    string // maxmemory-policy, as last seen by the run loop
+	policy    string   // maxmemory-policy, as last seen by the run loop
+	uncounted bool     // the store could not tell who lives; the run loop's
+	changed   sync.Map // changes of limits that were told
 
+	changes  observer
 	queue    queue
 	returned chan struct{} // a part of the store answers again
 	stop     chan struct{}
+	ran      chan struct{} // closed when the run loop has ended
 	stopped  sync.WaitGroup
 }
 
-// NewRedis returns a Redis and starts its run loop, which [Redis.Close] ends.
+// NewRedis returns a Redis and starts its loops, which [Redis.Close] ends.
 // The store need not answer yet.
 func NewRedis(o Options) (*Redis, error) {
-	gcra, err := limiter.Script()
-	if err != nil {
-		return nil, err
+	if errPrelude != nil {
+		return nil, errPrelude
 	}
 	conn, err := o.connect()
 	if err != nil {
 		return nil, err
 	}
-	if o.Observe == nil {
-		o.Observe = func(Change) {}
-	}
 	r := &Redis{
 		options:   o,
-		local:     NewMemory(o.Self.ID),
-		guard:     newScript(strings.Replace(guardSource, "--[[redis_rate]]", gcra, 1)),
+		known:     newKnown(o.Self.ID),
+		guard:     newScript(prelude + guardSource),
 		deadlines: deadlines{timeout: o.Timeout},
-		queue:     queue{wake: make(chan struct{}, 1)},
+		queue:     newQueue(),
+		changes:   newObserver(),
 		returned:  make(chan struct{}),
 		stop:      make(chan struct{}),
+		ran:       make(chan struct{}),
 	}
 	if _, isCluster := conn.client.(*redis.ClusterClient); !isCluster {
-		r.parts.whole = newPart("")
+		r.parts.whole = newPart()
 	}
 	r.conn.Store(conn)
 	r.stopped.Go(r.run)
+	r.stopped.Go(r.tellAll)
+	if o.Observe == nil {
+		o.Observe = func(Change) {}
+	}
+	go r.changes.run(o.Observe)
 	return r, nil
 }
 
@@ -111,222 +122,124 @@ func NewRedis(o Options) (*Redis, error) {
 // verdict is what the ask says, or else an error that wraps [ErrUndecided]; the
 // verdict's Fault then says why.
 //
+// A refusal that this replica knows by itself takes no trip; but where others
+// live and the ask has a fingerprint, its lock may be theirs: that is looked for
+// first, once for as long as what refuses it refuses all that are equal to it.
+//
 // The trip is not cut short when the context is done: a client that leaves in
 // the middle of it would otherwise cost the connection, and the answer.
 func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
-	if v, known := r.local.Refusal(ask); known {
+	if v, refused := r.known.refusal(ask); refused {
+		if v.Outcome == CoolingDown || v.Outcome == Limited {
+			v = r.lookElsewhere(ask, v)
+		}
 		return v, nil
 	}
 	if ask.needsNothing() {
 		return Verdict{Outcome: Admitted}, nil // which says nothing of the store
 	}
-	lock := newStoredLock(ask, r.options.Self.ID, r)
-	part := r.parts.of(ask.Tag)
-	if part.away.Load() {
-		return r.undecided(ask, lock, part, errAway)
+	g := newGrant(ask, r)
+	if g.Locked() {
+		g.lock.toStore(r.options.Self.ID)
 	}
-	if lock != nil {
-		lock.stored.Store(true)
+	part := r.partOf(ask.Tag)
+	if part.away() {
+		return r.undecided(ask, g, part, errAway)
 	}
-	asked := r.local.now()
-	v, waits, err := r.ask(r.deadlines.context(asked), ask, lock)
+	if g.Locked() {
+		g.lock.stored.Store(true)
+	}
+	ctx, end := r.deadlines.context(r.known.now())
+	a, asked, err := r.ask(ctx, end, part, ask, g)
 	r.record(part, err)
 	if err != nil {
-		return r.undecided(ask, lock, part, err)
-	}
-	switch {
-	case v.Outcome == CoolingDown:
-		r.local.cool(ask, waits, asked)
-	case v.Outcome == Limited:
-		r.local.deny(ask, v.Decisions, asked)
-	case v.Outcome == Admitted && lock != nil:
-		if refusal, known := r.local.add(ask, lock); known {
-			// An equal ask that got no answer has gone on meanwhile.
-			r.queue.add(r.ending(lock, 0))
-			return refusal, nil
+		if g.Locked() && err == errLate {
+			g.lock.stored.Store(false)
 		}
-		v.Lock = lock
+		return r.undecided(ask, g, part, err)
+	}
+	r.tellLimitChanges(ask, a.was)
+	v := a.Verdict
+	switch v.Outcome {
+	case CoolingDown:
+		r.known.cool(ask, a.waits, asked)
+	case Limited:
+		r.known.deny(ask, v.Decisions, asked)
+	case Admitted:
+		if g == nil {
+			return v, nil
+		}
+		g.stored = a.stored
+		if g.Locked() {
+			if refusal, refused := r.known.add(ask, g.lock); refused {
+				// An equal ask that got no answer has gone on meanwhile.
+				r.queue.add(append(r.refunds(g), r.ending(g.lock, 0))...)
+				return refusal, nil
+			}
+		}
+		v.Grant = g
 	}
 	return v, nil
 }
 
-// undecided is the verdict on an ask to which the store gave no answer because
-// of err.
-func (r *Redis) undecided(ask Ask, lock *Lock, part *part, err error) (Verdict, error) {
-	v := Verdict{Degraded: true, Fault: FaultOf(err)}
-	switch ask.WhenUndecided {
-	case Local, Open:
-		var share int
-		fault := v.Fault
-		if v, share = r.decideAlone(ask, lock, part, fault); ask.WhenUndecided == Local {
-			v.Share = share
-		}
-		v.Degraded, v.Fault, err = true, fault, nil
-		if !part.suspect.Load() { // or it is charged when the store answers
-			r.queue.add(r.owed(part)...)
-		}
-	default:
-		err = fmt.Errorf("%w: %w", ErrUndecided, err)
+// lookElsewhere is the verdict on an ask that this replica refuses, but would
+// call a duplicate if its lock is another's. Where that cannot be found out the
+// refusal stands.
+func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
+	if ask.Fingerprint == nil || r.fleet.live(r.options.Replicas) < 2 || r.known.isUnlocked(ask) {
+		return refusal
 	}
-	if lock != nil && lock.stored.Load() {
-		// The store may have granted the lock, or be about to.
-		lock.doubtful.Store(true)
-		if v.Lock == nil {
-			r.queue.add(r.ending(lock, 0))
-		}
+	part := r.partOf(ask.Tag)
+	if part.away() {
+		return refusal
 	}
-	return v, err
+	ctx, _ := r.deadlines.context(r.known.now())
+	key := r.key(string(appendLockKey(nil, ask.Tag, ask.Fingerprint.hash())))
+	value, err := r.conn.Load().process(ctx, redis.NewCmd(ctx, "get", key)).Text()
+	free := err == redis.Nil
+	if free {
+		r.known.foundUnlocked(ask)
+		err = nil
+	}
+	r.record(part, err)
+	if free || err != nil {
+		return refusal
+	}
+	return heldBy(value, part.clock.at(r.known.now()))
 }
 
-// decideAlone decides ask by what this replica knows. Whatever it admits is
-// owed to the store's budgets.
-func (r *Redis) decideAlone(ask Ask, lock *Lock, part *part, fault string) (v Verdict, share int) {
-	charges := ask.charges()
-	r.local.mu.Lock()
-	defer r.local.mu.Unlock()
-	now := r.local.now()
-	alone := part.alone(now, r.fleet.live(r.options.Replicas), fault)
-	var budgets *limiter.Budgets
-	shares := charges
-	if ask.WhenUndecided == Local {
-		budgets, shares = alone.budgets, make([]limiter.Charge, len(charges))
-		for i, c := range charges {
-			shares[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas)}
-		}
+// giveBack ends the exchange of a request that was never sent.
+func (r *Redis) giveBack(g *Grant) {
+	tasks := r.refunds(g)
+	r.known.giveBack(g)
+	if g.lock != nil && g.lock.stored.Load() {
+		tasks = append(tasks, r.ending(g.lock, 0))
 	}
-	if v = r.local.decideLocked(ask, lock, budgets, shares, now); v.Outcome == Admitted {
-		part.debts.Add(now, charges, alone.replicas)
-	}
-	return v, alone.replicas
+	r.tell(tasks...)
 }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
 // is a refusal, as [Memory.Refusal] does.
-func (r *Redis) Refusal(ask Ask) (v Verdict, known bool) { return r.local.Refusal(ask) }
+func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) { return r.known.refusal(ask) }
 
 // Pause lets no ask that names the cool-down be admitted for d from now on, on
 // any replica. It only ever extends one, and waits until the store has been
 // told, or for its timeout.
 func (r *Redis) Pause(tag, name string, d time.Duration) {
-	r.local.Pause(tag, name, d)
-	until := r.local.now() + d
-	r.tell(&task{
-		tag:    tag,
-		script: pauseScript,
-		what:   pausing{tag, name, until},
-		forget: until,
-	})
+	until := r.known.pause(tag, name, d)
+	r.tell(pausing{pauseID{tag, name}, until}.task())
 }
 
-// Close gives back what is queued for it, waits for the run loop to end and
+// Close gives back what is queued for it, waits for the loops to end and
 // closes the client. Locks in flight must have been released before.
 func (r *Redis) Close() error {
 	close(r.stop)
 	r.stopped.Wait()
+	r.changes.close(r.options.Timeout)
 	return r.conn.Load().close()
 }
 
 func (r *Redis) redis() redis.UniversalClient { return r.conn.Load().client }
-
-// ask runs the guard script. lock may be nil. waits are what is left of each of
-// the ask's cool-downs, where it is under one.
-func (r *Redis) ask(ctx context.Context, ask Ask, lock *Lock) (v Verdict, waits []time.Duration, err error) {
-	c := newCommand(r.options.Prefix)
-	defer c.done()
-	for _, name := range ask.Pauses {
-		c.beginKey()
-		c.text = appendPauseKey(c.text, ask.Tag, name)
-		c.endKey()
-	}
-	value := ""
-	if lock != nil {
-		c.beginKey()
-		c.text = lock.appendKey(c.text)
-		c.endKey()
-		value = lock.value
-	}
-	for _, charge := range ask.Charges {
-		c.beginKey()
-		c.text = charge.appendKey(c.text, ask.Tag)
-		c.endKey()
-	}
-	c.arg(value)
-	c.number(r.options.LockTTL.Milliseconds())
-	c.number(int64(len(ask.Pauses)))
-	for _, charge := range ask.Charges {
-		args, err := r.limitArgs(charge.Limit)
-		if err != nil {
-			return Verdict{}, nil, err
-		}
-		for _, arg := range args {
-			c.arg(arg)
-		}
-	}
-	reply, err := r.conn.Load().once(ctx, r.guard, c).Slice()
-	if err != nil {
-		return Verdict{}, nil, err
-	}
-	return readReply(ask, reply)
-}
-
-// readReply reads what guard.lua answered.
-func readReply(ask Ask, reply []any) (v Verdict, waits []time.Duration, err error) {
-	const admitted, duplicate, limited, coolingDown = 1, 2, 3, 4
-	if len(reply) == 0 {
-		return Verdict{}, nil, errReply(reply)
-	}
-	switch outcome, _ := reply[0].(int64); {
-	case outcome == coolingDown && len(reply) == 1+len(ask.Pauses):
-		v.Outcome, waits = CoolingDown, make([]time.Duration, len(ask.Pauses))
-		for i := range waits {
-			left, _ := reply[1+i].(int64)
-			waits[i] = time.Duration(left) * time.Millisecond
-			v.Wait = max(v.Wait, waits[i])
-		}
-		return v, waits, nil
-	case outcome == duplicate && len(reply) == 3:
-		value, _ := reply[1].(string)
-		micros, _ := reply[2].(string)
-		now, err := time.ParseDuration(micros + "us")
-		if err != nil {
-			return Verdict{}, nil, errReply(reply)
-		}
-		holder, held := parseHolder(value, now)
-		if held {
-			return Verdict{Outcome: Held, Holder: holder}, nil, nil
-		}
-		return Verdict{Outcome: Duplicate, Holder: holder}, nil, nil
-	case (outcome == admitted || outcome == limited) && len(reply) == 1+len(ask.Charges):
-		v := Verdict{Outcome: Admitted, Decisions: make([]limiter.Decision, len(ask.Charges))}
-		if outcome == limited {
-			v.Outcome = Limited
-		}
-		for i, c := range ask.Charges {
-			decision, err := c.Limit.ReadReply(reply[1+i], outcome == admitted)
-			if err != nil {
-				return Verdict{}, nil, err
-			}
-			v.Decisions[i] = decision
-		}
-		return v, nil, nil
-	}
-	return Verdict{}, nil, errReply(reply)
-}
-
-func errReply(reply []any) error {
-	return fmt.Errorf("unexpected answer of a script: %v", reply)
-}
-
-func (r *Redis) limitArgs(l limiter.Limit) ([]string, error) {
-	if args, ok := r.args.Load(l); ok {
-		return args.([]string), nil
-	}
-	args, err := l.ScriptArgs()
-	if err == nil {
-		r.args.Store(l, args)
-	}
-	return args, err
-}
 
 func (r *Redis) key(suffix string) string {
 	return r.options.Prefix + ":" + keyFormat + ":" + suffix

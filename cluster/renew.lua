@@ -7,23 +7,24 @@
 --
 -- Returns for each 1 if renewed, or taken again because the key was gone (a
 -- flush, a failover, a pause longer than the TTL); 0 if it is another's, whose
--- lock is not touched; or the error of a key that is no lock.
+-- lock is not touched; or as a text the error of a key that is no lock, or cannot
+-- be written. None keeps the others from being renewed.
 
 local results = {}
 for i, key in ipairs(KEYS) do
   local token, ttl, lock = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]
   local value = redis.pcall('GET', key)
-  if type(value) == 'table' then
-    results[i] = value
-  elseif not value then
+  local reply = value
+  if not value then
     local time = redis.call('TIME')
-    redis.call('SET', key, lock .. ' ' .. time[1] .. string.format('%06d', time[2]), 'NX', 'PX', ttl)
-    results[i] = 1
-  elseif string.match(value, '^%S+ (%S+)') ~= token then
-    results[i] = 0
+    reply = redis.pcall('SET', key, lock .. ' ' .. time[1] .. string.format('%06d', time[2]), 'NX', 'PX', ttl)
+  elseif type(value) == 'string' then
+    reply = string.match(value, '^%S+ (%S+)') == token and redis.pcall('PEXPIRE', key, ttl)
+  end
+  if type(reply) == 'table' and reply.err then
+    results[i] = reply.err
   else
-    redis.call('PEXPIRE', key, ttl)
-    results[i] = 1
+    results[i] = reply and 1 or 0
   end
 end
 return results

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -40,25 +39,23 @@ type PauseStatus struct {
 
 // AwayStatus is a part of the store that does not answer.
 type AwayStatus struct {
-	Tag   string // of the routes concerned; empty for all
+	Tag   string // of the routes concerned, with commas between them; empty for all
 	Since time.Time
 	Fault string
 }
 
-// Status returns what this replica has in flight.
-func (m *Memory) Status() (s Status) {
-	m.mu.Lock()
-	now := m.now()
-	for _, lock := range m.locks.inFlight {
-		s.Locks = append(s.Locks, LockStatus{Tag: lock.id.tag, RequestID: lock.requestID(), Age: now - lock.admitted})
+// status returns what this replica has in flight. Whoever asks for a verdict
+// meanwhile does not wait for more than a piece of it.
+func (k *known) status() (s Status) {
+	now := k.now()
+	for _, lock := range k.inFlight() {
+		s.Locks = append(s.Locks, LockStatus{Tag: lock.id.tag, RequestID: lock.requestID(), Age: max(0, now-lock.admitted)})
 	}
-	for key, until := range m.pauses.All() {
+	for id, until := range k.cooling() {
 		if until > now {
-			tag, rest, _ := strings.Cut(strings.TrimPrefix(key, "{"), "}:cool")
-			s.Pauses = append(s.Pauses, PauseStatus{Tag: tag, Caller: rest != "", Left: until - now})
+			s.Pauses = append(s.Pauses, PauseStatus{Tag: id.tag, Caller: k.isCallers(id), Left: until - now})
 		}
 	}
-	m.mu.Unlock() // whoever asks for a verdict does not wait for the order
 	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
 	slices.SortFunc(s.Pauses, func(a, b PauseStatus) int { return cmp.Compare(b.Left, a.Left) })
 	return s
@@ -67,13 +64,13 @@ func (m *Memory) Status() (s Status) {
 // Status returns what this replica has in flight, and knows of the store and of
 // the others.
 func (r *Redis) Status() Status {
-	s := r.local.Status()
+	s := r.known.status()
 	for p := range r.parts.all() {
 		p.mu.Lock()
 		s.Degraded = max(s.Degraded, p.lasted)
 		if !p.since.IsZero() {
 			s.Degraded = max(s.Degraded, p.lasted+time.Since(p.since))
-			s.Away = append(s.Away, AwayStatus{Tag: p.tag, Since: p.since, Fault: FaultOf(p.err)})
+			s.Away = append(s.Away, AwayStatus{Tag: p.tags.String(), Since: p.since, Fault: FaultOf(p.err)})
 		}
 		p.mu.Unlock()
 	}

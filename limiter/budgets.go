@@ -1,71 +1,123 @@
 package limiter
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Charge is one request to be spent from the budget that Key names.
 type Charge struct {
 	Key   string
 	Limit Limit
+
+	// ByCaller is true where the budget is one of many, a caller's own, which may
+	// be forgotten beyond a capacity. There are only so many others as were
+	// configured: none of them is.
+	ByCaller bool
 }
 
 // Budgets holds budgets in memory. Instants are durations since an epoch of
 // the owner's choosing, on a clock that never steps back. It is not safe for
 // concurrent use: its owner decides several budgets, and more, under one mutex.
 //
-// Memory is bounded as a trade-off: beyond its capacity the budget that is
-// nearest to full is forgotten, which grants its key at most what that key
-// had spent of it.
+// A key may be asked under another limit than before: what was spent stays
+// spent, in requests.
+//
+// Memory is bounded as a trade-off: where another caller comes beyond the
+// capacity, the caller's budget that is nearest to full is forgotten, but for
+// those that this very request spends from, which grants its key at most what
+// that key had spent of it.
 type Budgets struct {
-	tats       *Deadlines[string]
-	beganEmpty bool
-	began      time.Duration // where no request could be spent yet, if beganEmpty
+	shared, byCaller *timeline[string, time.Duration] // TAT and emission interval
+	beganEmpty       bool
+	began            time.Duration // where no request could be spent yet, if beganEmpty
 }
 
-// NewBudgets returns Budgets that remember at most capacity keys.
+// NewBudgets returns Budgets that remember at most capacity callers' keys.
 func NewBudgets(capacity int) *Budgets {
-	return &Budgets{tats: NewDeadlines[string](capacity)}
+	return &Budgets{
+		shared:   newTimeline[string, time.Duration](math.MaxInt),
+		byCaller: newTimeline[string, time.Duration](capacity),
+	}
 }
 
-// NewEmptyBudgets returns Budgets that remember at most capacity keys, each of
-// which had nothing left to spend at an instant.
+// NewEmptyBudgets returns Budgets that remember at most capacity callers' keys,
+// each budget of which had nothing left to spend at an instant.
 func NewEmptyBudgets(capacity int, at time.Duration) *Budgets {
-	return &Budgets{tats: NewDeadlines[string](capacity), beganEmpty: true, began: at}
+	b := NewBudgets(capacity)
+	b.beganEmpty, b.began = true, at
+	return b
 }
 
 // Take spends one request from every charge's budget, or from none where one
 // of them refuses, and reports which it was. decisions has one element for
-// each charge; where not all admit, they are the budgets as they stay.
-func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decision, admitted bool) {
-	b.tats.Expire(now)
+// each charge; where not all admit, they are the budgets as they stay. tats,
+// nil unless admitted, is for each charge what [Budgets.Refund] takes.
+func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decision, tats []time.Duration, admitted bool) {
+	b.byCaller.begin()
 	decisions, admitted = make([]Decision, len(charges)), true
-	for i, c := range charges {
-		tat := b.tat(c, now)
-		next, ok := c.Limit.take(tat, now)
-		if ok {
-			tat = next
-		}
-		admitted = admitted && ok
-		decisions[i] = c.Limit.decision(ok, tat-now, float64(c.Limit.interval()))
+	asked := make([]known, 0, 4) // on the stack, for as many
+	for i := range charges {
+		k := b.find(&charges[i], now)
+		b.of(&charges[i]).keep(k.moment)
+		k.next, decisions[i].Allowed = charges[i].Limit.spend(k.budget, now)
+		admitted = admitted && decisions[i].Allowed
+		asked = append(asked, k)
 	}
-	for i, c := range charges {
-		tat := b.tat(c, now)
-		switch {
-		case admitted:
-			next, _ := c.Limit.take(tat, now)
-			b.tats.Set(c.Key, next)
-		case decisions[i].Allowed:
-			decisions[i] = c.Limit.decision(true, tat-now, float64(c.Limit.interval()))
+	if admitted {
+		tats = make([]time.Duration, len(charges))
+	}
+	for i := range charges {
+		c, k := &charges[i], &asked[i]
+		var left budget
+		left, decisions[i] = c.Limit.settle(k.budget, k.next, now, decisions[i].Allowed, admitted)
+		if left != k.budget {
+			b.of(c).set(k.moment, c.Key, left.tat, left.interval)
+		}
+		if admitted {
+			tats[i] = left.tat
 		}
 	}
-	return decisions, admitted
+	b.shared.expire(now)
+	b.byCaller.expire(now)
+	return decisions, tats, admitted
 }
 
-func (b *Budgets) tat(c Charge, now time.Duration) time.Duration {
-	if tat, ok := b.tats.Get(c.Key); ok {
-		return max(tat, now)
+// Refund gives the request that c has spent back to its budget, if that was the
+// last one: tat is what [Budgets.Take] said of c. Otherwise it stays spent. It is
+// to be called once at most for each charge.
+func (b *Budgets) Refund(c Charge, tat time.Duration) (given bool) {
+	budgets := b.of(&c)
+	last := budgets.get(c.Key)
+	if last == nil || last.at != tat {
+		return false
 	}
+	budgets.set(last, c.Key, tat-last.value, last.value)
+	return true
+}
+
+// known is a budget while it is asked, and where it is remembered.
+type known struct {
+	budget
+	next   budget // if the ask is settled as this one decides
+	moment *moment[string, time.Duration]
+}
+
+func (b *Budgets) find(c *Charge, now time.Duration) known {
+	m := b.of(c).get(c.Key)
+	if m != nil && m.at > now {
+		return known{budget: budget{m.at, m.value}, moment: m}
+	}
+	full := budget{now, c.Limit.interval()}
 	if b.beganEmpty {
-		return max(b.began+c.Limit.offset(), now)
+		full.tat = max(now, b.began+c.Limit.offset())
 	}
-	return now
+	return known{budget: full, moment: m}
+}
+
+func (b *Budgets) of(c *Charge) *timeline[string, time.Duration] {
+	if c.ByCaller {
+		return b.byCaller
+	}
+	return b.shared
 }

@@ -17,8 +17,8 @@ func remaining(decisions []Decision) []int {
 }
 
 func TestBudgets_ChargeAllOrNone(t *testing.T) {
-	narrow, wide := Charge{"narrow", parse(t, "1/s,burst=1")}, Charge{"wide", parse(t, "3/h")}
-	full := Charge{"full", parse(t, "1/h,burst=1")}
+	narrow, wide := Charge{Key: "narrow", Limit: parse(t, "1/s,burst=1")}, Charge{Key: "wide", Limit: parse(t, "3/h")}
+	full := Charge{Key: "full", Limit: parse(t, "1/h,burst=1")}
 	b := NewBudgets(10)
 	for _, step := range []struct {
 		name      string
@@ -37,7 +37,7 @@ func TestBudgets_ChargeAllOrNone(t *testing.T) {
 		{"both refuse", time.Second, []Charge{narrow, wide}, false, []int{0, 0}},
 		{"no budget", time.Second, nil, true, nil},
 	} {
-		decisions, admitted := b.Take(step.now, step.charges)
+		decisions, _, admitted := b.Take(step.now, step.charges)
 		if got := remaining(decisions); admitted != step.admitted || !slices.Equal(got, step.remaining) {
 			t.Errorf("%s: got %t %v, want %t %v", step.name, admitted, got, step.admitted, step.remaining)
 		}
@@ -49,7 +49,7 @@ func TestBudgets_ForgetTheOneNearestToFull(t *testing.T) {
 	b := NewBudgets(capacity)
 	spend := func(key string, n int) (last Decision) {
 		for range n {
-			decisions, _ := b.Take(0, []Charge{{key, parse(t, "100/h")}})
+			decisions, _, _ := b.Take(0, []Charge{{key, parse(t, "100/h"), true}})
 			last = decisions[0]
 		}
 		return last
@@ -57,22 +57,16 @@ func TestBudgets_ForgetTheOneNearestToFull(t *testing.T) {
 	spend("most", 30)
 	spend("least", 10)
 	spend("middle", 20)
-	spend("one too many", 1) // is itself the nearest to full
-	for key, want := range map[string]int{"most": 69, "least": 89, "middle": 79} {
-		if got := spend(key, 1); got.Remaining != want {
-			t.Errorf("%s: got %d remaining, want %d", key, got.Remaining, want)
-		}
-	}
-	b.Take(0, []Charge{{"a day", parse(t, "1/d")}})
+	spend("one too many", 1) // is itself the nearest to full, and is kept all the same
 	for _, test := range []struct {
 		key  string
 		want int
-	}{{"most", 68}, {"middle", 78}, {"least", 99}} {
+	}{{"most", 69}, {"middle", 79}, {"one too many", 98}, {"least", 99}} {
 		if got := spend(test.key, 1); got.Remaining != test.want {
 			t.Errorf("%s: got %d remaining, want %d", test.key, got.Remaining, test.want)
 		}
 	}
-	if got := b.tats.Len(); got != capacity {
+	if got := len(b.byCaller.byKey); got != capacity {
 		t.Errorf("got %d keys, want %d", got, capacity)
 	}
 }
@@ -80,12 +74,12 @@ func TestBudgets_ForgetTheOneNearestToFull(t *testing.T) {
 func TestBudgets_ForgetThoseThatAreFull(t *testing.T) {
 	b, second := NewBudgets(1000), parse(t, "1/s")
 	for i := range 500 {
-		b.Take(0, []Charge{{fmt.Sprint(i), second}})
+		b.Take(0, []Charge{{fmt.Sprint(i), second, i%2 == 0}})
 	}
 	for range 500 {
 		b.Take(time.Second, nil)
 	}
-	if got := b.tats.Len(); got != 0 {
+	if got := len(b.byCaller.byKey) + len(b.shared.byKey); got != 0 {
 		t.Errorf("got %d keys, want none", got)
 	}
 }
@@ -107,7 +101,7 @@ func TestEmptyBudgets(t *testing.T) {
 			now, admitted := began, []time.Duration(nil)
 			for i := range 100 {
 				for range limit.Burst + 1 {
-					decisions, ok := b.Take(now, []Charge{{"key", limit}})
+					decisions, _, ok := b.Take(now, []Charge{{Key: "key", Limit: limit}})
 					if ok {
 						admitted = append(admitted, now)
 					} else if want := (now - began) / limit.interval(); len(admitted) == 0 && want >= 1 {
@@ -130,7 +124,7 @@ func TestEmptyBudgets_AdmitAtTheirRate(t *testing.T) {
 	b, limit := NewEmptyBudgets(10, 0), parse(t, "10/s,burst=5")
 	admitted := 0
 	for now := time.Duration(0); now <= 10*time.Second; now += time.Millisecond {
-		if _, ok := b.Take(now, []Charge{{"key", limit}}); ok {
+		if _, _, ok := b.Take(now, []Charge{{Key: "key", Limit: limit}}); ok {
 			admitted++
 		}
 	}
@@ -138,8 +132,116 @@ func TestEmptyBudgets_AdmitAtTheirRate(t *testing.T) {
 		t.Errorf("got %d admitted in 10 s, want 100", admitted)
 	}
 	// A key that is new late is full: it was empty at the beginning only.
-	decisions, _ := b.Take(10*time.Second, []Charge{{"new", limit}})
+	decisions, _, _ := b.Take(10*time.Second, []Charge{{Key: "new", Limit: limit}})
 	if decisions[0].Remaining != 4 {
 		t.Errorf("got %+v, want 4 remaining", decisions[0])
+	}
+}
+
+// Whatever number of callers comes, and however far ahead their
+// TATs lie, what all callers share is not forgotten, nor what was just spent.
+func TestBudgets_ForgetNothingThatIsSharedOrWasJustSpent(t *testing.T) {
+	const capacity = 50
+	for name, b := range map[string]*Budgets{"": NewBudgets(capacity), "during an outage": NewEmptyBudgets(capacity, -24*time.Hour)} {
+		shared, second, day := parse(t, "1/m,burst=1"), parse(t, "1/s,burst=1"), parse(t, "1/d,burst=1")
+		take := func(want bool, charges ...Charge) {
+			t.Helper()
+			if _, _, admitted := b.Take(0, charges); admitted != want {
+				t.Errorf("%s: %v: got admitted %t, want %t", name, charges, admitted, want)
+			}
+		}
+		for i := range 3 * capacity {
+			take(true, Charge{Key: fmt.Sprint("shared ", i), Limit: shared})
+			take(true, Charge{fmt.Sprint("day ", i), day, true})
+		}
+		for i := range 3 * capacity {
+			// Of all that is known, these two windows' TATs are the earliest.
+			windows := []Charge{{fmt.Sprint("second ", i), second, true}, {fmt.Sprint("other ", i), second, true}}
+			take(true, windows...)
+			take(false, windows[0])
+			take(false, windows[1])
+			take(false, Charge{Key: fmt.Sprint("shared ", i), Limit: shared})
+		}
+		if got := len(b.byCaller.byKey); got != capacity {
+			t.Errorf("%s: got %d callers' keys, want %d", name, got, capacity)
+		}
+	}
+}
+
+func TestBudgets_RefundGivesBackWhileLast(t *testing.T) {
+	limit := parse(t, "1/m,burst=3")
+	c := Charge{Key: "key", Limit: limit}
+	for _, test := range []struct {
+		name  string
+		steps string // s spends, a digit gives that one back, X the first, which is not to be
+		left  int
+	}{
+		{"the only one", "s0", 3},
+		{"the last", "ss1", 2},
+		{"not the last", "ssX", 1},
+		{"one after the other, the last first", "sss210", 3},
+	} {
+		b := NewBudgets(10)
+		var tats []time.Duration
+		for i, step := range test.steps {
+			switch {
+			case step == 's':
+				_, spent, _ := b.Take(time.Duration(i), []Charge{c})
+				tats = append(tats, spent...)
+			case step == 'X':
+				if b.Refund(c, tats[0]) {
+					t.Errorf("%s: given back", test.name)
+				}
+			default:
+				if !b.Refund(c, tats[step-'0']) {
+					t.Errorf("%s: %c not given back", test.name, step)
+				}
+			}
+		}
+		for range test.left {
+			if _, _, admitted := b.Take(time.Duration(len(test.steps)), []Charge{c}); !admitted {
+				t.Errorf("%s: refused, want %d left", test.name, test.left)
+			}
+		}
+		if _, _, admitted := b.Take(time.Duration(len(test.steps)), []Charge{c}); admitted {
+			t.Errorf("%s: admitted, want %d left", test.name, test.left)
+		}
+	}
+}
+
+// A budget that began empty is as empty after a refund.
+func TestEmptyBudgets_Refund(t *testing.T) {
+	b, c := NewEmptyBudgets(10, 0), Charge{Key: "key", Limit: parse(t, "1/s,burst=5")}
+	_, tats, _ := b.Take(time.Second, []Charge{c})
+	b.Refund(c, tats[0])
+	if _, _, admitted := b.Take(time.Second, []Charge{c}); !admitted {
+		t.Error("refused, want the place that was given back")
+	}
+	if _, _, admitted := b.Take(time.Second, []Charge{c}); admitted {
+		t.Error("admitted, want one in a second")
+	}
+}
+
+// Room for a new key is made by none of those that the same request spends from.
+func TestBudgets_NewKeyBesideAKnownOneThatIsTheEarliest(t *testing.T) {
+	b := NewBudgets(2)
+	day, known := Charge{"day", parse(t, "1/d"), true}, Charge{"known", parse(t, "2/s"), true}
+	fresh := Charge{"fresh", parse(t, "1/m"), true}
+	for _, step := range []struct {
+		charges  []Charge
+		admitted bool
+	}{
+		{[]Charge{day}, true},
+		{[]Charge{known}, true},
+		{[]Charge{fresh, known}, true},
+		{[]Charge{known}, false},
+		{[]Charge{fresh}, false},
+	} {
+		if _, _, admitted := b.Take(0, step.charges); admitted != step.admitted {
+			t.Errorf("%v: got admitted %t, want %t", step.charges, admitted, step.admitted)
+		}
+	}
+	if got := len(b.byCaller.byKey); got != 2 || len(b.byCaller.earliest) != 2 {
+		t.Errorf("got %d keys, %d of them in order, want 2", got, len(b.byCaller.earliest))
 	}
 }

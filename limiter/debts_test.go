@@ -4,6 +4,7 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -36,7 +37,7 @@ func TestDebts(t *testing.T) {
 				exact.spend(0)
 			}
 		}
-		charges, share := []Charge{{"key", l}}, []Charge{{"key", l.Share(n)}}
+		charges, share := []Charge{{Key: "key", Limit: l}}, []Charge{{Key: "key", Limit: l.Share(n)}}
 		shares, debts := make([]*Budgets, n), make([]*Debts, n)
 		for i := range n {
 			shares[i], debts[i] = NewEmptyBudgets(10, 0), NewDebts(10)
@@ -54,7 +55,7 @@ func TestDebts(t *testing.T) {
 				now += below(random, l.offset())
 			}
 			i := random.IntN(n)
-			if _, admitted := shares[i].Take(now, share); admitted || !shared {
+			if _, _, admitted := shares[i].Take(now, share); admitted || !shared {
 				debts[i].Add(now, charges, n)
 				exact.spend(now)
 			}
@@ -100,7 +101,7 @@ func TestDebts_ArePaidBackByWhatTheStoreCannotKeep(t *testing.T) {
 	} {
 		d := NewDebts(10)
 		for _, at := range test.at {
-			d.Add(time.Duration(at)*time.Second, []Charge{{"key", l}}, 1)
+			d.Add(time.Duration(at)*time.Second, []Charge{{Key: "key", Limit: l}}, 1)
 		}
 		var got float64
 		for _, debt := range d.Take(time.Duration(test.end) * time.Second) {
@@ -121,7 +122,7 @@ func seconds(from, end int) (all []int) {
 }
 
 func TestDebts_AreCountedByTheShareOfTheirTime(t *testing.T) {
-	d, ten := NewDebts(10), Charge{"ten", parse(t, "10/h")}
+	d, ten := NewDebts(10), Charge{Key: "ten", Limit: parse(t, "10/h")}
 	d.Add(0, []Charge{ten}, 1)
 	d.Add(0, []Charge{ten}, 1)
 	d.Add(0, []Charge{ten}, 5)
@@ -144,7 +145,7 @@ func TestDebts_ForgetWhatIsPaidBackAndTheSmallestBeyondCapacity(t *testing.T) {
 	d := NewDebts(capacity)
 	add := func(now time.Duration, key string, n int) {
 		for range n {
-			d.Add(now, []Charge{{key, parse(t, "1/s")}}, 1)
+			d.Add(now, []Charge{{key, parse(t, "1/s"), true}}, 1)
 		}
 	}
 	add(0, "most", 30)
@@ -162,7 +163,7 @@ func TestDebts_ForgetWhatIsPaidBackAndTheSmallestBeyondCapacity(t *testing.T) {
 }
 
 func TestDebts_DoNotOverflow(t *testing.T) {
-	rare := Charge{"rare", parse(t, "1/876000h")}
+	rare := Charge{Key: "rare", Limit: parse(t, "1/876000h")}
 	for n := range 10 {
 		d := NewDebts(10)
 		for range n + 1 {
@@ -171,5 +172,27 @@ func TestDebts_DoNotOverflow(t *testing.T) {
 		if owed := d.Take(time.Hour); len(owed) != 1 || owed[0].Requests < 1 {
 			t.Errorf("after %d: got %+v, want at least one request", n+1, owed)
 		}
+	}
+}
+
+func TestDebts_RefundTakesBackWhileLast(t *testing.T) {
+	d, c := NewDebts(10), Charge{Key: "key", Limit: parse(t, "1/m,burst=10")}
+	first, second := d.Add(0, []Charge{c}, 2), d.Add(time.Second, []Charge{c}, 2)
+	if d.Refund(c, 2, first[0]) || d.Refund(c, 1, second[0]) || !d.Refund(c, 2, second[0]) {
+		t.Error("taken back but the last, or not the last")
+	}
+	if owed := d.Take(time.Second); len(owed) != 1 || owed[0].Requests != 1 {
+		t.Errorf("got %+v, want one request", owed)
+	}
+}
+
+func TestDebts_ForgetNothingThatIsShared(t *testing.T) {
+	const capacity = 10
+	d, limit := NewDebts(capacity), parse(t, "1/m")
+	for i := range 3 * capacity {
+		d.Add(0, []Charge{{Key: "shared " + strconv.Itoa(i), Limit: limit}, {"one's own " + strconv.Itoa(i), limit, true}}, 1)
+	}
+	if owed := d.Take(0); len(owed) != 4*capacity {
+		t.Errorf("got %d debts, want all %d that are shared and %d more", len(owed), 3*capacity, capacity)
 	}
 }

@@ -54,7 +54,7 @@ func TestDecision(t *testing.T) {
 		{"10/s,burst=5", true, 2 * time.Second, Decision{true, 0, 1600 * ms, 2 * time.Second}},
 	} {
 		l := parse(t, test.limit)
-		if got := l.decision(test.allowed, test.resetAfter, float64(l.interval())); got != test.want {
+		if got := l.decision(test.allowed, test.resetAfter, l.interval()); got != test.want {
 			t.Errorf("%s, allowed %t, full in %v: got %+v, want %+v", test.limit, test.allowed, test.resetAfter, got, test.want)
 		}
 	}
@@ -74,7 +74,7 @@ func TestDecision_OfNothingIsNoRefusal(t *testing.T) {
 	}
 }
 
-func TestTake(t *testing.T) {
+func TestSpend(t *testing.T) {
 	l := parse(t, "1/s,burst=2")
 	for _, test := range []struct {
 		tat, now, next time.Duration
@@ -83,9 +83,10 @@ func TestTake(t *testing.T) {
 		{0, time.Hour, time.Hour + time.Second, true}, // what is not used is not saved up
 		{time.Hour, time.Hour, time.Hour + time.Second, true},
 		{time.Hour + time.Second, time.Hour, time.Hour + 2*time.Second, true},
-		{time.Hour + time.Second + 1, time.Hour, time.Hour + 2*time.Second + 1, false},
+		{time.Hour + time.Second + 1, time.Hour, time.Hour + time.Second + 1, false},
 	} {
-		if next, ok := l.take(test.tat, test.now); next != test.next || ok != test.ok {
+		b := budget{test.tat, time.Second}
+		if next, ok := l.spend(b, test.now); next != (budget{test.next, time.Second}) || ok != test.ok {
 			t.Errorf("TAT %v at %v: got %v %t, want %v %t", test.tat, test.now, next, ok, test.next, test.ok)
 		}
 	}
@@ -135,7 +136,7 @@ func FuzzDecide(f *testing.F) {
 		}
 		whole := period%int64(rate) == 0
 		random := rand.New(rand.NewPCG(seed, 0))
-		exact, budgets, charges := newModel(l), NewBudgets(1), []Charge{{"key", l}}
+		exact, budgets, charges := newModel(l), NewBudgets(1), []Charge{{Key: "key", Limit: l}}
 		var now, nextAfter time.Duration
 		var admitted []time.Duration
 		for range 150 {
@@ -148,7 +149,7 @@ func FuzzDecide(f *testing.F) {
 			case 3: // as early as the last decision said
 				now += nextAfter
 			}
-			decisions, ok := budgets.Take(now, charges)
+			decisions, _, ok := budgets.Take(now, charges)
 			d := decisions[0]
 			nextAfter = d.NextAfter
 			if d.Allowed != ok {
@@ -163,10 +164,10 @@ func FuzzDecide(f *testing.F) {
 				exact.spend(now)
 				admitted = append(admitted, now)
 			default:
-				checkNextAfter(t, l, budgets.tat(Charge{"key", l}, now), now, d.NextAfter)
+				checkNextAfter(t, l, budgets.find(&charges[0], now).tat, now, d.NextAfter)
 			}
 			// The microsecond is what a Decision is rounded to.
-			free := now + l.offset() - budgets.tat(Charge{"key", l}, now)
+			free := now + l.offset() - budgets.find(&charges[0], now).tat
 			if most := int((free + time.Microsecond) / l.interval()); ok && (d.Remaining > most || d.Remaining < int((free-time.Microsecond)/l.interval())) {
 				t.Fatalf("%v at %v, %v free: got %d remaining", l, now, free, d.Remaining)
 			}
@@ -183,11 +184,11 @@ func below(random *rand.Rand, d time.Duration) time.Duration {
 // enough, and that 2µs less are not.
 func checkNextAfter(t *testing.T, l Limit, tat, now, nextAfter time.Duration) {
 	t.Helper()
-	if _, ok := l.take(tat, now+nextAfter); !ok {
+	if _, ok := l.spend(budget{tat, l.interval()}, now+nextAfter); !ok {
 		t.Fatalf("%v: refused at %v and again %v later, as it had said", l, now, nextAfter)
 	}
 	less := nextAfter - 2*time.Microsecond
-	if _, ok := l.take(tat, now+less); ok && less > 0 {
+	if _, ok := l.spend(budget{tat, l.interval()}, now+less); ok && less > 0 {
 		t.Fatalf("%v: refused at %v for %v, but admitted after %v", l, now, nextAfter, less)
 	}
 }

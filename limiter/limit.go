@@ -1,14 +1,17 @@
 // Package limiter answers one question: may this key spend one more now?
 //
 // A [Limit] is a budget under GCRA, the generic cell rate algorithm of ITU-T
-// I.371 in its virtual-scheduling form. The state of one key is a single
-// instant, the theoretical arrival time (TAT): the moment at which the budget
-// is full again. A request moves it on by one emission interval, and is
-// refused where that would put it more than the burst offset ahead of now.
+// I.371 in its virtual-scheduling form. The state of one key is an instant, the
+// theoretical arrival time (TAT), at which the budget is full again, and the
+// emission interval by which it was counted. A request moves the TAT on by one
+// emission interval, and is refused where that would put it more than the burst
+// offset ahead of now. Under another limit than before, what was spent stays
+// spent, in requests.
 //
 // The same decision is made in two places: here, for budgets held in memory
-// ([Budgets]), and in Redis, by the script of redis_rate ([Script]). Both end
-// in one [Decision], computed by one function.
+// ([Budgets]), and in Redis, by the script of redis_rate ([Prelude]). Both count
+// in whole nanoseconds, to the same result, and end in one [Decision], computed
+// by one function.
 package limiter
 
 import (
@@ -23,6 +26,12 @@ const (
 	// MaxPerSecond is the highest rate of a Limit: one request a microsecond,
 	// the resolution of the store's clock.
 	MaxPerSecond = 1_000_000
+
+	// MaxBurst is the largest burst of a Limit. It and all that is derived from
+	// it are whole numbers that a double holds exactly, as scripts of Redis count,
+	// and have no more than the 15 digits of an integer in a header field (RFC
+	// 9651).
+	MaxBurst = 1_000_000_000_000
 
 	// maxOffset bounds burst × emission interval, so that no sum of instants
 	// overflows.
@@ -76,22 +85,41 @@ func parseCount(s string) (int, error) {
 	return int(n), err
 }
 
+// periods are those with a name.
+var periods = []struct {
+	name   string
+	length time.Duration
+}{
+	{"s", time.Second}, {"m", time.Minute}, {"h", time.Hour}, {"d", 24 * time.Hour},
+}
+
 func parsePeriod(s string) (time.Duration, error) {
-	switch s {
-	case "s":
-		return time.Second, nil
-	case "m":
-		return time.Minute, nil
-	case "h":
-		return time.Hour, nil
-	case "d":
-		return 24 * time.Hour, nil
+	for _, period := range periods {
+		if s == period.name {
+			return period.length, nil
+		}
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d <= 0 {
 		return 0, fmt.Errorf("%q is not a period: write s, m, h or d, or a duration longer than 0 such as 10m", s)
 	}
 	return d, nil
+}
+
+// shortPeriod is how a person writes d.
+func shortPeriod(d time.Duration) string {
+	for _, period := range periods {
+		if d == period.length {
+			return period.name
+		}
+	}
+	s := d.String()
+	for _, zero := range []string{"m0s", "h0m"} { // 10m0s is 10m
+		if strings.HasSuffix(s, zero) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
 }
 
 // Validate reports why l cannot be enforced exactly, or nil.
@@ -101,6 +129,8 @@ func (l Limit) Validate() error {
 		return errors.New("rate, period and burst must be at least 1")
 	case float64(l.Rate)/l.Period.Seconds() > MaxPerSecond:
 		return fmt.Errorf("%s is above %d requests a second, the most that can be counted exactly: write a lower rate, or off", l, MaxPerSecond)
+	case int64(l.Burst) > MaxBurst:
+		return fmt.Errorf("burst=%d is above %d, the most that can be counted exactly: write a smaller burst", l.Burst, int64(MaxBurst))
 	case float64(l.Burst)*float64(l.interval()) > float64(maxOffset):
 		return fmt.Errorf("%s takes longer than 100 years to fill: write a smaller burst or a higher rate", l)
 	}
@@ -110,25 +140,7 @@ func (l Limit) Validate() error {
 // String returns l as [Parse] reads it, with the shortest period and the
 // burst only where it is not the rate.
 func (l Limit) String() string {
-	period := l.Period.String()
-	switch l.Period {
-	case time.Second:
-		period = "s"
-	case time.Minute:
-		period = "m"
-	case time.Hour:
-		period = "h"
-	case 24 * time.Hour:
-		period = "d"
-	default:
-		// 10m0s is 10m to a person.
-		for _, zero := range []string{"m0s", "h0m"} {
-			if strings.HasSuffix(period, zero) {
-				period = period[:len(period)-2]
-			}
-		}
-	}
-	s := strconv.Itoa(l.Rate) + "/" + period
+	s := strconv.Itoa(l.Rate) + "/" + shortPeriod(l.Period)
 	if l.Burst != l.Rate {
 		s += ",burst=" + strconv.Itoa(l.Burst)
 	}
@@ -149,7 +161,7 @@ func (l Limit) Share(n int) Limit {
 // Remaining returns how many requests l would admit at an instant from which
 // its budget takes resetAfter to be full again.
 func (l Limit) Remaining(resetAfter time.Duration) int {
-	return l.decision(true, resetAfter, float64(l.interval())).Remaining
+	return l.decision(true, resetAfter, l.interval()).Remaining
 }
 
 // interval is the emission interval: the time in which one request is earned.

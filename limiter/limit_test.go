@@ -41,6 +41,7 @@ var goodLimits = []struct {
 	{"1000000/s", Limit{1_000_000, time.Second, 1_000_000}, ""},
 	{"1/1us", Limit{1, time.Microsecond, 1}, "1/1µs"},
 	{"1/s,burst=3153600000", Limit{1, time.Second, 3_153_600_000}, ""},
+	{"1000000/s,burst=1000000000000", Limit{1_000_000, time.Second, 1_000_000_000_000}, ""},
 }
 
 func TestParse(t *testing.T) {
@@ -95,6 +96,8 @@ var badLimits = []struct{ in, advice string }{
 	{"1/d,burst=36501", "write a smaller burst"},
 	{"1/s,burst=4611686018427387903", "write a smaller burst"},
 	{"1/900000h", "write a smaller burst"},
+	{"1000000/s,burst=2000000000000000", "write a smaller burst"},
+	{"1000000/s,burst=1000000000001", "is above 1000000000000"},
 }
 
 func TestParse_SaysWhatToWriteInstead(t *testing.T) {

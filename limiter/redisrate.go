@@ -2,53 +2,53 @@ package limiter
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-redis/redis_rate/v10"
 	"github.com/redis/go-redis/v9"
 )
 
-// Script returns the source of redis_rate's own GCRA script. It expects the
-// budget's key in KEYS[1] and [Limit.ScriptArgs] in ARGV, and its answer is
-// read by [Limit.ReadReply].
+//go:embed budget.lua
+var budgetSource string
+
+// Prelude returns the Lua functions by which a script spends from budgets in
+// Redis: their header says how. A script is this text and its own behind it.
 //
-// redis_rate keeps the script to itself, and asks one limit in one trip. Its
-// script is taken from it here so that it can be run for several limits
-// inside a script of the cluster package.
-func Script() (string, error) {
-	script, _, err := learn(redis_rate.PerSecond(1))
-	return script, err
+// Inside they run redis_rate's own GCRA script. redis_rate keeps it to itself,
+// and asks one limit in one trip; it is taken from there so that it can be run
+// for several limits, all or nothing.
+func Prelude() (string, error) {
+	gcra, err := learn()
+	return strings.Replace(budgetSource, "--[[redis_rate]]", gcra, 1), err
 }
 
-// ScriptArgs returns the arguments with which redis_rate would ask its script
-// for one request, as they are sent. The last of them is how many are asked for.
-func (l Limit) ScriptArgs() ([]string, error) {
-	_, args, err := learn(redis_rate.Limit{Rate: l.Rate, Period: l.Period, Burst: l.Burst})
-	if err != nil {
-		return nil, err
-	}
-	words := make([]string, len(args))
-	for i, arg := range args {
-		if f, ok := arg.(float64); ok {
-			words[i] = strconv.FormatFloat(f, 'f', -1, 64)
-		} else {
-			words[i] = fmt.Sprint(arg)
-		}
-	}
-	return words, nil
+// ScriptArgs returns l as the functions of [Prelude] take it: burst, emission
+// interval in seconds, and how many requests the TAT may lie ahead, where
+// requests wait for the budget as long as wait.
+func (l Limit) ScriptArgs(wait time.Duration) []string {
+	interval := l.interval()
+	furthest := l.Burst + int((wait+interval-1)/interval)
+	return []string{strconv.Itoa(l.Burst), decimal(interval), strconv.Itoa(furthest)}
 }
 
-// learn lets redis_rate ask for one request, and returns what it would have
-// sent to Redis.
-func learn(limit redis_rate.Limit) (script string, args []any, err error) {
+// decimal returns d in seconds, exactly.
+func decimal(d time.Duration) string {
+	s := fmt.Sprintf("%d.%09d", d/time.Second, d%time.Second)
+	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
+}
+
+// learn lets redis_rate ask its script, and returns what it sends to Redis.
+func learn() (script string, err error) {
 	var r recorder
-	if _, err := redis_rate.NewLimiter(&r).Allow(context.Background(), "", limit); !errors.Is(err, errRecorded) {
-		return "", nil, fmt.Errorf("redis_rate did not ask its script: %w", err)
+	if _, err := redis_rate.NewLimiter(&r).Allow(context.Background(), "", redis_rate.PerSecond(1)); !errors.Is(err, errRecorded) {
+		return "", fmt.Errorf("redis_rate did not ask its script: %w", err)
 	}
-	return r.script, r.args, nil
+	return r.script, nil
 }
 
 // recorder stands where redis_rate expects a Redis, and records what it is
@@ -56,7 +56,6 @@ func learn(limit redis_rate.Limit) (script string, args []any, err error) {
 type recorder struct {
 	redis.Cmdable // nil: redis_rate's Allow uses nothing but the two methods below
 	script        string
-	args          []any
 }
 
 func (r *recorder) EvalSha(ctx context.Context, _ string, _ []string, _ ...any) *redis.Cmd {
@@ -65,8 +64,8 @@ func (r *recorder) EvalSha(ctx context.Context, _ string, _ []string, _ ...any) 
 	return cmd
 }
 
-func (r *recorder) Eval(ctx context.Context, script string, _ []string, args ...any) *redis.Cmd {
-	r.script, r.args = script, args
+func (r *recorder) Eval(ctx context.Context, script string, _ []string, _ ...any) *redis.Cmd {
+	r.script = script
 	cmd := redis.NewCmd(ctx)
 	cmd.SetErr(errRecorded)
 	return cmd
@@ -81,27 +80,44 @@ type noScript struct{}
 func (noScript) Error() string { return "NOSCRIPT" }
 func (noScript) RedisError()   {}
 
-// ReadReply reads what the script answered for l. charged says whether the
-// script's write was carried out: a limit that admits is still not charged
-// where another one refuses.
-func (l Limit) ReadReply(reply any, charged bool) (Decision, error) {
-	// redis_rate answers {allowed, remaining, retry after, reset after}.
-	fields, ok := reply.([]any)
-	if !ok || len(fields) != 4 {
-		return Decision{}, fmt.Errorf("unexpected answer of redis_rate's script: %v", reply)
+// Reply is what a script has answered for one limit.
+type Reply struct {
+	Decision
+	TAT string // what the charge has written, for a refund; empty where nothing was charged
+	Was Former // where the budget was another limit's until now; else zero
+}
+
+// ReadReply reads what spend of [Prelude] said of l. charged says whether the
+// ask as a whole was admitted: a limit that allows a request is still not
+// charged where another one refuses.
+func (l Limit) ReadReply(reply any, charged bool) (Reply, error) {
+	err := fmt.Errorf("unexpected answer of a budget: %v", reply)
+	fields, _ := reply.([]any)
+	if len(fields) != 3 && len(fields) != 5 {
+		return Reply{}, err
 	}
 	allowed, ok := fields[0].(int64)
-	text, isText := fields[3].(string)
-	seconds, err := strconv.ParseFloat(text, 64)
-	if !ok || !isText || err != nil {
-		return Decision{}, fmt.Errorf("unexpected answer of redis_rate's script: %v", reply)
+	ahead, isNumber := fields[1].(int64)
+	tat, isText := fields[2].(string)
+	if !ok || !isNumber || !isText || ahead < 0 || allowed == 0 && charged {
+		return Reply{}, err
 	}
-	// Floating point is a little off; a whole second must not become two in a
-	// Retry-After.
-	resetAfter := time.Duration(seconds * float64(time.Second)).Round(time.Microsecond)
-	interval := float64(l.Period) / float64(l.Rate)
-	if allowed > 0 && !charged {
-		resetAfter -= time.Duration(interval)
+	// The budget's clock starts at the ask.
+	b := budget{tat: time.Duration(ahead), interval: l.interval()}
+	var r Reply
+	if len(fields) == 5 {
+		interval, ok := fields[3].(int64)
+		furthest, isNumber := fields[4].(int64)
+		if !ok || !isNumber || interval < 1 || furthest < 0 {
+			return Reply{}, err
+		}
+		b.interval = time.Duration(interval)
+		r.Was = Former{Interval: b.interval, Furthest: int(furthest)}
 	}
-	return l.decision(allowed > 0, resetAfter, interval), nil
+	next, _ := l.spend(b, 0)
+	_, r.Decision = l.settle(b, next, 0, allowed > 0, charged)
+	if charged {
+		r.TAT = tat
+	}
+	return r, nil
 }

@@ -5,110 +5,124 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
 
-// TestScript_IsTheOneThatIsRunInsideTheGuard fails when redis_rate is upgraded
-// to another script: check that guard.lua still stands for all that the script
-// sees of Redis, and that ReadReply still reads its answer, then pin it here.
-func TestScript_IsTheOneThatIsRunInsideTheGuard(t *testing.T) {
+// TestPrelude_RunsThisScriptInside fails when redis_rate is upgraded to another
+// script: check that budget.lua still stands for all that the script sees of
+// Redis, and that spend still reads its answer, then pin it here.
+func TestPrelude_RunsThisScriptInside(t *testing.T) {
 	const want = "eae9c9e4348a5e9d72358dc89e0c77c7a0f252e5a35869eaf5ebd2421659ea72"
-	script, err := Script()
+	script, err := learn()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := fmt.Sprintf("%x", sha256.Sum256([]byte(script))); got != want {
 		t.Errorf("redis_rate's script has changed: got SHA-256 %s, want %s:\n%s", got, want, script)
 	}
+	if prelude, err := Prelude(); err != nil || !strings.Contains(prelude, "redis)\n"+script+"\nend") {
+		t.Errorf("it is not in the prelude: %v", err)
+	}
 }
 
 func TestScriptArgs(t *testing.T) {
-	for s, want := range map[string][]string{
-		"10/s":             {"10", "10", "1", "1"},
-		"1/d":              {"1", "1", "86400", "1"},
-		"100/10m,burst=20": {"20", "100", "600", "1"},
-		"3/1500ms,burst=1": {"1", "3", "1.5", "1"},
+	for _, test := range []struct {
+		limit string
+		wait  time.Duration
+		want  []string
+	}{
+		{"10/s", 0, []string{"10", "0.1", "10"}},
+		{"1/d", 0, []string{"1", "86400", "1"}},
+		{"100/10m,burst=20", 0, []string{"20", "6", "20"}},
+		{"3/s,burst=1", 0, []string{"1", "0.333333334", "1"}},
+		{"1000000/s,burst=1", 0, []string{"1", "0.000001", "1"}},
+		{"10/s,burst=5", 2 * time.Second, []string{"5", "0.1", "25"}},
+		{"10/s,burst=5", 10 * time.Millisecond, []string{"5", "0.1", "6"}},
 	} {
-		got, err := parse(t, s).ScriptArgs()
-		if err != nil || !slices.Equal(got, want) {
-			t.Errorf("%s: got %v, %v, want %v", s, got, err, want)
+		if got := parse(t, test.limit).ScriptArgs(test.wait); !slices.Equal(got, test.want) {
+			t.Errorf("%s, waiting %v: got %v, want %v", test.limit, test.wait, got, test.want)
 		}
 	}
 }
 
 func TestReadReply(t *testing.T) {
-	l := parse(t, "10/s,burst=5")
 	const ms = time.Millisecond
+	five, slow := "10/s,burst=5", "1/10s,burst=5"
 	for _, test := range []struct {
+		name    string
+		limit   string
 		reply   []any
 		charged bool
-		want    Decision
+		want    Reply
 	}{
-		// redis_rate's own figures of what remains may be one low: 3, not 4.
-		{[]any{int64(1), int64(3), "-1", "0.1"}, true, Decision{true, 4, 100 * ms, 100 * ms}},
-		// Floating point: a little more or less is the same.
-		{[]any{int64(1), int64(4), "-1", "0.10000002384186"}, true, Decision{true, 4, 100 * ms, 100 * ms}},
-		{[]any{int64(1), int64(4), "-1", "0.09999997615814"}, true, Decision{true, 4, 100 * ms, 100 * ms}},
-		{[]any{int64(1), int64(4), "-1", "0.1"}, false, Decision{true, 5, 0, 0}},
-		{[]any{int64(1), int64(0), "-1", "0.5"}, false, Decision{true, 1, 100 * ms, 400 * ms}},
-		{[]any{int64(0), int64(0), "0.1", "0.5"}, false, Decision{false, 0, 100 * ms, 500 * ms}},
-		{[]any{int64(0), int64(0), "5.9604644775391e-08", "0.40000005960464"}, false, Decision{false, 0, time.Microsecond, 400 * ms}},
-		{[]any{int64(1), int64(4), "-1", "5.9604644775391e-08"}, true, Decision{true, 5, 0, 0}},
+		{"the first", five, reply(1, 0, "7.1"), true, Reply{Decision: Decision{true, 4, 100 * ms, 100 * ms}, TAT: "7.1"}},
+		{"the second", five, reply(1, 100*ms, "7.2"), true, Reply{Decision: Decision{true, 3, 100 * ms, 200 * ms}, TAT: "7.2"}},
+		{"refused", five, reply(0, 430*ms, ""), false, Reply{Decision: Decision{false, 0, 30 * ms, 430 * ms}}},
+		{"another limit refuses", five, reply(1, 0, "7.1"), false, Reply{Decision: Decision{true, 5, 0, 0}}},
+		{"another limit refuses, one spent", five, reply(1, 70*ms, "7.2"), false, Reply{Decision: Decision{true, 4, 70 * ms, 70 * ms}}},
+
+		{"raised", five, reply(1, 40*time.Second, "7.2", int64(10*time.Second), int64(5)), true,
+			Reply{Decision{true, 0, 100 * ms, 500 * ms}, "7.2", Former{10 * time.Second, 5}}},
+		{"raised, refused: at the new pace", five, reply(0, 45*time.Second, "", int64(10*time.Second), int64(5)), false,
+			Reply{Decision{false, 0, 50 * ms, 450 * ms}, "", Former{10 * time.Second, 5}}},
+		{"raised, another limit refuses: as it was", five, reply(1, 15*time.Second, "7.2", int64(10*time.Second), int64(5)), false,
+			Reply{Decision{true, 3, 5 * time.Second, 15 * time.Second}, "", Former{10 * time.Second, 5}}},
+		{"cut", slow, reply(1, 250*ms, "7.2", int64(100*ms), int64(5)), true,
+			Reply{Decision{true, 1, 5 * time.Second, 35 * time.Second}, "7.2", Former{100 * ms, 5}}},
+		{"cut, refused: at the old pace", slow, reply(0, 1900*ms, "", int64(100*ms), int64(20)), false,
+			Reply{Decision{false, 0, 1500 * ms, 1900 * ms}, "", Former{100 * ms, 20}}},
 	} {
-		if got, err := l.ReadReply(test.reply, test.charged); err != nil || got != test.want {
-			t.Errorf("%v, charged %t: got %+v, %v, want %+v", test.reply, test.charged, got, err, test.want)
+		if got, err := parse(t, test.limit).ReadReply(test.reply, test.charged); err != nil || got != test.want {
+			t.Errorf("%s: got %+v, %v, want %+v", test.name, got, err, test.want)
 		}
 	}
 }
 
-// TestReadReply_CountsAsRedisDoes spends a budget whose emission interval is
-// exact in Redis, and rounded up to nanoseconds here.
-func TestReadReply_CountsAsRedisDoes(t *testing.T) {
-	for _, s := range []string{"10/s", "3/s", "7/m", "70000/s", "300000/s", "999999/s"} {
-		l := parse(t, s)
-		for _, spent := range []int{1, l.Burst / 2, l.Burst} {
-			resetAfter := l.Period.Seconds() / float64(l.Rate) * float64(spent)
-			d, err := l.ReadReply([]any{int64(1), int64(0), "-1", fmt.Sprintf("%.14g", resetAfter)}, true)
-			if err != nil || d.Remaining != l.Burst-spent {
-				t.Errorf("%s, %d spent: got %+v, %v, want %d remaining", s, spent, d, err, l.Burst-spent)
-			}
-		}
-	}
+func reply(allowed int64, ahead time.Duration, tat string, former ...any) []any {
+	return append([]any{allowed, int64(ahead), tat}, former...)
 }
 
 func TestReadReply_RefusesWhatIsMalformed(t *testing.T) {
 	for _, reply := range []any{
-		nil, "", int64(1), []any{}, []any{int64(1)},
-		[]any{int64(1), int64(4), "-1"},
-		[]any{int64(1), int64(4), "-1", "0.1", "0.1"},
-		[]any{nil, nil, nil, nil},
-		[]any{"1", int64(4), "-1", "0.1"},
-		[]any{int64(1), int64(4), "-1", int64(1)},
-		[]any{int64(1), int64(4), "-1", ""},
-		[]any{int64(1), int64(4), "-1", "soon"},
-		[]any{int64(1), int64(4), "-1", "1e999"},
+		nil, "", int64(1), []any{}, []any{int64(1)}, []any{nil, nil, nil}, []any{nil, nil, nil, nil, nil},
+		[]any{int64(1), int64(4)},
+		[]any{int64(1), int64(4), "7.1", int64(1)},
+		[]any{int64(1), int64(4), "7.1", int64(1), int64(1), int64(1)},
+		[]any{"1", int64(4), "7.1"},
+		[]any{int64(1), "4", "7.1"},
+		[]any{int64(1), int64(-4), "7.1"},
+		[]any{int64(1), int64(4), nil},
+		[]any{int64(1), int64(4), "7.1", int64(0), int64(1)},
+		[]any{int64(1), int64(4), "7.1", int64(1), int64(-1)},
+		[]any{int64(1), int64(4), "7.1", "1", int64(1)},
 	} {
 		for _, charged := range []bool{true, false} {
-			if d, err := parse(t, "10/s").ReadReply(reply, charged); err == nil || d.Known() {
-				t.Errorf("%v: got %+v, %v, want an error", reply, d, err)
+			if r, err := parse(t, "10/s").ReadReply(reply, charged); err == nil || r != (Reply{}) {
+				t.Errorf("%v: got %+v, %v, want an error", reply, r, err)
 			}
 		}
+	}
+	if r, err := parse(t, "10/s").ReadReply(reply(0, time.Second, ""), true); err == nil {
+		t.Errorf("refused and charged: got %+v, want an error", r)
 	}
 }
 
 // FuzzReadReply checks that no number, however odd, makes figures that cannot be.
 func FuzzReadReply(f *testing.F) {
-	for _, seconds := range []string{"0.5", "-0", "nan", "inf", "-inf", "1e300", "-1e300", "0x1p-2", fmt.Sprint(math.MaxInt64)} {
-		f.Add(int64(1), seconds, true)
-		f.Add(int64(1), seconds, false)
-		f.Add(int64(0), seconds, false)
+	for _, ahead := range []int64{0, 1, 1e9, 1 << 53, 1 << 62, math.MaxInt64, -1, math.MinInt64} {
+		for _, interval := range []int64{1, 1e8, 1e9, 1 << 62} {
+			f.Add(int64(1), ahead, interval, true)
+			f.Add(int64(1), ahead, interval, false)
+			f.Add(int64(0), ahead, interval, false)
+		}
 	}
-	f.Fuzz(func(t *testing.T, allowed int64, seconds string, charged bool) {
+	f.Fuzz(func(t *testing.T, allowed, ahead, interval int64, charged bool) {
 		l := Limit{Rate: 10, Period: time.Second, Burst: 5}
-		d, err := l.ReadReply([]any{allowed, int64(0), "-1", seconds}, charged)
+		d, err := l.ReadReply([]any{allowed, ahead, "", interval, int64(5)}, charged)
 		if err == nil && (d.Remaining < 0 || d.Remaining > l.Burst || d.NextAfter < 0 || d.ResetAfter < 0) {
-			t.Errorf("%d %q, charged %t: got %+v", allowed, seconds, charged, d)
+			t.Errorf("%d, %d ahead by %d, charged %t: got %+v", allowed, ahead, interval, charged, d)
 		}
 	})
 }

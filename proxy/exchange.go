@@ -24,7 +24,7 @@ type exchange struct {
 	event  Event
 
 	target    string // path and query that the upstream gets
-	lock      *cluster.Lock
+	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
 	counted   bool               // as in flight
 
@@ -60,11 +60,14 @@ func (x *exchange) serve() {
 	}
 	x.target = rt.Upstream.Target(rest, query)
 	ask := x.ask()
-	if v, known := x.proxy.options.Cluster.Refusal(ask); known && !rt.Shadow {
-		x.refuseVerdict(v) // before the body is read
-		return
+	compared := rt.dedupes(x.in)
+	if !compared && !rt.Shadow { // any other may be a duplicate first, which only its body tells
+		if v, known := x.proxy.options.Cluster.Refusal(ask); known {
+			x.refuseVerdict(v) // before the body is read
+			return
+		}
 	}
-	if rt.dedupes(x.in) {
+	if compared {
 		if err := x.body.hold(x.proxy.options.MaxBody); err != nil && !x.streamsOn(err) {
 			x.refuseBody(err)
 			return
@@ -140,7 +143,7 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 		x.refuse(ReasonUndecided)
 		return false
 	case v.Outcome == cluster.Admitted:
-		x.lock = v.Lock
+		x.grant = v.Grant
 		if !v.Degraded { // of a share nobody is told: it ends with the outage
 			x.decisions = v.Decisions
 		}
@@ -167,7 +170,7 @@ func (x *exchange) forward() {
 	leave := func() { end(errClientLeft) }
 	// The client's leaving does not end an exchange that has a lock, until the
 	// upstream's header has arrived.
-	outlives := x.lock != nil && x.route.ClientGone == Finish
+	outlives := x.grant.Locked() && x.route.ClientGone == Finish
 	if !outlives {
 		defer context.AfterFunc(x.in.Context(), leave)()
 	}
@@ -198,9 +201,15 @@ func (x *exchange) forward() {
 	x.settle()
 }
 
-// settle ends the lock by what has become of the exchange so far. Calls after
-// the first do nothing.
-func (x *exchange) settle() { x.lock.Release(x.route.holdAfter(x.outcome)) }
+// settle ends what was granted by what has become of the exchange so far. Calls
+// after the first do nothing.
+func (x *exchange) settle() {
+	if x.outcome == unsent {
+		x.grant.Unsent()
+	} else {
+		x.grant.Release(x.route.holdAfter(x.outcome))
+	}
+}
 
 // survive answers a request in which something panicked. The panic that cuts an
 // answer passes.

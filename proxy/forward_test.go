@@ -381,7 +381,7 @@ func TestExpectContinue(t *testing.T) {
 		})
 	}
 	t.Run("refused by us", func(t *testing.T) {
-		r := newRig(t, answers(ok, ""), limits(limit(t, "hook", "1/h")))
+		r := newRig(t, answers(ok, ""), limits(limit(t, "hook", "1/h")), dedupe(DedupeOff))
 		wantOutcome(t, r.do(post("first")), "200")
 		wantOutcome(t, r.do(post("second")), "limited")
 		wantOutcome(t, dial(t, serve(t, r), expects).response(t, http.MethodPost), "limited")

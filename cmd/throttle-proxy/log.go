@@ -165,6 +165,10 @@ func storeObserver(logger *slog.Logger) func(cluster.Change) {
 			log.Info("store back", slog.Duration("after", change.Lasted.Round(time.Millisecond)))
 		case cluster.LockLost:
 			log.Warn("lock lost: another request has taken it while its holder was in flight")
+		case cluster.FleetUnknown:
+			log.Warn("replicas cannot be counted", slog.String("fault", cluster.FaultOf(change.Err)), slog.Any("error", change.Err))
+		case cluster.LimitChanged:
+			logger.Info(fmt.Sprintf("route %s: %s, was %s", change.Limit, change.Is, change.Was))
 		case cluster.StoreEvicts:
 			log.Warn("the store may evict locks and budgets before they expire: set maxmemory-policy noeviction", slog.String("maxmemory_policy", change.Policy))
 		case cluster.ReplicaDiffers:

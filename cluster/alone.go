@@ -1,0 +1,116 @@
+package cluster
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"throttle-proxy/limiter"
+)
+
+// undecided is the verdict on an ask to which the store gave no answer because
+// of err. The grant is what the ask wants.
+func (r *Redis) undecided(ask Ask, g *Grant, part *part, err error) (Verdict, error) {
+	v := Verdict{Degraded: true, Fault: FaultOf(err)}
+	switch ask.WhenUndecided {
+	case Local, Open:
+		var share int
+		fault := v.Fault
+		if v, share = r.decideAlone(ask, g, part, fault); ask.WhenUndecided == Local {
+			v.Share = share
+		}
+		v.Degraded, v.Fault, err = true, fault, nil
+		if part.state() == asked { // or it is charged when the store answers
+			r.queue.add(r.owed(part)...)
+		}
+	default:
+		err = fmt.Errorf("%w: %w", ErrUndecided, err)
+	}
+	if g.Locked() && g.lock.stored.Load() {
+		// The store may have granted the lock, or be about to.
+		g.lock.doubtful.Store(true)
+		if v.Grant == nil {
+			r.queue.add(r.ending(g.lock, 0))
+		}
+	}
+	return v, err
+}
+
+// decideAlone decides ask by what this replica knows. Whatever it admits is
+// owed to the store's budgets.
+func (r *Redis) decideAlone(ask Ask, g *Grant, part *part, fault string) (v Verdict, share int) {
+	charges := ask.charges()
+	r.known.mu.Lock()
+	defer r.known.mu.Unlock()
+	now := r.known.now()
+	alone := part.alone(now, r.fleet.live(r.options.Replicas), fault)
+	spent := &spentHere{owes: &owes{debts: part.debts, charges: charges, replicas: alone.replicas}}
+	if ask.WhenUndecided == Local {
+		spent.budgets, spent.charges = alone.budgets, make([]limiter.Charge, len(charges))
+		for i, c := range charges {
+			spent.charges[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas), ByCaller: c.ByCaller}
+		}
+	}
+	if v = r.known.decideLocked(ask, g, spent, now); v.Outcome == Admitted {
+		spent.owes.tats = part.debts.Add(now, charges, alone.replicas)
+	}
+	return v, alone.replicas
+}
+
+// solo is how this replica decides while the store gives no answer.
+type solo struct {
+	replicas int              // that share each budget
+	budgets  *limiter.Budgets // this replica's shares
+}
+
+// alone returns how to decide without the store, which has not answered because
+// of fault. Its budgets begin empty, so that an outage hands out no burst.
+func (p *part) alone(now time.Duration, replicas int, fault string) *solo {
+	if ofOneKey(fault) {
+		if p.beside == nil {
+			p.beside = limiter.NewEmptyBudgets(Capacity, now)
+		}
+		return &solo{replicas, p.beside}
+	}
+	if p.solo != nil {
+		return p.solo
+	}
+	begun := &solo{replicas, limiter.NewEmptyBudgets(Capacity, now)}
+	// Where the store has answered another ask meanwhile, nothing ends what
+	// begins here: the next outage would find all that it has saved up.
+	if p.state() != asked {
+		p.solo = begun
+	}
+	return begun
+}
+
+// owed returns the tasks to charge what was admitted without p.
+func (r *Redis) owed(p *part) (tasks []*task) {
+	r.known.mu.Lock()
+	debts := p.debts.Take(r.known.now())
+	r.known.mu.Unlock()
+	for _, d := range debts {
+		tasks = append(tasks, r.charging(d))
+	}
+	return tasks
+}
+
+// charging is the task to charge what was spent while the store was away.
+func (r *Redis) charging(d limiter.Debt) *task {
+	return &task{class: sums, tag: tagOf(d.Key), script: chargeScript, what: debt{d, r.limitArgs(d.Limit)}, forget: d.End}
+}
+
+// debt is what is owed to a budget of the store.
+type debt struct {
+	limiter.Debt
+	limit []string // its arguments of a script
+}
+
+func (d debt) appendKey(b []byte) []byte { return append(b, d.Key...) }
+
+func (d debt) args(c *command, _ time.Duration) {
+	for _, arg := range d.limit {
+		c.arg(arg)
+	}
+	c.arg(strconv.FormatFloat(d.Requests, 'g', -1, 64))
+}

@@ -1,0 +1,142 @@
+package cluster
+
+import (
+	"sync/atomic"
+	"time"
+
+	"throttle-proxy/limiter"
+)
+
+// Grant is what an admitted ask was granted: its lock, if it wanted one, and its
+// places in the budgets. It ends by the first call of Release or Unsent; later
+// ones do nothing. A nil *Grant is valid and grants nothing.
+//
+// Neither depends on the request's context: a client that has left is a reason
+// to end a grant.
+type Grant struct {
+	owner granter
+	ended atomic.Bool
+	lock  *lock // nil where none was wanted
+
+	// What was spent, until it ends: in the store, or where local is set, here.
+	tag     string
+	charges []Charge
+	stored  []stored
+	local   *spentHere
+}
+
+// granter is what a Grant was granted by.
+type granter interface {
+	release(lock *lock, hold time.Duration)
+	giveBack(g *Grant)
+}
+
+// stored is a request that a budget in the store was charged.
+type stored struct {
+	tat    string // that the charge wrote
+	resets time.Duration
+}
+
+// spentHere is what was spent of budgets of this replica's own. Its fields are
+// guarded by the mutex of what is known.
+type spentHere struct {
+	charges []limiter.Charge
+	budgets *limiter.Budgets // nil if none of them decided
+	tats    []time.Duration
+	owes    *owes // of a Redis alone
+}
+
+// owes is what is owed to the budgets of a store for what was spent here.
+type owes struct {
+	debts    *limiter.Debts
+	charges  []limiter.Charge
+	tats     []time.Duration
+	replicas int
+}
+
+// newGrant returns what ask wants, or nil if that is nothing.
+func newGrant(ask Ask, owner granter) *Grant {
+	switch {
+	case ask.Fingerprint != nil:
+		g := &struct { // in one piece of memory
+			Grant
+			of lock
+		}{Grant: Grant{owner: owner, tag: ask.Tag, charges: ask.Charges}}
+		g.of.id, g.of.value = lockID{ask.Tag, *ask.Fingerprint}, ask.RequestID
+		g.lock = &g.of
+		return &g.Grant
+	case len(ask.Charges) > 0:
+		return &Grant{owner: owner, tag: ask.Tag, charges: ask.Charges}
+	}
+	return nil
+}
+
+// Locked reports whether equal requests are refused until the grant ends.
+func (g *Grant) Locked() bool { return g != nil && g.lock != nil }
+
+// Release ends the exchange. Equal requests stay refused for hold; with hold 0
+// the lock is gone when Release returns, or the store has been given its
+// timeout to answer.
+func (g *Grant) Release(hold time.Duration) {
+	if g == nil || !g.ended.CompareAndSwap(false, true) {
+		return
+	}
+	g.forget()
+	if g.lock != nil {
+		g.owner.release(g.lock, hold)
+	}
+}
+
+// Unsent ends a request that never reached its upstream. The lock is gone when
+// Unsent returns, and so are the requests that the budgets were charged, each
+// where no other has been charged after it; or the store has been given its
+// timeout to answer.
+func (g *Grant) Unsent() {
+	if g == nil || !g.ended.CompareAndSwap(false, true) {
+		return
+	}
+	g.owner.giveBack(g)
+	g.forget()
+}
+
+// forget lets go of what a lock that is held has no more use for.
+func (g *Grant) forget() { g.charges, g.stored, g.local = nil, nil, nil }
+
+// giveBackLocked gives back what was spent here.
+func (s *spentHere) giveBackLocked() {
+	for i, tat := range s.tats {
+		s.budgets.Refund(s.charges[i], tat)
+	}
+	if s.owes == nil {
+		return
+	}
+	for i, tat := range s.owes.tats {
+		s.owes.debts.Refund(s.owes.charges[i], s.owes.replicas, tat)
+	}
+}
+
+// refunds are the tasks to give back what the store has charged for g. None is
+// told twice: the second time it may be another's request that it gives back.
+func (r *Redis) refunds(g *Grant) (tasks []*task) {
+	now := r.known.now()
+	for i, s := range g.stored {
+		tasks = append(tasks, &task{
+			class:  sums,
+			tag:    g.tag,
+			script: refundScript,
+			what:   refund{g.charges[i], g.tag, s.tat},
+			forget: now + s.resets,
+			once:   true,
+		})
+	}
+	return tasks
+}
+
+// refund is a request of a budget.
+type refund struct {
+	Charge
+	tag, tat string
+}
+
+func (r refund) appendKey(b []byte) []byte        { return r.Charge.appendKey(b, r.tag) }
+func (r refund) args(c *command, _ time.Duration) { c.arg(r.tat) }

@@ -1,0 +1,37 @@
+package cluster
+
+import (
+	"fmt"
+
+	"throttle-proxy/limiter"
+)
+
+// limitChange is another limit under which a budget was found.
+type limitChange struct {
+	tag, name string
+	was       limiter.Former
+	is        limiter.Limit
+}
+
+// tellLimitChanges tells of the limits of ask that were others when their budgets
+// were charged last: was is nil, or what each was. Each change is told once.
+func (r *Redis) tellLimitChanges(ask Ask, was []limiter.Former) {
+	for i, was := range was {
+		if was == (limiter.Former{}) {
+			continue
+		}
+		change := limitChange{ask.Tag, ask.Charges[i].Name, was, ask.Charges[i].Limit}
+		if _, told := r.changed.LoadOrStore(change, true); told {
+			continue
+		}
+		rate := change.is
+		rate.Burst = rate.Rate // which is how none is named
+		r.changes.tell(Change{
+			Kind:  LimitChanged,
+			Tag:   change.tag,
+			Limit: change.name,
+			Is:    fmt.Sprintf("%s burst %d", rate, change.is.Burst),
+			Was:   was.String(),
+		})
+	}
+}

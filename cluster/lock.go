@@ -1,0 +1,157 @@
+package cluster
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// lockID is what a lock is known by.
+type lockID struct {
+	tag         string
+	fingerprint Fingerprint
+}
+
+// lock is the in-flight lock of an admitted request. Its life, who moves it on,
+// and under what:
+//
+//	from       to         by                                           under
+//	-          asked      Admit, which gives it a token                nobody else knows it
+//	asked      in flight  known.add after the store's grant, or        known.mu
+//	                      known.decideLocked without the store
+//	asked      given up   Admit, at a refusal or without an answer:    queue
+//	                      an ending is queued if the store may have it
+//	in flight  held       Grant.Release with a hold                    Grant.ended, then known.mu
+//	in flight  gone       Grant.Release without one, Grant.Unsent      Grant.ended, then known.mu
+//	held       gone       known, when the hold is over                 known.mu
+//
+// The store's copy follows. It is taken by the guard, renewed by [Redis.renew]
+// while the lock is in flight (and taken again where it was missing, or lost
+// while it is another's), and changed or deleted by an ending, which is told
+// until the store answers or the TTL has passed, and never while a renewal is
+// under way, which would undo it.
+type lock struct {
+	id       lockID
+	hash     [sha256.Size]byte // by which a store knows the fingerprint
+	value    string            // what a store keeps under the lock's key, to which it adds its own time; without one its last word, the request's id
+	admitted time.Duration     // on the clock of who knows it; set before it is known
+
+	stored   atomic.Bool // the store may have it
+	doubtful atomic.Bool // the store may get to take it only after it was told of the end
+	renewing atomic.Bool // the store is being asked to renew it
+	lost     bool        // found another's; the run loop's
+
+	// Guarded by known.mu.
+	until time.Duration // the end of its hold; 0 while the exchange is under way
+	next  *lock         // to end, if it is held
+	index int32         // among those in flight
+}
+
+// A lock's value begins with the version of its form. What is appended to it
+// once its exchange is over ends it.
+const (
+	valueFormat = "1"
+	heldMark    = " held"
+)
+
+// hash is by what a store knows f, which itself never leaves the process: who
+// can read the store learns nothing of it.
+func (f Fingerprint) hash() [sha256.Size]byte {
+	var b [1 + sha256.Size]byte
+	b[0] = 1
+	copy(b[1:], f[:])
+	return sha256.Sum256(b[:])
+}
+
+// appendKey appends the lock's key.
+func (l *lock) appendKey(b []byte) []byte { return appendLockKey(b, l.id.tag, l.hash) }
+
+func appendLockKey(b []byte, tag string, hash [sha256.Size]byte) []byte {
+	return hex.AppendEncode(append(appendTag(b, tag), ":lock:"...), hash[:])
+}
+
+// toStore gives the lock what a store is to keep. replica is without spaces.
+func (l *lock) toStore(replica string) {
+	l.hash = l.id.fingerprint.hash()
+	l.value = valueFormat + " " + rand.Text() + " " + replica + " " + l.value
+}
+
+// requestID is that of the request which has the lock.
+func (l *lock) requestID() string { return l.value[strings.LastIndexByte(l.value, ' ')+1:] }
+
+// held reports whether the exchange is over.
+func (l *lock) held() bool { return l.until > 0 }
+
+// token is the random part of the value, of at least 128 bits.
+func (l *lock) token() string {
+	_, rest, _ := strings.Cut(l.value, " ")
+	token, _, _ := strings.Cut(rest, " ")
+	return token
+}
+
+// parseHolder reads a lock's value. What another version wrote, or nobody of
+// ours, is a lock all the same, of an unknown holder.
+func parseHolder(value string, now time.Duration) (h Holder, held bool) {
+	fields := strings.Fields(strings.TrimSuffix(value, heldMark))
+	if len(fields) < 5 || fields[0] != valueFormat {
+		return Holder{}, false
+	}
+	h = Holder{Replica: fields[2], RequestID: fields[3]}
+	if started, err := time.ParseDuration(fields[4] + "us"); err == nil {
+		h.Age = max(0, now-started)
+	}
+	return h, strings.HasSuffix(value, heldMark)
+}
+
+// release ends lock's exchange. Without a hold it waits until the store has
+// been told, so that a client which repeats its request after the answer is
+// not refused for a lock that is about to go.
+func (r *Redis) release(lock *lock, hold time.Duration) {
+	r.known.release(lock, hold)
+	switch {
+	case !lock.stored.Load():
+	case hold > 0:
+		r.queue.add(r.ending(lock, hold))
+	default:
+		r.tell(r.ending(lock, 0))
+	}
+}
+
+// ending is the task to release lock, or to turn it into a hold.
+func (r *Redis) ending(lock *lock, hold time.Duration) *task {
+	now := r.known.now()
+	return &task{
+		class:  endings,
+		tag:    lock.id.tag,
+		script: releaseScript,
+		what:   ending{lock, now + hold},
+		forget: now + max(hold, r.options.LockTTL),
+		lock:   lock,
+	}
+}
+
+// ending is the end of a lock, and of its hold.
+type ending struct {
+	*lock
+	until time.Duration
+}
+
+func (e ending) args(c *command, now time.Duration) {
+	c.arg(e.token())
+	c.number(millis(e.until - now))
+}
+
+// renewal keeps a lock for another TTL.
+type renewal struct {
+	*lock
+	ttl time.Duration
+}
+
+func (r renewal) args(c *command, _ time.Duration) {
+	c.arg(r.token())
+	c.number(r.ttl.Milliseconds())
+	c.arg(r.value)
+}

@@ -1,0 +1,130 @@
+package cluster
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"throttle-proxy/limiter"
+)
+
+const (
+	probeInterval = 150 * time.Millisecond // on average, and half as long at least
+	probeExpiry   = probeInterval / 3      // of what it writes
+
+	// settleTime is for how long a replica that has found the store again goes on
+	// to decide alone: by then the others have found it too, and have charged it
+	// for what they have admitted, which would otherwise be admitted twice.
+	settleTime = 2 * probeInterval
+)
+
+// probe looks for a part of the store that has failed to answer, until it does.
+func (r *Redis) probe(p *part) {
+	for p.missed() {
+		// Replicas that lost the store together do not come back together.
+		pause := probeInterval/2 + rand.N(probeInterval)
+		if p.state() == settling {
+			pause = settleTime
+		}
+		select {
+		case <-r.stop:
+			return
+		case <-time.After(pause):
+		}
+		err := r.reach(p)
+		if !p.away() {
+			r.record(p, err)
+			continue
+		}
+		if err != nil {
+			r.counts.fault(FaultOf(err))
+			r.move(p, failed, err)
+			continue
+		}
+		if p.state() == settling {
+			r.charge(p) // before anybody asks
+		}
+		switch from, to := r.move(p, reached, nil); {
+		case to == found:
+			r.charge(p)
+			r.move(p, charged, nil)
+		case from == settling:
+			select {
+			case r.returned <- struct{}{}:
+			case <-r.stop:
+			}
+		}
+	}
+}
+
+// missed reports whether p is still to be looked for.
+func (p *part) missed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.probing = p.state() != asked
+	return p.probing
+}
+
+// charge tells p of what was admitted without it.
+func (r *Redis) charge(p *part) { r.queue.add(r.perform(r.owed(p), true)...) }
+
+// reach asks p as a request does: a store that can only be read, or that refuses
+// a script what it needs, is of no use. Where it is away, it does so by a new
+// client, which then takes the place of the old one: that one may believe for a
+// second on that there is nothing to connect to. A client of Sentinel stays, since
+// it learns by failing which sentinels answer.
+func (r *Redis) reach(p *part) error {
+	conn := r.conn.Load()
+	anew := p.state() == away && !conn.sentinel()
+	if anew {
+		var err error
+		if conn, err = r.options.connect(); err != nil {
+			return err
+		}
+	}
+	err := r.tryAsk(conn, p)
+	switch {
+	case !anew:
+	case err != nil:
+		_ = conn.close()
+	default:
+		old := r.conn.Swap(conn)
+		r.stopped.Go(func() {
+			select {
+			case <-r.stop:
+			case <-time.After(r.options.Timeout): // whoever waits for an answer of it has had it by then
+			}
+			_ = old.close()
+		})
+	}
+	return err
+}
+
+// tryAsk runs the guard for keys of its own, which are gone before the next
+// probe.
+func (r *Redis) tryAsk(conn *connection, p *part) error {
+	tag := p.tags.first()
+	if tag == "" {
+		tag = "probe" // of the whole, or of a master that has nothing of ours any more
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	defer cancel()
+	c := newCommand(r.options.Prefix)
+	defer c.done()
+	for _, name := range []string{":probe:lock:", ":probe:cool:", ":probe:rate:"} {
+		c.beginKey()
+		c.text = append(append(appendTag(c.text, tag), name...), r.options.Self.ID...)
+		c.endKey()
+	}
+	everyTime := limiter.Limit{Rate: limiter.MaxPerSecond, Period: time.Second, Burst: limiter.MaxPerSecond}
+	guardArgs{lock: valueFormat + " probe " + r.options.Self.ID + " probe", ttl: probeExpiry, pauses: 1, limits: [][]string{r.limitArgs(everyTime)}}.write(c)
+	reply, err := conn.once(ctx, r.guard, c).Slice()
+	if err != nil {
+		return err
+	}
+	a, err := readAnswer(Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}, reply)
+	if err == nil {
+		p.clock.set(a.at, r.known.now())
+	}
+	return err
+}

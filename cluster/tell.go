@@ -1,0 +1,125 @@
+package cluster
+
+import (
+	"errors"
+	"time"
+)
+
+// retryAfter is the pause before a store that failed is told again.
+const retryAfter = 100 * time.Millisecond
+
+// tell queues tasks of one tag, and waits until the store has been told or has
+// had its time. It does not wait for one that is away.
+func (r *Redis) tell(tasks ...*task) {
+	if len(tasks) == 0 {
+		return
+	}
+	tried := make([]chan struct{}, len(tasks))
+	for i, t := range tasks {
+		tried[i] = make(chan struct{})
+		t.tried = tried[i] // the loop's from here on
+	}
+	r.queue.add(tasks...)
+	if r.partOf(tasks[0].tag).away() {
+		return
+	}
+	timeout := time.NewTimer(r.options.Timeout)
+	defer timeout.Stop()
+	for _, done := range tried {
+		select {
+		case <-done:
+		case <-timeout.C:
+			return
+		}
+	}
+}
+
+// tellAll is the loop that tells the store of what has ended and begun. It
+// waits for no renewal, but of a lock whose end it is to tell.
+func (r *Redis) tellAll() {
+	var again <-chan time.Time // set while something is to be told again
+	var failed backlog
+	for {
+		select {
+		case <-r.queue.wake:
+			for _, t := range r.perform(r.queue.take(batchSize), false) {
+				failed.add(t)
+				if again == nil {
+					again = time.After(retryAfter)
+				}
+			}
+		case <-again:
+			again = nil
+			tasks, _ := failed.take(int(classes) * Capacity)
+			r.queue.add(tasks...)
+		case <-r.ran: // so that nothing is parked any more
+			tasks, _ := failed.take(int(classes) * Capacity)
+			r.perform(append(tasks, r.queue.take(int(classes)*Capacity)...), false)
+			r.leave()
+			return
+		}
+	}
+}
+
+// perform tells the store of tasks, and returns those that are to be told again.
+// Those of a part that is away wait until it answers, unless they are told anyway.
+func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
+	now := r.known.now()
+	calls := make([]call, 0, len(tasks))
+	told := make([]*task, 0, len(tasks))
+	var parked []*task
+	for _, t := range tasks {
+		c := call{part: r.partOf(t.tag), tag: t.tag, script: t.script, what: t.what}
+		switch {
+		case now >= t.forget:
+			t.settle()
+			continue
+		case t.lock != nil && t.lock.renewing.Load():
+			parked = append(parked, t)
+			continue
+		case anyway:
+			c.part = nil
+		case c.part.postpone(t):
+			continue
+		}
+		calls, told = append(calls, c), append(told, t)
+	}
+	if len(parked) > 0 {
+		r.queue.park(parked)
+	}
+	r.pipeline(calls)
+	for i, t := range told {
+		t.settle()
+		err := calls[i].err
+		// What has another type is not ours, and stays as it is.
+		repeat := err != nil && FaultOf(err) != faultWrongType && !(t.once && !errors.Is(err, errAway))
+		if err == nil && calls[i].result == 0 && t.lock != nil {
+			// A store that stood still may find what it was asked only after it
+			// was told of the end.
+			repeat = t.lock.doubtful.Swap(false)
+		}
+		if repeat {
+			again = append(again, t)
+		}
+	}
+	return again
+}
+
+// postpone keeps t for when p answers again, unless it does.
+func (p *part) postpone(t *task) bool {
+	if !p.away() {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.away() {
+		return false
+	}
+	t.settle()
+	if t.class == coolings { // it is known here, once
+		p.unpaused = true
+	} else {
+		p.postponed.add(t)
+	}
+	return true
+}

@@ -1,0 +1,169 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+func TestRedis_TripsOfEachKindOfRequest(t *testing.T) {
+	server := startRedis(t)
+	var ours, theirs meter
+	r := join(t, server.URL(), Options{Connect: ours.connect(t, server.URL())})
+	eventually(t, "alone", func() bool { return r.Status().Live == 1 })
+	one, many, day := charge("one", "1/h"), charge("many", "100/h"), charge("day", "100/d")
+	var grant *Grant
+	type steps []struct {
+		name          string
+		scripts, gets int
+		do            func()
+	}
+	run := func(m *meter, steps steps) {
+		t.Helper()
+		for _, step := range steps {
+			m.reset()
+			step.do()
+			if scripts, gets := m.read(); scripts != step.scripts || gets != step.gets {
+				t.Errorf("%s: got %d scripts and %d gets, want %d and %d", step.name, scripts, gets, step.scripts, step.gets)
+			}
+		}
+	}
+	run(&ours, steps{
+		{"five admissions with two windows", 5, 0, func() {
+			for i := range 5 {
+				grant = admit(t, r, request(fmt.Sprint(i), many, day)).Grant
+			}
+		}},
+		{"repeats of an own request", 0, 0, func() {
+			for range 5 {
+				expect(t, r, Duplicate, request("4", many))
+				r.Refusal(request("4", many))
+			}
+		}},
+		{"the release", 1, 0, func() { grant.Release(0) }},
+		{"what was never sent, and its lock and windows", 3, 0, func() { admit(t, r, request("unsent", many, day)).Grant.Unsent() }},
+		{"an admission and a first refusal", 2, 0, func() {
+			admit(t, r, request("a", one))
+			expect(t, r, Limited, request("b", one))
+		}},
+		{"refusals already known, alone", 0, 0, func() {
+			for i := range 5 {
+				expect(t, r, Limited, request(fmt.Sprint("c", i), one, many))
+				r.Refusal(unlocked(one))
+			}
+		}},
+		{"nothing asked for", 0, 0, func() { admit(t, r, unlocked()) }},
+	})
+	other := join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}, Connect: theirs.connect(t, server.URL())})
+	knowEachOther(t, []replica{r, other})
+	admit(t, other, request("theirs", many))
+	again := func(r *Redis, n int, want Outcome, a Ask) func() {
+		return func() {
+			for range n {
+				expect(t, r, want, a)
+			}
+		}
+	}
+	run(&theirs, steps{
+		{"a duplicate of another's", 2, 0, again(other, 2, Duplicate, request("3", many))},
+		{"a refusal that the other does not know, and again", 1, 0, again(other, 5, Limited, request("b", one))},
+		{"another fingerprint that is refused by a known budget, and again", 0, 1, again(other, 5, Limited, request("c", one))},
+		{"what is not compared", 0, 0, again(other, 5, Limited, unlocked(one))},
+	})
+	alices := charge("alices", "1/h")
+	alices.Caller = "alice"
+	admit(t, r, unlocked(alices))
+	r.Pause("slack", "", time.Hour)
+	run(&ours, steps{
+		{"a duplicate of another's under a known refusal", 0, 2, again(r, 2, Duplicate, request("theirs", one))},
+		{"a refusal of one caller's budget", 1, 0, again(r, 1, Limited, request("d", alices))},
+		{"and again: another caller's equal request may have the lock", 0, 3, again(r, 3, Limited, request("d", alices))},
+		{"a known cool-down, and again", 0, 1, again(r, 5, CoolingDown, under(request("e"), ""))},
+	})
+}
+
+// meter is a hook that counts what a client sends.
+type meter struct {
+	mu            sync.Mutex
+	scripts, gets int
+}
+
+// connect returns what makes clients that m counts for.
+func (m *meter) connect(t *testing.T, url string) func() (redis.UniversalClient, error) {
+	return func() (redis.UniversalClient, error) {
+		client := connect(t, url, storeTimeout)
+		client.AddHook(m)
+		return client, nil
+	}
+}
+
+func (m *meter) reset() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.scripts, m.gets = 0, 0
+}
+
+func (m *meter) read() (scripts, gets int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.scripts, m.gets
+}
+
+func (m *meter) count(cmd redis.Cmder) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch args := fmt.Sprint(cmd.Args()...); {
+	case strings.Contains(args, "throttle:2:replica"): // a heartbeat's
+	case cmd.Name() == "evalsha", cmd.Name() == "eval":
+		m.scripts++
+	case cmd.Name() == "get":
+		m.gets++
+	}
+}
+
+func (*meter) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (m *meter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		m.count(cmd)
+		return next(ctx, cmd)
+	}
+}
+
+func (m *meter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		for _, cmd := range cmds {
+			m.count(cmd)
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// scriptsRun returns how many scripts a server ran since its figures were reset,
+// besides heartbeats, of which each runs one ZADD.
+func scriptsRun(t *testing.T, client *redis.Client) int {
+	t.Helper()
+	stats := must(t, client.Info(t.Context(), "commandstats"))
+	return calls(t, stats, "evalsha") + calls(t, stats, "eval") - calls(t, stats, "zadd")
+}
+
+// calls returns how often a server ran a command, by its figures.
+func calls(t *testing.T, stats, command string) int {
+	t.Helper()
+	_, rest, found := strings.Cut(stats, "cmdstat_"+command+":calls=")
+	if !found {
+		return 0
+	}
+	digits, _, _ := strings.Cut(rest, ",")
+	n, err := strconv.Atoi(digits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

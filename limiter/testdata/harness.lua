@@ -1,0 +1,32 @@
+-- Runs one function of the prelude at an instant of the test's own.
+--
+-- KEYS[...]  budgets' keys
+-- ARGV[1]    'spend', 'look' (which writes nothing), 'charge' or 'refund'
+-- ARGV[2]    seconds, and
+-- ARGV[3]    microseconds of the instant
+-- ARGV[...]  for spend and look, three a limit; for charge, those of one limit and
+--            how many requests; for refund, the TAT
+--
+-- Returns what was returned, 1 or 0 for whether all admitted, and for each key
+-- its TTL in milliseconds, which is then taken away: the test's time is another.
+
+local time, result, admitted = {ARGV[2], ARGV[3]}, {}, 1
+if ARGV[1] == 'charge' then
+  result = charge(KEYS[1], ARGV[4], ARGV[5], ARGV[6], ARGV[7], time)
+elseif ARGV[1] == 'refund' then
+  result = refund(KEYS[1], ARGV[4], time)
+else
+  for i, key in ipairs(KEYS) do
+    result[i] = spend(key, ARGV[1 + 3 * i], ARGV[2 + 3 * i], ARGV[3 + 3 * i], time)
+    admitted = math.min(admitted, result[i][1])
+  end
+  if ARGV[1] == 'spend' then
+    write(result, admitted == 1)
+  end
+end
+local ttls = {}
+for i, key in ipairs(KEYS) do
+  ttls[i] = redis.call('PTTL', key)
+  redis.call('PERSIST', key)
+end
+return {result, admitted, ttls}
