@@ -194,10 +194,10 @@ const lingerPause = 5 * time.Second
 // linger reads on, and forgets, what a client sends that was answered before its
 // body had come: many write all of it before they read, and would lose the
 // answer with the connection. It ends after limit bytes, when the client stops,
-// and at the latest after the longest pause of a body. An HTTP/2 client is told
-// to stop by itself, and one that waits to be told to go on is not.
+// and at the latest after the longest pause of a body. A client that waits to be
+// told to go on is not told.
 func (b *clientBody) linger(limit int64) {
-	if b.in.ProtoMajor != 1 || b.in.Header["Expect"] != nil && b.counted == 0 {
+	if b.in.Header["Expect"] != nil && b.counted == 0 {
 		return
 	}
 	_ = b.Close()

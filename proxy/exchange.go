@@ -235,7 +235,7 @@ func (x *exchange) finish() {
 	if x.route != nil {
 		x.settle()
 	}
-	unread := x.client.began && x.body.unread()
+	unread := x.in.ProtoMajor == 1 && x.client.began && x.body.unread() // an HTTP/2 client is told to stop
 	if !x.sent.IsZero() && (x.gone || !x.client.ended && x.in.Context().Err() != nil) {
 		x.event.ClientGone, x.event.Status = true, StatusClientGone
 		x.event.UpstreamWentOn = x.outcome.answered()
@@ -249,7 +249,7 @@ func (x *exchange) finish() {
 	if x.counted {
 		x.proxy.inFlight.Add(-1)
 	}
-	if cut && !x.client.closes && x.in.ProtoMajor == 1 {
+	if cut && !x.client.closes {
 		panic(http.ErrAbortHandler) // what follows is no request
 	}
 }
