@@ -1,7 +1,8 @@
 # make run    run a replica for $WEBHOOK_URL, or without one the demo
 # make test   install what the tests need, and run all of them
 # make soak   random histories against the laws of the design: a long one without
-#             faults of store or replicas, and some with all of them (SEED=1 replays)
+#             faults of store or replicas, and some with all of them, and clients
+#             that obey all they are told (SEED=1 replays)
 # make check  formatting, linters, known vulnerabilities
 # make bench  Go benchmarks (RUNS of each), then the product beside a bare
 #             ReverseProxy and nginx: the first table of the README's Speed
@@ -17,11 +18,12 @@ RUNS        ?= 6
 .PHONY: build run test soak check bench bench-growth bench-memory deps
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/throttle-proxy ./cmd/throttle-proxy
+	@echo "building bin/throttle-proxy (the first time takes about a minute)"
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/throttle-proxy ./cmd/throttle-proxy
 
-run:
-	@if test -n "$$WEBHOOK_URL"; then $(GO) run ./cmd/throttle-proxy --port 44444 --register slack=env:WEBHOOK_URL; \
-	else $(GO) run ./cmd/throttle-proxy demo; fi
+run: build
+	@if test -n "$$WEBHOOK_URL"; then exec bin/throttle-proxy --port 44444 --register slack=env:WEBHOOK_URL; \
+	else exec bin/throttle-proxy demo; fi
 
 test: deps
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -shuffle=on ./...
@@ -29,6 +31,7 @@ test: deps
 soak: deps
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestHistory$$' ./integration -history.seed $(or $(SEED),0) -history.faults none -history.ops 100000
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestHistory$$' ./integration -history.seed $(or $(SEED),0) -history.faults all -history.ops 10000 -history.runs 5
+	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestObedientClientsNeverSendTwice$$' ./integration -obedient.seed $(or $(SEED),0) -obedient.messages 10000
 
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }

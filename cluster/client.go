@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"os"
@@ -33,7 +34,8 @@ type TLSFiles struct {
 // data nodes; sentinels have sentinel_username and sentinel_password in the
 // query. No connection is made yet. timeout bounds each dial, read, write and
 // wait for a connection, and no command is ever sent twice by itself. Errors
-// never contain a part of rawURL that may be secret.
+// never contain a part of rawURL: what looks like a port, a database or a
+// parameter may be the password, where a character is missing or not escaped.
 func NewClient(rawURL string, files TLSFiles, timeout time.Duration) (redis.UniversalClient, error) {
 	o, err := parseURL(rawURL)
 	if err != nil {
@@ -121,12 +123,13 @@ func parseURL(rawURL string) (*redis.UniversalOptions, error) {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	if db != "" {
-		if o.DB, err = strconv.Atoi(db); err != nil || o.DB < 0 || o.IsClusterMode {
-			return nil, fmt.Errorf("%q is not a database: write its number, or nothing for a cluster", db)
+		// More than any Redis is set up with may be a password.
+		if o.DB, err = strconv.Atoi(db); err != nil || o.DB < 0 || o.DB > math.MaxUint16 || o.IsClusterMode {
+			return nil, errors.New("not a database: write its number, or nothing for a cluster")
 		}
 	}
-	for name := range query {
-		return nil, fmt.Errorf("unknown parameter %q in the URL: take it out", name)
+	if len(query) > 0 {
+		return nil, errors.New("a parameter in the URL is unknown: take it out")
 	}
 	return o, nil
 }
@@ -146,7 +149,7 @@ func splitHosts(hosts, defaultPort string) (addrs []string, err error) {
 			return nil, errors.New("the URL has no host, or an empty one: write redis://host:port")
 		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return nil, fmt.Errorf("%q is not a port: write a number from 1 to 65535", port)
+			return nil, errors.New("not a port: write a number from 1 to 65535, and the password before an @")
 		}
 		addrs = append(addrs, net.JoinHostPort(host, port))
 	}
@@ -161,7 +164,7 @@ func (f TLSFiles) load(c *tls.Config) error {
 			return err
 		}
 		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("%s: no PEM certificate in it", f.CA)
+			return errors.New("the file of certificates to trust has no PEM certificate in it")
 		}
 	}
 	switch {

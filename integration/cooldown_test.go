@@ -89,10 +89,10 @@ func TestCoolDownHoldsOnEveryReplica(t *testing.T) {
 			if f == nil {
 				return
 			}
-			if left := f.redis.PTTL(t.Context(), "throttle:1:{hook}:cool").Val(); left <= 0 || left > 5*time.Minute {
+			if left := f.redis.PTTL(t.Context(), keyPrefix+"{hook}:cool").Val(); left <= 0 || left > 5*time.Minute {
 				t.Errorf("the pause has %s to go, want up to 5m", left)
 			}
-			if n := f.redis.Exists(t.Context(), "throttle:1:{free}:cool").Val(); n != 0 {
+			if n := f.redis.Exists(t.Context(), keyPrefix+"{free}:cool").Val(); n != 0 {
 				t.Error("a route without cool-downs has one")
 			}
 		})
@@ -121,7 +121,7 @@ func TestCoolDownIsTheCallersWhoseCredentialsMetIt(t *testing.T) {
 		expect(t, "nobody", send(url+"/hook"), "200")
 		expect(t, "the other route", send(url+"/ours", alice), "200")
 	}
-	keys := f.redis.Keys(t.Context(), "throttle:1:{hook}:cool:*").Val()
+	keys := f.redis.Keys(t.Context(), keyPrefix+"{hook}:cool:*").Val()
 	if text := fmt.Sprint(keys); len(keys) != 2 || strings.Contains(text, "alice") {
 		t.Errorf("got %s, want two keys that do not tell whose", text)
 	}
@@ -133,19 +133,58 @@ func TestCoolDownIsTheCallersWhoseCredentialsMetIt(t *testing.T) {
 	}
 }
 
-// Fails if a duplicate or a limited request is told anything else while the
-// route rests, as far as its replica knows.
-func TestCoolingDownComesFirst(t *testing.T) {
+// A duplicate is a duplicate first. Fails if one is told to come back, at its own
+// replica or at another, because the budget is spent.
+func TestDuplicateComesFirst(t *testing.T) {
 	t.Parallel()
-	u := pausing(t, 503, "Retry-After: 3600")
+	u := newUpstream(t)
+	defer u.open()
+	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "2/d", "--hold", "1h")
+	equal := func(when, want string) {
+		t.Helper()
+		for range 2 { // from here on the replica may know
+			for _, r := range f.replicas {
+				a := post(t, r.url+"/hook", "in flight")
+				expect(t, "equal to one in flight or held, "+when, a, want)
+				if wait := a.header.Get("Retry-After"); wait != "" {
+					t.Errorf("%s: a duplicate is told to come back in %s", when, wait)
+				}
+			}
+		}
+	}
+	first := u.occupy(t, f.replicas[0].url+"/hook", "in flight")
+	equal("at first", "409 duplicate")
+	second := u.occupy(t, f.replicas[1].url+"/hook", "the last of the budget")
+	for _, r := range f.replicas {
+		expect(t, "beyond the budget", post(t, r.url+"/hook", "new"), "429 limited")
+	}
+	equal("with the budget spent", "409 duplicate")
+	u.open()
+	expect(t, "one that was in flight", <-first, "200")
+	expect(t, "one that was in flight", <-second, "200")
+	eventually(t, "the lock has become a hold", func() bool {
+		return post(t, f.replicas[1].url+"/hook", "in flight").String() == "409 held"
+	})
+	equal("with the budget spent", "409 held")
+	if n := len(u.all()); n != 2 {
+		t.Errorf("%d requests reached the upstream, want 2", n)
+	}
+}
+
+// Fails if a limited request is told anything else while the route rests, or a
+// duplicate is.
+func TestCoolingDownComesBeforeLimitsAndAfterDuplicates(t *testing.T) {
+	t.Parallel()
+	u := pausing(t, 429, "Retry-After: 3600")
 	defer u.open()
 	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "2/d")
 	first := u.occupy(t, f.replicas[0].url+"/hook", "in flight")
-	expect(t, "an equal request before", post(t, f.replicas[1].url+"/hook", "in flight"), "409 duplicate")
-	expect(t, "the last of the budget", post(t, f.replicas[1].url+"/hook", "hello", asksToPause), "503")
-	for _, r := range f.replicas {
-		expectCooling(t, "beyond the budget", post(t, r.url+"/hook", "new"), 300) // from here on it knows
-		expectCooling(t, "equal to one in flight", post(t, r.url+"/hook", "in flight"), 300)
+	expect(t, "the last of the budget", post(t, f.replicas[1].url+"/hook", "hello", asksToPause), "429")
+	for range 2 { // from here on the replica knows
+		for _, r := range f.replicas {
+			expectCooling(t, "beyond the budget", post(t, r.url+"/hook", "new"), 300)
+			expect(t, "equal to one in flight", post(t, r.url+"/hook", "in flight"), "409 duplicate")
+		}
 	}
 	u.open()
 	expect(t, "one that was in flight before", <-first, "200")

@@ -18,7 +18,7 @@ func TestEqualRequestIsRefusedByEveryReplica(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	defer u.open()
-	f := startFleet(t, 3, "--register", "hook="+u.URL, "--rate", "off")
+	f := startFleet(t, 3, "--register", "hook="+u.URL, "--rate", "off", "--hold", "1h")
 	first := u.occupy(t, f.url+"/hook", "hello")
 	holder := u.last().header.Get("X-Request-Id")
 	replica := ""

@@ -30,7 +30,10 @@ type storeUnderTest struct {
 const standstill = 10 * time.Second
 
 func startStoreUnderTest(t *testing.T, args ...string) *storeUnderTest {
-	server := redistest.Start(t, args...)
+	return storeUnderTestOn(t, redistest.Start(t, args...))
+}
+
+func storeUnderTestOn(t *testing.T, server *redistest.Server) *storeUnderTest {
 	once := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: -1})
 	t.Cleanup(func() { _ = once.Close() })
 	return &storeUnderTest{t: t, server: server, link: redistest.NewLink(t, server.Addr), redis: server.Client(), once: once}
@@ -153,7 +156,7 @@ func TestStoreFaults(t *testing.T) {
 			for i := range replicas {
 				eventually(t, "it knows the other", func() bool {
 					a := send(i, "/limited", fmt.Sprint("before ", len(answers)))
-					return a.status == http.StatusOK && len(s.keys("throttle:1:replica:*")) == 2
+					return a.status == http.StatusOK && len(s.keys(keyPrefix+"replica:*")) == 2
 				})
 			}
 			running := u.occupy(t, replicas[0].url+"/local", "running")
@@ -263,7 +266,7 @@ func TestStoreThatForgets(t *testing.T) {
 			s.do(forget...)
 			// Scripts that are gone are sent again within the ask.
 			expect(t, "another", decided(func() answer { return post(t, replicas[1].url+"/hook", "another") }), "200")
-			eventually(t, "both locks are there", func() bool { return len(s.keys("throttle:1:{hook}:lock:*")) == 2 })
+			eventually(t, "both locks are there", func() bool { return len(s.keys(keyPrefix+"{hook}:lock:*")) == 2 })
 			u.open()
 			expect(t, "the exchange that was under way", <-running, "200")
 			if a := decided(func() answer { return post(t, replicas[0].url+"/hook", "another") }); a.status != http.StatusConflict {
@@ -281,18 +284,18 @@ func TestForeignKeys(t *testing.T) {
 	s := startStoreUnderTest(t)
 	words := []string{"--register", "hook=" + u.URL, "--register", "far=" + u.URL, "--rate", "1000/d", "--when-undecided", "hook=closed"}
 	r := startReplicas(t, s.link.URL(), 1, words...)[0]
-	s.do("rpush", "throttle:1:{hook}:rate:hook", "a list")
+	s.do("rpush", keyPrefix+"{hook}:rate:hook", "a list")
 	for i := range 10 {
 		expect(t, "a budget of a wrong type", post(t, r.url+"/hook", fmt.Sprint(i)), "503 undecided")
 	}
 	if got := r.ready(t); got != "ok\n" {
 		t.Errorf("got %q: one key is not the store", got)
 	}
-	s.do("del", "throttle:1:{hook}:rate:hook")
+	s.do("del", keyPrefix+"{hook}:rate:hook")
 	expect(t, "without it", post(t, r.url+"/hook", "hello"), "200")
 
 	// A TAT a century ahead, as a clock that was set back leaves it.
-	s.do("set", "throttle:1:{far}:rate:far", "4000000000")
+	s.do("set", keyPrefix+"{far}:rate:far", "4000000000")
 	a := post(t, r.url+"/far", "hello")
 	expect(t, "a TAT in the far future", a, "200")
 	if got := a.remaining(t, "far"); got != 999 {
@@ -315,7 +318,7 @@ func TestLostAnswer(t *testing.T) {
 			s.link.LoseAnswers(1, ":lock:")
 			lost := post(t, r.url+"/free", "lost")
 			expect(t, "the request whose verdict is lost", lost, want)
-			eventually(t, "no lock is left behind", func() bool { return len(s.keys("throttle:1:{free}:lock:*")) == 0 })
+			eventually(t, "no lock is left behind", func() bool { return len(s.keys(keyPrefix+"{free}:lock:*")) == 0 })
 			expect(t, "the same again", decided(func() answer { return post(t, r.url+"/free", "lost") }), "200")
 
 			// It has not been asked for twice. What goes on without an answer is owed

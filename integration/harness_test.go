@@ -32,6 +32,12 @@ import (
 
 const patience = time.Minute
 
+// What keys of the store begin with, where no flag says otherwise.
+const (
+	keyFormat = "1" // the version of what is in them
+	keyPrefix = "throttle:" + keyFormat + ":"
+)
+
 var buildDir string // set by TestMain
 
 func TestMain(m *testing.M) {

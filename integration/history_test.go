@@ -1,22 +1,12 @@
 package integration
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"net/http"
-	"regexp"
-	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
-
-	"throttle-proxy/integration/redistest"
 )
 
 // Random histories: what clients, upstreams, replicas and the store do is drawn
@@ -84,11 +74,6 @@ type scene struct {
 	length     time.Duration // of the faults
 }
 
-type plannedFault struct {
-	kind    faultKind
-	replica int // -1 for the store
-}
-
 const (
 	mark        = "CANARY" // in all that is secret
 	historySize = 3        // replicas
@@ -98,6 +83,7 @@ const (
 	historyTimeout = 300 * time.Millisecond
 	historyTTL     = 3 * time.Second
 	historyHold    = 100 * time.Millisecond
+	historyPause   = 300 * time.Millisecond // of the second that the upstream asks for
 )
 
 // historyRoutes are the routes, each as often as it is asked for.
@@ -114,6 +100,10 @@ var historyRoutes = []struct {
 	{"free", 10, 3, 1, true},   // no lock
 	{"leave", 10, 3, 1, true},  // the client's leaving ends the exchange
 	{"shut", 15, 10, 1, false}, // nothing goes on without the store
+	{"changed", 15, 12, 1, true},
+	{"rests", 10, 4, 1, true}, // its upstream asks for pauses
+	{"kept", 10, 10, 1, true},
+	{"gone", 5, 10, 1, true}, // nobody listens there
 }
 
 var historyLimits = []limit{
@@ -121,12 +111,38 @@ var historyLimits = []limit{
 	{route: "limited", perSecond: 40, burst: 20},
 	{route: "free", perSecond: 100, burst: 20},
 	{route: "shut", perSecond: 50, burst: 20},
+	{route: "rests", perSecond: 30, burst: 10},
 }
 
-// flags returns the replicas' command line.
-func historyFlags(u *upstream, mode string) (words []string) {
-	host := strings.Replace(u.URL, "http://", "http://user:"+mark+"@", 1)
+// changedLimits are those of the route "changed": a replica has one of them at
+// a time.
+var changedLimits = []limit{
+	{route: "changed", perSecond: 4, burst: 6},
+	{route: "changed", perSecond: 1, burst: 10},
+	{route: "changed", perSecond: 8, burst: 2},
+}
+
+// widest is what replicas with different limits may admit together: by the
+// larger burst and the faster rate.
+func widest(limits []limit) limit {
+	all := limits[0]
+	for _, l := range limits {
+		all.perSecond, all.burst = max(all.perSecond, l.perSecond), max(all.burst, l.burst)
+	}
+	return all
+}
+
+// purse is a budget of the routes "kept" and "gone" together, of which nothing
+// is earned back within a test.
+const purse = 100_000
+
+// historyFlags returns the command line that all replicas have in common.
+func historyFlags(u *upstream, gone, mode string) (words []string) {
 	for _, r := range historyRoutes {
+		host := strings.Replace(u.URL, "http://", "http://user:"+mark+"@", 1)
+		if r.name == "gone" {
+			host = "http://" + gone
+		}
 		words = append(words, "--register", r.name+"="+host+"/"+r.name+"?token="+mark)
 		if !r.decidesAlone {
 			words = append(words, "--when-undecided", r.name+"=closed")
@@ -139,6 +155,7 @@ func historyFlags(u *upstream, mode string) (words []string) {
 		}
 		words = append(words, "--rate", rate)
 	}
+	words = append(words, "--pool", "purse=kept,gone", "--rate", fmt.Sprintf("purse=%d/8760h", purse), "--max-cool-down", historyPause.String())
 	words = append(words, "--rate", "off", "--dedupe", "free=off", "--client-gone", "leave=cancel",
 		"--hold", "0s", "--hold", "held="+historyHold.String(), "--replicas", fmt.Sprint(historySize))
 	if mode != "none" {
@@ -175,13 +192,8 @@ func newPlan(seed uint64, operations int, mode string) *plan {
 // draw draws the scene's faults.
 func (s *scene) draw(random *rand.Rand, mode string) {
 	add := func(kinds []faultKind, replica int) {
-		kind := kinds[random.IntN(len(kinds))]
-		s.faults = append(s.faults, plannedFault{kind, replica})
-		length := kind.least
-		if kind.most > kind.least {
-			length += time.Duration(random.Int64N(int64(kind.most - kind.least)))
-		}
-		s.length = max(s.length, length)
+		f, length := draw(random, kinds, replica)
+		s.faults, s.length = append(s.faults, f), max(s.length, length)
 	}
 	which := random.IntN(5)
 	if mode == "store" || mode == "all" && which < 4 {
@@ -227,324 +239,11 @@ func newOperation(random *rand.Rand, mode string, s scene) operation {
 			o.linger = time.Duration(random.Int64N(int64(historyTTL * 3 / 2)))
 		}
 	}
+	if o.route == "rests" && random.IntN(8) == 0 {
+		o.does = asksToPause
+	}
 	if random.IntN(8) == 0 {
 		o.abort = time.Duration(1 + random.Int64N(int64(40*time.Millisecond)))
 	}
 	return o
-}
-
-// faultKind is something that can go wrong.
-type faultKind struct {
-	name        string
-	store       bool // may keep replicas from asking the store
-	all         bool // keeps all of them from it, from begin to end
-	loses       bool // the store loses its data
-	pauses      bool // a replica stands still
-	kills       bool // a replica is killed
-	least, most time.Duration
-	begin, end  func(h *historyRun, replica int)
-}
-
-func nothing(*historyRun, int) {}
-
-func heal(h *historyRun, _ int) { h.store.link.Heal() }
-
-var (
-	stops = faultKind{name: "store stops", store: true, all: true, least: 50 * time.Millisecond, most: 1500 * time.Millisecond,
-		begin: func(h *historyRun, _ int) { h.store.server.Pause() },
-		end:   func(h *historyRun, _ int) { h.store.server.Resume() }}
-	stopsLong = faultKind{name: "store stops", store: true, all: true, least: historyTTL, most: historyTTL * 5 / 4, begin: stops.begin, end: stops.end}
-	restarts  = faultKind{name: "store restarts empty", store: true, all: true, loses: true, most: time.Second,
-		begin: func(h *historyRun, _ int) { h.store.server.Kill() },
-		end:   func(h *historyRun, _ int) { h.store.server.Restart() }}
-	refuses = faultKind{name: "link refuses", store: true, all: true, most: time.Second, end: heal,
-		begin: func(h *historyRun, _ int) { h.store.link.Refuse(); h.store.link.Cut() }}
-	cutsLink = faultKind{name: "link is cut", store: true, end: nothing,
-		begin: func(h *historyRun, _ int) { h.store.link.Cut() }}
-	cutsRequests = faultKind{name: "link cuts requests", store: true, most: time.Second, end: heal,
-		begin: func(h *historyRun, _ int) { h.store.link.CutRequests(20, "") }}
-	cutsAnswers = faultKind{name: "link cuts answers", store: true, most: time.Second, end: heal,
-		begin: func(h *historyRun, _ int) { h.store.link.CutRequests(1<<20, "") }}
-	losesAnswers = faultKind{name: "link loses answers", store: true, least: 100 * time.Millisecond, most: time.Second, end: heal,
-		begin: func(h *historyRun, _ int) { h.store.link.LoseAnswers(3, "") }}
-	silences = faultKind{name: "link is silent", store: true, all: true, most: time.Second,
-		begin: func(h *historyRun, _ int) { h.store.link.Silence() },
-		end:   func(h *historyRun, _ int) { h.store.link.Heal(); h.store.link.Cut() }}
-	slows = faultKind{name: "link is slow", store: true, most: time.Second, end: heal,
-		begin: func(h *historyRun, _ int) { h.store.link.Delay(historyTimeout / 20) }}
-	delays = faultKind{name: "link is too slow", store: true, most: time.Second, end: heal,
-		begin: func(h *historyRun, _ int) { h.store.link.Delay(historyTimeout) }}
-	forgetsScripts = faultKind{name: "scripts flushed", end: nothing, most: 100 * time.Millisecond,
-		begin: func(h *historyRun, _ int) { h.store.do("script", "flush") }}
-	forgetsAll = faultKind{name: "all flushed", loses: true, end: nothing, most: 100 * time.Millisecond,
-		begin: func(h *historyRun, _ int) { h.store.do("flushall") }}
-	storeFaults = []faultKind{stops, stops, stopsLong, restarts, restarts, refuses, cutsLink, cutsRequests, cutsAnswers,
-		losesAnswers, losesAnswers, silences, slows, delays, forgetsScripts, forgetsAll, forgetsAll}
-
-	pauses = faultKind{name: "replica pauses", pauses: true, least: 50 * time.Millisecond, most: historyTTL / 3,
-		begin: func(h *historyRun, replica int) { h.replicas[replica].signal(h.t, syscall.SIGSTOP) },
-		end:   func(h *historyRun, replica int) { h.replicas[replica].signal(h.t, syscall.SIGCONT) }}
-	pausesLong = faultKind{name: "replica pauses", pauses: true, least: historyTTL * 11 / 10, most: historyTTL * 5 / 4, begin: pauses.begin, end: pauses.end}
-	kills      = faultKind{name: "replica is killed", kills: true, most: 500 * time.Millisecond,
-		begin: (*historyRun).kill, end: (*historyRun).restart}
-	replicaFaults = []faultKind{pauses, pauses, pausesLong, kills, kills, kills}
-)
-
-// historyRun plays a plan, and records what happens.
-type historyRun struct {
-	t         *testing.T
-	plan      *plan
-	history   history
-	upstream  *upstream
-	store     *storeUnderTest
-	words     []string
-	urls      []string   // by replica + 1: the first is the load balancer's
-	replicas  []*replica // that run
-	processes []*process // all that ever did
-}
-
-func newHistoryRun(t *testing.T, p *plan) *historyRun {
-	h := &historyRun{t: t, plan: p, upstream: newUpstream(t), store: startStoreUnderTest(t), urls: []string{""}}
-	h.words = append(h.words, "THROTTLE_PROXY_REDIS="+h.store.link.URL(), "THROTTLE_PROXY_STORE_TIMEOUT=5s", "THROTTLE_PROXY_LOCK_TTL=10m")
-	h.words = append(h.words, historyFlags(h.upstream, p.mode)...)
-	for i := range historySize {
-		h.replicas = append(h.replicas, nil)
-		h.start(i, net.JoinHostPort("127.0.0.1", redistest.FreePort(t)))
-		h.urls = append(h.urls, h.replicas[i].url)
-	}
-	h.urls[0] = startBalancer(t, h.replicas)
-	h.history = history{limits: historyLimits, hold: historyHold, replicas: historySize, ttl: historyTTL}
-	for _, r := range historyRoutes {
-		if !r.decidesAlone {
-			h.history.closed = append(h.history.closed, r.name)
-		}
-	}
-	return h
-}
-
-func (h *historyRun) start(i int, addr string) {
-	h.t.Helper()
-	r := startReplicaOn(h.t, addr, h.words...)
-	h.t.Cleanup(func() { _ = r.cmd.Process.Signal(syscall.SIGCONT) })
-	h.replicas[i], h.processes = r, append(h.processes, r.process)
-}
-
-func (h *historyRun) kill(i int) {
-	h.replicas[i].signal(h.t, syscall.SIGKILL)
-	h.replicas[i].wait(h.t)
-}
-
-func (h *historyRun) restart(i int) { h.start(i, h.replicas[i].addr) }
-
-// play plays the plan, checks the laws, and says in a line what happened.
-func (h *historyRun) play() string {
-	h.t.Helper()
-	began := time.Now()
-	h.perform()
-	took := time.Since(began)
-	h.expectNoLock()
-	for _, r := range h.replicas {
-		r.end(h.t)
-	}
-	h.read()
-	h.expectSecrets()
-	violations, explained := h.history.check()
-	const some = 20
-	for i, v := range violations {
-		if i == some {
-			h.t.Errorf("and %d more", len(violations)-some)
-			break
-		}
-		h.t.Error(v)
-	}
-	return h.summary(took, explained, violations)
-}
-
-// perform sends all requests, and makes the faults meanwhile.
-func (h *historyRun) perform() {
-	h.t.Helper()
-	h.history.requests = make([]request, len(h.plan.operations))
-	scenes := make([]struct {
-		open  chan struct{}
-		begun sync.WaitGroup
-	}, len(h.plan.scenes))
-	var sceneOf []int
-	for i, s := range h.plan.scenes {
-		scenes[i].open = make(chan struct{})
-		scenes[i].begun.Add(s.operations)
-		sceneOf = append(sceneOf, slices.Repeat([]int{i}, s.operations)...)
-	}
-	var next atomic.Int64
-	var working sync.WaitGroup
-	ctx := h.t.Context()
-	for range h.plan.workers {
-		working.Go(func() {
-			for i := int(next.Add(1)) - 1; i < len(sceneOf); i = int(next.Add(1)) - 1 {
-				select {
-				case <-scenes[sceneOf[i]].open:
-				case <-ctx.Done():
-					return
-				}
-				scenes[sceneOf[i]].begun.Done()
-				h.send(ctx, i)
-			}
-		})
-	}
-	for i, s := range h.plan.scenes {
-		if len(s.faults) == 0 {
-			close(scenes[i].open)
-			scenes[i].begun.Wait()
-			continue
-		}
-		begin := time.Now()
-		for _, f := range s.faults {
-			f.kind.begin(h, f.replica)
-		}
-		close(scenes[i].open)
-		time.Sleep(s.length)
-		for _, f := range s.faults {
-			f.kind.end(h, f.replica)
-		}
-		healed := time.Now()
-		for _, r := range h.replicas {
-			eventually(h.t, "the replica decides with the store", func() bool { return strings.HasPrefix(r.ready(h.t), "ok") })
-		}
-		for _, f := range s.faults {
-			h.history.faults = append(h.history.faults, fault{f.kind, f.replica, begin, healed, time.Now()})
-		}
-		h.expectNoSecretInKeys()
-	}
-	working.Wait()
-}
-
-// leaving is the client of requests that are cancelled.
-var leaving = newClient(nil)
-
-// send sends the request of an operation.
-func (h *historyRun) send(ctx context.Context, i int) {
-	o := h.plan.operations[i]
-	time.Sleep(o.wait)
-	from := client
-	if o.abort > 0 {
-		// net/http can end another request with one that is cancelled, where it has
-		// just given its connection to that.
-		from = leaving
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, o.abort)
-		defer cancel()
-	}
-	nonce := fmt.Sprintf("%d-%d", h.plan.seed, i)
-	sent := time.Now()
-	a, err := try(ctx, from, http.MethodPost, h.urls[o.replica+1]+"/"+o.route+"/rest?query="+mark, o.body, o.does,
-		nonceField+": "+nonce, "X-Request-Id: "+nonce, lingerField+": "+o.linger.String(), tenantField+": "+o.tenant, "X-Api-Key: "+mark)
-	h.history.requests[i] = request{operation: o, nonce: nonce, sent: sent, answered: time.Now(), answer: a, err: err, process: -1}
-}
-
-// expectNoLock fails the test if a lock is left behind, in the store or in a
-// replica, or a key would stay.
-func (h *historyRun) expectNoLock() {
-	h.t.Helper()
-	eventually(h.t, "no lock is left behind", func() bool { return len(h.store.keys("throttle:1:*:lock:*")) == 0 })
-	h.store.expectExpiries()
-	h.expectNoSecretInKeys()
-	for _, r := range historyRoutes {
-		for body := range r.bodies {
-			for _, replica := range h.replicas {
-				eventually(h.t, "an equal request is admitted by every replica", func() bool {
-					a := post(h.t, replica.url+"/"+r.name+"/rest?query="+mark, fmt.Sprint(mark, body), tenantField+": "+mark+"0", "X-Api-Key: "+mark)
-					return a.status == http.StatusOK
-				})
-			}
-		}
-	}
-}
-
-var loggedRequest = regexp.MustCompile(`msg=request .* request_id=(\S+)(.* degraded=true)?`)
-
-// read completes the history by what the upstream and the replicas have
-// recorded.
-func (h *historyRun) read() {
-	byNonce := map[string]*request{}
-	for i := range h.history.requests {
-		byNonce[h.history.requests[i].nonce] = &h.history.requests[i]
-	}
-	for _, c := range h.upstream.all() {
-		if r := byNonce[c.nonce]; r != nil {
-			r.calls = append(r.calls, c)
-		}
-	}
-	for i, p := range h.processes {
-		for line := range strings.Lines(p.stderr.String()) {
-			match := loggedRequest.FindStringSubmatch(line)
-			if match == nil || byNonce[match[1]] == nil {
-				continue
-			}
-			r := byNonce[match[1]]
-			r.process, r.alone = i, match[2] != ""
-			r.logged++
-			r.line = strings.TrimSpace(line)
-		}
-	}
-}
-
-// Law 7.
-func (h *historyRun) expectSecrets() {
-	h.t.Helper()
-	for _, p := range h.processes {
-		for _, text := range []string{p.stdout.String(), p.stderr.String()} {
-			if i := strings.Index(text, mark); i >= 0 {
-				h.t.Errorf("law 7: a secret in the log: %s", text[max(0, i-500):min(len(text), i+100)])
-			}
-		}
-	}
-	for _, r := range h.history.requests {
-		if r.answer.Reason != "" && strings.Contains(r.answer.body, mark) {
-			h.t.Errorf("law 7: a secret in an answer: %s", r.answer.body)
-		}
-	}
-}
-
-func (h *historyRun) expectNoSecretInKeys() {
-	h.t.Helper()
-	for _, key := range h.store.keys("*") {
-		if text := key + " " + h.store.redis.Get(h.t.Context(), key).Val(); strings.Contains(text, mark) {
-			h.t.Errorf("law 7: a secret in the store: %s", text)
-		}
-	}
-}
-
-// summary says in lines what happened.
-func (h *historyRun) summary(took time.Duration, explained map[string]int, violations []string) string {
-	var admitted, aborted, unfinished, alone int
-	answers := map[string]int{}
-	for _, r := range h.history.requests {
-		admitted += len(r.calls)
-		switch {
-		case r.abort > 0 && r.err != nil:
-			aborted++
-		case r.err != nil:
-			unfinished++
-		default:
-			answers[r.answer.String()]++
-		}
-		if r.alone && len(r.calls) > 0 {
-			alone++
-		}
-	}
-	faults := map[string]int{}
-	for _, f := range h.history.faults {
-		faults[f.kind.name]++
-	}
-	law := map[string]int{}
-	for _, v := range violations {
-		name, _, _ := strings.Cut(v, ":")
-		law[name]++
-	}
-	var s strings.Builder
-	fmt.Fprintf(&s, "seed %d, faults %s: %d requests in %s\n", h.plan.seed, h.plan.mode, len(h.history.requests), took.Round(100*time.Millisecond))
-	fmt.Fprintf(&s, "  reached the upstream %d, %d of them decided without the store; clients left %d; cut %d\n", admitted, alone, aborted, unfinished)
-	fmt.Fprintf(&s, "  answers %v\n", answers)
-	fmt.Fprintf(&s, "  faults %v\n", faults)
-	fmt.Fprintf(&s, "  overlaps %d unexplained, explained %v; over-admissions %d; violations %v", law["law 1"], explained, law["law 2"], law)
-	return s.String()
 }

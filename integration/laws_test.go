@@ -2,9 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"net"
-	"net/http"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +17,7 @@ type history struct {
 	limits   []limit
 	closed   []string      // routes that are refused while the store is away
 	hold     time.Duration // after a success on the route "held"
+	pause    time.Duration // after the upstream has asked for one
 	replicas int
 	ttl      time.Duration
 }
@@ -44,7 +42,8 @@ func (r *request) equal() string { return r.route + " " + r.tenant + " " + r.bod
 // fault is a time during which something was wrong, and a while after.
 type fault struct {
 	kind    faultKind
-	replica int // or -1 for the store
+	replica int           // or -1 for the store
+	step    time.Duration // of the store's clock, if it made one
 	begin   time.Time
 	healed  time.Time // when nothing was wrong any more
 	end     time.Time // when all replicas had found out
@@ -65,284 +64,10 @@ type limit struct {
 // many overlaps there were, by what explains them.
 func (h *history) check() (violations []string, explained map[string]int) {
 	violations, explained = h.overlaps()
-	for _, law := range []func() []string{h.repeatedTooSoon, h.excesses, h.disagreements, h.unanswered, h.wrongPolicies} {
+	for _, law := range []func() []string{h.repeatedTooSoon, h.misledDuplicates, h.disturbed, h.excesses, h.disagreements, h.unanswered, h.wrongPolicies} {
 		violations = append(violations, law()...)
 	}
 	return violations, explained
-}
-
-// exchange is a call with the request that it is for.
-type exchange struct {
-	*request
-	*call
-}
-
-// exchanges returns those that a lock is for, by what makes them equal, in the
-// order of their arrival.
-func (h *history) exchanges() map[string][]exchange {
-	equal := map[string][]exchange{}
-	for i := range h.requests {
-		r := &h.requests[i]
-		for _, c := range r.calls {
-			if r.route != "free" {
-				equal[r.equal()] = append(equal[r.equal()], exchange{r, c})
-			}
-		}
-	}
-	for _, all := range equal {
-		slices.SortFunc(all, func(a, b exchange) int { return a.start.Compare(b.start) })
-	}
-	return equal
-}
-
-// Law 1: at most one exchange per fingerprint, while the store keeps its data
-// and holders renew in time.
-func (h *history) overlaps() (violations []string, explained map[string]int) {
-	explained = map[string]int{}
-	for _, all := range h.exchanges() {
-		var live []exchange
-		for _, e := range all {
-			if !e.end.After(e.start) {
-				continue // its client had left before it arrived
-			}
-			live = slices.DeleteFunc(live, func(before exchange) bool { return !before.end.After(e.start) })
-			for _, before := range live {
-				if why := h.explain(before, e); why != "" {
-					explained[why]++
-				} else {
-					violations = append(violations, fmt.Sprintf("law 1: %s was in flight for %s when %s arrived, for %s", before, e.start.Sub(before.start), e, e.equal()))
-				}
-			}
-			live = append(live, e)
-		}
-	}
-	return violations, explained
-}
-
-func (e exchange) String() string {
-	return fmt.Sprintf("request %s by process %d at %s (alone: %t)", e.request.nonce, e.process, e.start.Format("05.000"), e.alone)
-}
-
-// explain says which fault lets two exchanges overlap, if one does. None lets
-// two of one process: it knows its own.
-func (h *history) explain(a, b exchange) string {
-	late := ""
-	if a.cut && h.gone(a.request, b.start) {
-		late = "over, which was seen late"
-	}
-	if a.process >= 0 && a.process == b.process {
-		return late
-	}
-	sent := a.sent
-	if b.sent.Before(sent) {
-		sent = b.sent
-	}
-	if !slices.Contains(h.closed, a.route) && (a.decidedAlone() || b.decidedAlone()) {
-		return "decided without the store"
-	}
-	why := late
-	for _, f := range h.faults {
-		long := f.end.Sub(f.begin) >= h.ttl/2 // a lock lives on for two thirds of the TTL at least
-		switch {
-		case !f.overlaps(sent, b.start):
-		case f.kind.loses:
-			return "store lost the lock"
-		case f.kind.pauses && long && (f.replica == a.replica || f.replica == b.replica):
-			return "replica paused for longer than the TTL"
-		case f.kind.store && long:
-			why = "store away for longer than the TTL"
-		}
-	}
-	return why
-}
-
-// gone reports whether the client of a request had left, or its replica was
-// killed, before a moment.
-func (h *history) gone(r *request, before time.Time) bool {
-	return r.abort > 0 && r.err != nil && r.answered.Before(before) || slices.ContainsFunc(h.faults, func(f fault) bool {
-		return f.kind.kills && f.replica == r.replica && f.begin.After(r.sent) && f.begin.Before(before)
-	})
-}
-
-// decidedAlone reports whether a request was, or may have been, decided by one
-// replica without the store.
-func (r *request) decidedAlone() bool { return r.alone || r.process < 0 }
-
-// A success is not repeated within its hold.
-func (h *history) repeatedTooSoon() (violations []string) {
-	const clocks = 20 * time.Millisecond // the test's and the store's
-	if len(h.faults) > 0 {
-		return nil
-	}
-	for _, all := range h.exchanges() {
-		for i := 1; i < len(all); i++ {
-			a, b := all[i-1], all[i]
-			if a.route == "held" && a.answer.String() == "200" && b.start.Sub(a.end) < h.hold-clocks {
-				violations = append(violations, fmt.Sprintf("hold: %s arrived %s after the success of %s", b, b.start.Sub(a.end), a))
-			}
-		}
-	}
-	return violations
-}
-
-// Law 2: no more than burst + rate × t is admitted in any interval t, while
-// the store keeps its data: a loss gives each budget its burst again. That
-// holds over an outage too, in which replicas all together begin with nothing.
-// What some of them admit without the store while others still ask it is on top.
-func (h *history) excesses() (violations []string) {
-	for _, l := range h.limits {
-		stored, alone, both := map[string][]admission{}, map[string][]admission{}, map[string][]admission{}
-		for _, r := range h.requests {
-			if r.route != l.route || len(r.calls) == 0 || r.process < 0 {
-				continue
-			}
-			caller, a := "", admission{r.sent, r.calls[0].start}
-			if l.byTenant {
-				caller = r.tenant
-			}
-			if r.alone {
-				alone[caller] = append(alone[caller], a)
-			} else {
-				stored[caller] = append(stored[caller], a)
-			}
-			both[caller] = append(both[caller], a)
-		}
-		violate := func(who, excess string) {
-			if excess != "" {
-				violations = append(violations, fmt.Sprintf("law 2: %s %s, %g/s burst %d: %s", l.route, who, l.perSecond, l.burst, excess))
-			}
-		}
-		for caller, admissions := range both {
-			violate("with and without the store for "+caller, excessOf(admissions, l.burst+h.replicas, l.perSecond, func(from, to time.Time) float64 {
-				return float64(l.burst*h.losses(from, to)) + l.perSecond*h.divided(from, to).Seconds()
-			}))
-		}
-		for caller, admissions := range stored {
-			violate("by the store for "+caller, excessOf(admissions, l.burst, l.perSecond, func(from, to time.Time) float64 {
-				return float64(l.burst * h.losses(from, to))
-			}))
-		}
-		for caller, admissions := range alone {
-			violate("without the store for "+caller, excessOf(admissions, max(h.replicas, l.burst), l.perSecond, nil))
-			for _, f := range h.faults {
-				if f.kind.store && !h.aloneBefore(f) {
-					since := slices.DeleteFunc(slices.Clone(admissions), func(a admission) bool { return a.sent.Before(f.begin) || a.sent.After(f.end) })
-					// The moment at which it began counts as one more request.
-					since = append(since, admission{f.begin, f.begin})
-					violate("without the store, from the fault on, for "+caller, excessOf(since, h.replicas+1, l.perSecond, nil))
-				}
-			}
-		}
-	}
-	return violations
-}
-
-// losses returns how often the store lost its data between two moments.
-func (h *history) losses(from, to time.Time) (n int) {
-	for _, f := range h.faults {
-		if f.kind.loses && f.overlaps(from, to) {
-			n++
-		}
-	}
-	return n
-}
-
-// divided returns for how long, between two moments, some replicas may have
-// asked the store while others could not, or did not get to tell it afterwards
-// of what they had admitted.
-func (h *history) divided(from, to time.Time) (d time.Duration) {
-	for _, f := range h.faults {
-		if !f.kind.store || !f.overlaps(from, to) {
-			continue
-		}
-		begin := f.begin
-		if f.kind.all && !slices.ContainsFunc(h.faults, func(other fault) bool {
-			return (other.kind.pauses || other.kind.kills) && other.overlaps(f.begin, f.end)
-		}) {
-			begin = f.healed
-		}
-		d += f.end.Sub(begin)
-	}
-	return d
-}
-
-// aloneBefore reports whether a replica may have been deciding alone when f
-// began.
-func (h *history) aloneBefore(f fault) bool {
-	const while = 5 * time.Second
-	return slices.ContainsFunc(h.requests, func(r request) bool {
-		return r.alone && r.answered.After(f.begin.Add(-while)) && r.sent.Before(f.begin)
-	})
-}
-
-// does are what an upstream can be told to do, and the answer that comes of it
-// if the request is admitted.
-var answersTo = map[string]string{
-	plain: "200", dawdles: "200", lingers: "200", chunks: "200",
-	fails: "500", cuts: "499 upstream-closed", cutsBody: "200",
-}
-
-// refusals are the answers to requests that must not reach the upstream.
-var refusals = []string{"409 duplicate", "409 held", "429 limited", "503 undecided"}
-
-// Law 3: what was refused has not arrived, what was answered by the upstream
-// has once, and nothing has twice. Law 6: the proxy has no other answer.
-func (h *history) disagreements() (violations []string) {
-	for _, r := range h.requests {
-		n, got := len(r.calls), r.answer.String()
-		switch {
-		case n > 1:
-			violations = append(violations, fmt.Sprintf("law 3: request %s arrived %d times", r.nonce, n))
-		case r.err != nil: // law 4's
-		case slices.Contains(refusals, got):
-			if n != 0 {
-				violations = append(violations, fmt.Sprintf("law 3: request %s was answered %s, and arrived", r.nonce, got))
-			}
-		case got != answersTo[r.does]:
-			violations = append(violations, fmt.Sprintf("law 6: request %s (%s) was answered %s: %.500s", r.nonce, r.does, got, r.answer.body))
-		case n != 1:
-			violations = append(violations, fmt.Sprintf("law 3: request %s was answered %s, and has not arrived", r.nonce, got))
-		}
-	}
-	return violations
-}
-
-// Law 4: every request is answered once, but for those whose client has left
-// or whose replica was killed.
-func (h *history) unanswered() (violations []string) {
-	for _, r := range h.requests {
-		excused := r.abort > 0 || r.does == cutsBody && len(r.calls) == 1 || slices.ContainsFunc(h.faults, func(f fault) bool {
-			return f.kind.kills && f.replica == r.replica && f.overlaps(r.sent, r.answered)
-		})
-		if r.err != nil && !excused {
-			violations = append(violations, fmt.Sprintf("law 4: request %s (%s) to replica %d has no answer, status %d, after %s; arrived %d times: %v; %s",
-				r.nonce, r.does, r.replica, r.answer.status, r.answered.Sub(r.sent), len(r.calls), r.err, r.line))
-		}
-		if r.err == nil && r.does == cutsBody && r.answer.status == http.StatusOK {
-			violations = append(violations, fmt.Sprintf("law 4: request %s has the half of an answer as a whole one", r.nonce))
-		}
-		killed := slices.ContainsFunc(h.faults, func(f fault) bool { // before it could
-			return f.kind.kills && f.replica == r.replica && r.sent.Before(f.end)
-		})
-		if r.logged > 1 || r.logged == 0 && !excused && !killed {
-			violations = append(violations, fmt.Sprintf("law 4: request %s was logged %d times", r.nonce, r.logged))
-		}
-	}
-	return violations
-}
-
-// Law 6: the route says what is decided without the store.
-func (h *history) wrongPolicies() (violations []string) {
-	for _, r := range h.requests {
-		closed := slices.Contains(h.closed, r.route)
-		if closed && r.alone && len(r.calls) > 0 {
-			violations = append(violations, fmt.Sprintf("law 6: request %s was forwarded without a verdict", r.nonce))
-		}
-		if !closed && r.answer.Reason == "undecided" {
-			violations = append(violations, fmt.Sprintf("law 6: request %s was left undecided", r.nonce))
-		}
-	}
-	return violations
 }
 
 // What each law is for, and that it can fail.
@@ -377,6 +102,10 @@ func TestLaws(t *testing.T) {
 			r.abort, r.answered, r.calls[0].cut = 1, at(ms), true
 		}
 	}
+	by := func(process int) func(*request) {
+		return func(r *request) { r.process, r.replica = process, process }
+	}
+	pause := with(admitted(0, 0, 10), func(r *request) { r.route, r.body, r.does, r.answer.status = "rests", "pause", asksToPause, 429 })
 	on := func(route string) func(*request) { return func(r *request) { r.route = route } }
 	burst := func(n int, changes ...func(*request)) (requests []request) {
 		for i := range n {
@@ -422,70 +151,102 @@ func TestLaws(t *testing.T) {
 		},
 		"an overlap long after a flush": {
 			requests: []request{admitted(0, 100, 110), admitted(1, 109, 120)},
-			faults:   []fault{{forgetsAll, -1, at(0), at(50), at(50)}},
+			faults:   []fault{{kind: forgetsAll, replica: -1, begin: at(0), healed: at(50), end: at(50)}},
 			want:     "law 1",
 		},
 		"an overlap after a flush": {
 			requests:  []request{admitted(0, 0, 100), admitted(1, 60, 120)},
-			faults:    []fault{{forgetsAll, -1, at(40), at(50), at(50)}},
+			faults:    []fault{{kind: forgetsAll, replica: -1, begin: at(40), healed: at(50), end: at(50)}},
 			explained: "store lost the lock",
+		},
+		"an overlap after a step of the clock": {
+			requests:  []request{admitted(0, 0, 100), admitted(1, 60, 120)},
+			faults:    []fault{{kind: stepsForward, replica: -1, step: 2 * time.Second, begin: at(40), healed: at(50), end: at(50)}},
+			explained: "store's clock stepped beyond the lock's end",
+		},
+		"an overlap after a short step": {
+			requests: []request{admitted(0, 0, 100), admitted(1, 60, 120)},
+			faults:   []fault{{kind: stepsForward, replica: -1, step: time.Second, begin: at(40), healed: at(50), end: at(50)}},
+			want:     "law 1",
+		},
+		"an overlap after a step back": {
+			requests: []request{admitted(0, 0, 100), admitted(1, 60, 120)},
+			faults:   []fault{{kind: stepsBack, replica: -1, step: -2 * time.Second, begin: at(40), healed: at(50), end: at(50)}},
+			want:     "law 1",
 		},
 		"an overlap in one process": {
 			requests: []request{admitted(0, 0, 100), with(admitted(0, 60, 120), alone)},
-			faults:   []fault{{forgetsAll, -1, at(40), at(50), at(50)}},
+			faults:   []fault{{kind: forgetsAll, replica: -1, begin: at(40), healed: at(50), end: at(50)}},
 			want:     "law 1",
 		},
 		"an overlap decided alone":         {requests: []request{admitted(0, 0, 10), with(admitted(1, 9, 20), alone)}, explained: "decided without the store"},
-		"an overlap while the store waits": {requests: []request{with(admitted(0, 0, 10), on("shut")), with(admitted(1, 9, 20), on("shut"))}, faults: []fault{{stops, -1, at(0), at(100), at(100)}}, want: "law 1"},
+		"an overlap while the store waits": {requests: []request{with(admitted(0, 0, 10), on("shut")), with(admitted(1, 9, 20), on("shut"))}, faults: []fault{{kind: stops, replica: -1, begin: at(0), healed: at(100), end: at(100)}}, want: "law 1"},
 		"an overlap after a short pause": {
 			requests: []request{admitted(0, 0, 500), admitted(1, 450, 600)},
-			faults:   []fault{{pauses, 0, at(0), at(400), at(400)}},
+			faults:   []fault{{kind: pauses, replica: 0, begin: at(0), healed: at(400), end: at(400)}},
 			want:     "law 1",
 		},
 		"an overlap after a long pause": {
 			requests:  []request{admitted(0, 0, 3000), admitted(1, 2000, 2010)},
-			faults:    []fault{{pauses, 0, at(0), at(2500), at(2500)}},
+			faults:    []fault{{kind: pauses, replica: 0, begin: at(0), healed: at(2500), end: at(2500)}},
 			explained: "replica paused for longer than the TTL",
 		},
 		"an overlap after a long pause of a third": {
 			requests: []request{admitted(0, 0, 3000), admitted(1, 2000, 2010)},
-			faults:   []fault{{pauses, 2, at(0), at(2500), at(2500)}},
+			faults:   []fault{{kind: pauses, replica: 2, begin: at(0), healed: at(2500), end: at(2500)}},
 			want:     "law 1",
 		},
-		"a success repeated after its hold":  {requests: []request{with(admitted(0, 0, 10), on("held")), with(admitted(1, 110, 120), on("held"))}},
-		"a success repeated within its hold": {requests: []request{with(admitted(0, 0, 10), on("held")), with(admitted(1, 50, 60), on("held"))}, want: "hold"},
-		"a burst":                            {requests: burst(12)}, // and what is earned meanwhile
-		"one too many":                       {requests: burst(15), want: "law 2"},
-		"a burst of another tenant":          {requests: append(burst(8), burst(8, func(r *request) { r.tenant = "other"; r.nonce += "other" })...)},
-		"a burst after a loss":               {requests: burst(15), faults: []fault{{forgetsAll, -1, at(1050), at(1060), at(1060)}}},
-		"alone and with the store":           {requests: append(burst(3, alone, func(r *request) { r.body += "alone" }), burst(10)...)},
-		"a burst alone":                      {requests: burst(15, alone), want: "law 2"},
-		"shares that begin full":             {requests: burst(6, alone), faults: []fault{{stops, -1, at(900), at(9000), at(9000)}}, want: "law 2"},
-		"shares that begin with nothing":     {requests: burst(4, alone), faults: []fault{{stops, -1, at(900), at(9000), at(9000)}}},
-		"a burst again after an outage":      {requests: outage(10), faults: []fault{{stops, -1, at(1210), at(5490), at(5500)}}, want: "law 2"},
-		"no burst again after an outage":     {requests: outage(4), faults: []fault{{stops, -1, at(1210), at(5490), at(5500)}}},
-		"a burst again after a loss":         {requests: outage(10), faults: []fault{{restarts, -1, at(1210), at(5490), at(5500)}}},
-		"an outage of some replicas":         {requests: outage(10), faults: []fault{{cutsRequests, -1, at(1210), at(5490), at(5500)}}},
-		"a replica killed during an outage":  {requests: outage(10), faults: []fault{{stops, -1, at(1210), at(5490), at(5500)}, {kills, 1, at(2000), at(2500), at(2600)}}},
-		"refused":                            {requests: []request{refused(0, 409, "duplicate"), refused(1, 429, "limited"), with(refused(2, 503, "undecided"), on("shut"))}},
-		"refused, and sent":                  {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.answer = answer{status: 409, Reason: "held"} })}, want: "law 3"},
-		"answered, and not sent":             {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.calls = nil })}, want: "law 3"},
-		"sent twice":                         {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.calls = append(r.calls, &call{start: at(20), end: at(30)}) })}, want: "law 3"},
-		"a failure of the upstream":          {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.does, r.answer.status = fails, 500 })}},
-		"a failure of the proxy":             {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.answer.status = 500 })}, want: "law 6"},
-		"an answer of the proxy":             {requests: []request{refused(0, 502, "upstream-refused")}, want: "law 6"},
-		"no answer":                          {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, want: "law 4"},
-		"no answer to who has left":          {requests: []request{with(with(admitted(0, 0, 10), unansweredBy("left")), func(r *request) { r.abort = 1 })}},
-		"no answer of one that was killed":   {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kills, 0, at(10), at(50), at(50)}}},
-		"no answer while another was killed": {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kills, 1, at(10), at(50), at(50)}}, want: "law 4"},
-		"half an answer":                     {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.does = cutsBody })}, want: "law 4"},
-		"answered twice":                     {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.logged = 2 })}, want: "law 4"},
-		"forwarded without a verdict":        {requests: []request{with(with(admitted(0, 0, 10), on("shut")), alone)}, want: "law 6"},
-		"undecided against the policy":       {requests: []request{refused(0, 503, "undecided")}, want: "law 6"},
+		"a success repeated after its hold":             {requests: []request{with(admitted(0, 0, 10), on("held")), with(admitted(1, 110, 120), on("held"))}},
+		"a success repeated within its hold":            {requests: []request{with(admitted(0, 0, 10), on("held")), with(admitted(1, 50, 60), on("held"))}, want: "hold"},
+		"a duplicate that is told to come back":         {requests: []request{admitted(0, 0, 30), refused(10, 429, "limited")}, want: "order"},
+		"one on another replica":                        {requests: []request{admitted(0, 0, 30), with(refused(10, 429, "cooling-down"), by(1))}, want: "order"},
+		"one that is told so while its equal is held":   {requests: []request{with(admitted(0, 0, 10), on("held")), with(refused(50, 429, "limited"), on("held"))}, want: "order"},
+		"one that is told so afterwards":                {requests: []request{admitted(0, 0, 30), refused(40, 429, "limited")}},
+		"one that is told what it is":                   {requests: []request{admitted(0, 0, 30), with(refused(10, 409, "duplicate"), by(1))}},
+		"one that is told so by a replica alone":        {requests: []request{admitted(0, 0, 30), with(with(refused(10, 429, "limited"), by(1)), alone)}},
+		"one that is told so when the lock is lost":     {requests: []request{admitted(0, 0, 30), with(refused(20, 429, "limited"), by(1))}, faults: []fault{{kind: stepsForward, replica: -1, step: 2 * time.Second, begin: at(2), healed: at(9), end: at(9)}}},
+		"one that is told so while the store is away":   {requests: []request{admitted(0, 0, 30), with(refused(10, 429, "limited"), by(1))}, faults: []fault{{kind: stops, replica: -1, begin: at(2), healed: at(9), end: at(9)}}},
+		"one that is told so while a replica is new":    {requests: []request{admitted(0, 0, 30), with(refused(10, 429, "limited"), by(1))}, faults: []fault{{kind: kills, replica: 2, begin: at(2), healed: at(9), end: at(9)}}},
+		"one that is told so while a replica pauses":    {requests: []request{admitted(0, 0, 30), with(refused(10, 429, "limited"), by(1))}, faults: []fault{{kind: pauses, replica: 2, begin: at(2), healed: at(9), end: at(9)}}, want: "order"},
+		"a request within a pause":                      {requests: []request{pause, with(admitted(1, 100, 110), on("rests"))}, want: "pause"},
+		"a request after a pause":                       {requests: []request{pause, with(admitted(1, 310, 320), on("rests"))}},
+		"a request within a pause that was not told of": {requests: []request{pause, with(admitted(1, 100, 110), on("rests"))}, faults: []fault{{kind: stops, replica: -1, begin: at(2), healed: at(50), end: at(50)}}},
+		"a request that could not be sent":              {requests: []request{with(refused(0, 502, "upstream-refused"), on("gone"))}},
+		"a request that could not be sent, and was":     {requests: []request{with(with(admitted(0, 0, 10), on("gone")), func(r *request) { r.answer = answer{status: 502, Reason: "upstream-refused"} })}, want: "law 3"},
+		"a burst after the clock has stepped":           {requests: burst(15), faults: []fault{{kind: stepsBack, replica: -1, begin: at(1050), healed: at(1060), end: at(1060)}}},
+		"two bursts after one step":                     {requests: burst(25), faults: []fault{{kind: stepsBack, replica: -1, begin: at(1050), healed: at(2000), end: at(2000)}}, want: "law 2"},
+		"a burst":                                       {requests: burst(12)}, // and what is earned meanwhile
+		"one too many":                                  {requests: burst(15), want: "law 2"},
+		"a burst of another tenant":                     {requests: append(burst(8), burst(8, func(r *request) { r.tenant = "other"; r.nonce += "other" })...)},
+		"a burst after a loss":                          {requests: burst(15), faults: []fault{{kind: forgetsAll, replica: -1, begin: at(1050), healed: at(1060), end: at(1060)}}},
+		"alone and with the store":                      {requests: append(burst(3, alone, func(r *request) { r.body += "alone" }), burst(10)...)},
+		"a burst alone":                                 {requests: burst(15, alone), want: "law 2"},
+		"shares that begin full":                        {requests: burst(6, alone), faults: []fault{{kind: stops, replica: -1, begin: at(900), healed: at(9000), end: at(9000)}}, want: "law 2"},
+		"shares that begin with nothing":                {requests: burst(4, alone), faults: []fault{{kind: stops, replica: -1, begin: at(900), healed: at(9000), end: at(9000)}}},
+		"a burst again after an outage":                 {requests: outage(10), faults: []fault{{kind: stops, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}}, want: "law 2"},
+		"no burst again after an outage":                {requests: outage(4), faults: []fault{{kind: stops, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}}},
+		"a burst again after a loss":                    {requests: outage(10), faults: []fault{{kind: restarts, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}}},
+		"an outage of some replicas":                    {requests: outage(10), faults: []fault{{kind: cutsRequests, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}}},
+		"a replica killed during an outage":             {requests: outage(10), faults: []fault{{kind: stops, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}, {kind: kills, replica: 1, begin: at(2000), healed: at(2500), end: at(2600)}}},
+		"refused":                                       {requests: []request{refused(0, 409, "duplicate"), refused(1, 429, "limited"), with(refused(2, 503, "undecided"), on("shut"))}},
+		"refused, and sent":                             {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.answer = answer{status: 409, Reason: "held"} })}, want: "law 3"},
+		"answered, and not sent":                        {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.calls = nil })}, want: "law 3"},
+		"sent twice":                                    {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.calls = append(r.calls, &call{start: at(20), end: at(30)}) })}, want: "law 3"},
+		"a failure of the upstream":                     {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.does, r.answer.status = fails, 500 })}},
+		"a failure of the proxy":                        {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.answer.status = 500 })}, want: "law 6"},
+		"an answer of the proxy":                        {requests: []request{refused(0, 502, "upstream-refused")}, want: "law 6"},
+		"no answer":                                     {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, want: "law 4"},
+		"no answer to who has left":                     {requests: []request{with(with(admitted(0, 0, 10), unansweredBy("left")), func(r *request) { r.abort = 1 })}},
+		"no answer of one that was killed":              {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kind: kills, replica: 0, begin: at(10), healed: at(50), end: at(50)}}},
+		"no answer while another was killed":            {requests: []request{with(admitted(0, 0, 10), unansweredBy("reset"))}, faults: []fault{{kind: kills, replica: 1, begin: at(10), healed: at(50), end: at(50)}}, want: "law 4"},
+		"half an answer":                                {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.does = cutsBody })}, want: "law 4"},
+		"answered twice":                                {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.logged = 2 })}, want: "law 4"},
+		"forwarded without a verdict":                   {requests: []request{with(with(admitted(0, 0, 10), on("shut")), alone)}, want: "law 6"},
+		"undecided against the policy":                  {requests: []request{refused(0, 503, "undecided")}, want: "law 6"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := &history{
-				requests: test.requests, faults: test.faults, replicas: 3, ttl: 3 * time.Second, hold: 100 * time.Millisecond,
+				requests: test.requests, faults: test.faults, replicas: 3, ttl: 3 * time.Second, hold: 100 * time.Millisecond, pause: 300 * time.Millisecond,
 				closed: []string{"shut"}, limits: []limit{{route: "limited", perSecond: 5, burst: 10, byTenant: true}},
 			}
 			violations, explained := h.check()
@@ -501,35 +262,4 @@ func TestLaws(t *testing.T) {
 
 func unansweredBy(why string) func(*request) {
 	return func(r *request) { r.answer, r.err = answer{}, fmt.Errorf("%s", why) }
-}
-
-// The instrument: an exchange ends when its connection does, whether or not
-// anybody has read that.
-func TestClosedConnectionsAreSeen(t *testing.T) {
-	t.Parallel()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	for name, end := range map[string]func(*net.TCPConn){
-		"closed": func(conn *net.TCPConn) { _ = conn.Close() },
-		"reset":  func(conn *net.TCPConn) { _ = conn.SetLinger(0); _ = conn.Close() },
-	} {
-		client, err := net.Dial("tcp", listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		server, err := listener.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer server.Close()
-		_, _ = client.Write([]byte("a request"))
-		if closed(server) {
-			t.Errorf("%s: before the end", name)
-		}
-		end(client.(*net.TCPConn))
-		eventually(t, "it is seen that the connection was "+name, func() bool { return closed(server) })
-	}
 }

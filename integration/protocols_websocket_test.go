@@ -88,15 +88,29 @@ func TestWebSocketCarriesMessages(t *testing.T) {
 	}
 }
 
-// Pauses are no faults of a tunnel.
+// Pauses are no faults of a tunnel. Fails if one is cut that pauses for as long
+// as cuts whatever else does.
 func TestIdleWebSocketSurvives(t *testing.T) {
 	t.Parallel()
-	r := startReplica(t, "--register", "hook="+startWebSocket(t, echo), "--rate", "off",
+	stops := newRawUpstream(t, func(c *rawCall) { c.say(crlf("HTTP/1.1 200 OK\nContent-Length: 100\n\nhalf")) })
+	r := startReplica(t, "--register", "hook="+startWebSocket(t, echo), "--register", "stops="+stops.url(), "--rate", "off",
 		"--answer-idle", "1s", "--write-idle", "1s", "--body-idle", "1s", "--header-timeout", "1s")
 	conn := dialWebSocket(t, r)
 	for range 2 {
 		expectEcho(t, conn, websocket.MessageText, []byte("hello"))
-		time.Sleep(2500 * time.Millisecond)
+		var others []*rawClient
+		for _, text := range []string{
+			"GET /ho",
+			"POST /hook HTTP/1.1\nHost: gateway\nContent-Length: 4\n\nbo",
+			"GET /stops HTTP/1.1\nHost: gateway\n\n",
+		} {
+			other := dial(t, r.addr)
+			other.say(crlf(text))
+			others = append(others, other)
+		}
+		for _, other := range others {
+			other.untilCut(t)
+		}
 	}
 	expectEcho(t, conn, websocket.MessageText, []byte("bye"))
 }

@@ -1,9 +1,9 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,19 +18,22 @@ import (
 
 // What replicas know of each other.
 
-// registered returns the ids of the replicas that have registered themselves,
-// with the times of their latest heartbeats.
+// beats returns the ids of the replicas that have registered themselves, with
+// the times of their latest heartbeats by the store's clock; none while the
+// store does not say.
+func beats(ctx context.Context, client *redis.Client) map[string]float64 {
+	at := map[string]float64{}
+	for _, key := range client.Keys(ctx, "throttle:*replicas").Val() {
+		for _, m := range client.ZRangeWithScores(ctx, key, 0, -1).Val() {
+			at[m.Member.(string)] = m.Score
+		}
+	}
+	return at
+}
+
 func (f *fleet) registered(t *testing.T) map[string]float64 {
 	t.Helper()
-	beats := map[string]float64{}
-	members, err := f.redis.ZRangeWithScores(t.Context(), "throttle:1:replicas", 0, -1).Result()
-	if err != nil {
-		t.Error(err)
-	}
-	for _, m := range members {
-		beats[m.Member.(string)] = m.Score
-	}
-	return beats
+	return beats(t.Context(), f.redis)
 }
 
 // awaitBeats returns once each of n replicas knows that there are n.
@@ -77,7 +80,7 @@ func TestReplicasKnowWhoLives(t *testing.T) {
 	f.awaitBeats(t, 3)
 	names := map[string]string{}
 	for id := range f.registered(t) {
-		key := "throttle:1:replica:" + id
+		key := keyPrefix + "replica:" + id
 		value, err := f.redis.Get(t.Context(), key).Bytes()
 		if err != nil {
 			t.Fatal(err)
@@ -119,11 +122,11 @@ func TestReplicasKnowWhoLives(t *testing.T) {
 					return false
 				}
 			}
-			return len(registered) == len(want) && int(f.redis.Exists(t.Context(), "throttle:1:replica:"+names[want[len(want)-1]]).Val()) == 1
+			return len(registered) == len(want) && int(f.redis.Exists(t.Context(), keyPrefix+"replica:"+names[want[len(want)-1]]).Val()) == 1
 		})
 	}
 	three.end(t)
-	if n := f.redis.Exists(t.Context(), "throttle:1:replica:"+names["replica-3"]).Val(); n != 0 {
+	if n := f.redis.Exists(t.Context(), keyPrefix+"replica:"+names["replica-3"]).Val(); n != 0 {
 		t.Error("a replica that has ended is still there")
 	}
 	lives("one that has ended is gone", "replica-1", "replica-2")
@@ -169,8 +172,8 @@ func TestDisagreementIsNamed(t *testing.T) {
 	// A replica of another version, of which more is known or nothing.
 	foreign := `{"id":"foreign","name":"replica-9","version":"v9","routes":{"slack":{"upstream":"x","policy":"y","more":[1]}},"more":{}}`
 	for id, value := range map[string]string{"foreign": foreign, "unreadable": "\x00"} {
-		client.Set(t.Context(), "throttle:1:replica:"+id, value, time.Hour)
-		client.ZAdd(t.Context(), "throttle:1:replicas", redis.Z{Score: 1e15, Member: id})
+		client.Set(t.Context(), keyPrefix+"replica:"+id, value, time.Hour)
+		client.ZAdd(t.Context(), keyPrefix+"replicas", redis.Z{Score: 1e15, Member: id})
 	}
 	says(one, `"route slack: replica-9 uses another upstream" replica=foreign version=v9`)
 
@@ -208,7 +211,7 @@ func TestTwoFleetsShareARedis(t *testing.T) {
 		expect(t, "the upstream asks", post(t, fleet[0].url+"/paused", "hello", asksToPause), "429")
 		expect(t, "the other replica", post(t, fleet[1].url+"/paused", "hello"), "429 cooling-down")
 	}
-	format := regexp.MustCompile(`^(one|team:two):1:(\{[a-z]+\}:(lock:[0-9a-f]{64}|rate:[a-z]+|cool)|replicas|replica:[a-z0-9]+|probe)$`)
+	format := regexp.MustCompile(`^(one|team:two):` + keyFormat + `:(\{[a-z]+\}:(lock:[0-9a-f]{64}|rate:[a-z]+|cool)|replicas|replica:[a-z0-9]+|probe)$`)
 	kinds := map[string]int{}
 	for keys := client.Scan(t.Context(), 0, "*", 1000).Iterator(); keys.Next(t.Context()); {
 		key := keys.Val()
@@ -278,79 +281,5 @@ func TestHolderThatWakesAfterItsTTLLeavesItsSuccessorsLock(t *testing.T) {
 	expect(t, "the second", <-second, "200")
 	if n := len(u.all()); n != 2 {
 		t.Errorf("%d requests reached the upstream, want 2", n)
-	}
-}
-
-// The README says which commands a Redis user needs. Fails if one is missing
-// there, or is not needed.
-func TestRightsOfTheREADMESuffice(t *testing.T) {
-	t.Parallel()
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rights := regexp.MustCompile("`(~throttle:[^`]+)`").FindSubmatch(readme)
-	if rights == nil {
-		t.Fatal("no rights in the README")
-	}
-	server := redistest.Start(t)
-	client := server.Client()
-	words := strings.Fields("ACL SETUSER proxy on >password resetkeys -@all " + string(rights[1]))
-	args := make([]any, len(words))
-	for i, word := range words {
-		args[i] = word
-	}
-	if err := client.Do(t.Context(), args...).Err(); err != nil {
-		t.Fatal(err)
-	}
-	// What the test itself asks is not to be counted.
-	client.ConfigResetStat(t.Context())
-
-	u := pausing(t, 429, "Retry-After: 3600")
-	defer u.open()
-	url := "redis://proxy:password@" + server.Addr
-	f := &fleet{server: server, redis: client}
-	f.replicas = startReplicas(t, url, 2, "--register", "hook="+u.URL, "--rate", "2/d", "--register", "free="+u.URL, "--hold", "free=0s", "--rate", "free=100/d",
-		"--register", "open="+u.URL, "--when-undecided", "closed", "--when-undecided", "open=open", "--lock-ttl", "5s", "--store-timeout", "500ms")
-	one, other := f.replicas[0], f.replicas[1]
-	client.ScriptFlush(t.Context())
-	first := u.occupy(t, one.url+"/hook", "hello")
-	gets := func(want string, r *replica, path, body string, fields ...string) {
-		t.Helper()
-		eventually(t, path+" gets "+want, func() bool { return post(t, r.url+path, body, fields...).String() == want })
-	}
-	gets("409 duplicate", other, "/hook", "hello")
-	gets("200", one, "/free", "hello")
-	gets("200", other, "/free", "hello") // the lock is gone
-	gets("429", one, "/free", "hello", asksToPause)
-	gets("429 cooling-down", other, "/free", "hello")
-	server.Pause()
-	for _, r := range f.replicas {
-		eventually(t, "the replica is degraded", func() bool { return strings.HasPrefix(r.ready(t), "degraded: ") })
-		expect(t, "without the store", post(t, r.url+"/open", r.addr), "200")
-	}
-	server.Resume()
-	for _, r := range f.replicas {
-		eventually(t, "the replica is well", func() bool { return r.ready(t) == "ok\n" })
-	}
-	u.open()
-	expect(t, "the first", <-first, "200")
-	check := run(t, "check", "--register", "hook="+u.URL, "--redis", url)
-	if status := check.wait(t); status != 0 {
-		t.Errorf("check: exit status %d: %s", status, check.stdout.String())
-	}
-	other.end(t) // which takes it off the list of replicas
-	denied, err := client.Do(t.Context(), "ACL", "LOG").Slice()
-	if err != nil || len(denied) > 0 {
-		t.Errorf("denied: %v, %v", denied, err)
-	}
-	stats, err := client.Info(t.Context(), "commandstats").Result()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, word := range strings.Fields(string(rights[1]))[1:] {
-		if command := strings.TrimPrefix(word, "+"); !strings.Contains(stats, "cmdstat_"+command+":") {
-			t.Errorf("%s is never used", command)
-		}
 	}
 }

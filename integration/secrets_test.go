@@ -46,7 +46,7 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 				"--register", "hook=env:HOOK", "--register", "slow=env:HOOK", "--register", "paused=env:HOOK", "--register", "gone=env:GONE", "--register", "notls=env:NOTLS",
 				"--register", "limited=env:HOOK", "--rate", "1000/d,by=header:X-Api-Key", "--rate", "limited=1/d,by=header:Authorization",
 				"--register", "local=env:HOOK", "--when-undecided", "closed", "--when-undecided", "local=local",
-				"--timeout", "slow=200ms", "--max-body", "1KiB", "--store-timeout", "2s", "--log-level", "debug", "--log-format", format)
+				"--timeout", "slow=200ms", "--hold", "1h", "--max-body", "1KiB", "--store-timeout", "2s", "--log-level", "debug", "--log-format", format)
 			r := replicas[0]
 			send := func(route, body string, does string) answer {
 				return post(t, r.url+"/"+route+"/rest"+mark+"?query="+mark, mark+body, does,

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -162,7 +161,7 @@ func TestCoolDownIsOnlyEverExtended(t *testing.T) {
 			wantOutcome(t, <-answer, "503")
 		}
 		time.Sleep(20 * time.Second)
-		r.routes["hook"].transport = answers(ok, "")
+		r.over(answers(ok, ""))
 		wantOutcome(t, r.do(post("next")), "200")
 	})
 }
@@ -222,7 +221,7 @@ func TestWhoIsPaused(t *testing.T) {
 				wantCooling(t, r, post("for "+caller, callers[caller]...), "60")
 			}
 			for _, caller := range tt.free {
-				if got := outcome(t, r.do(post("for "+caller, callers[caller]...))); got != "200" {
+				if got := result(t, r.do(post("for "+caller, callers[caller]...))); got != "200" {
 					t.Errorf("%s: got %s, want 200", caller, got)
 				}
 			}
@@ -240,10 +239,10 @@ func TestRoutesOfAPoolCoolDownByThemselves(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rt.transport = answers(ok, "")
+		rt.over(answers(ok, ""))
 		r.routes["other"] = rt
 		for _, caller := range [][]string{nil, {"Authorization", "alice"}} {
-			r.routes["hook"].transport = &pausing{status: 429, header: []string{"Retry-After", "60"}}
+			r.over(&pausing{status: 429, header: []string{"Retry-After", "60"}})
 			wantOutcome(t, r.do(post("first", caller...)), "429")
 			wantCooling(t, r, post("second", caller...), "60")
 			wantOutcome(t, r.do(request(http.MethodPost, "/other", fmt.Sprint(caller), caller...)), "200")
@@ -311,7 +310,7 @@ func TestEveryRequestCoolsDown(t *testing.T) {
 			}
 			// What was refused has spent nothing, and left no lock.
 			time.Sleep(time.Hour)
-			r.routes["hook"].transport = answers(created, "")
+			r.over(answers(created, ""))
 			if tt.req().Method != http.MethodHead {
 				wantOutcome(t, r.do(tt.req()), "201")
 			}
@@ -322,11 +321,7 @@ func TestEveryRequestCoolsDown(t *testing.T) {
 func TestCoolingDownIsAnsweredBeforeTheBodyIsRead(t *testing.T) {
 	r := newRig(t, answers(ok, ""))
 	r.options.Cluster.Pause("hook", "", time.Minute)
-	body := readerFunc(func([]byte) (int, error) {
-		t.Error("the body was read")
-		return 0, io.EOF
-	})
-	wantOutcome(t, r.do(httptest.NewRequest(http.MethodPost, "/hook", body)), "cooling-down")
+	r.wantFirst(t, http.MethodPost, "cooling-down")
 }
 
 // In shadow mode an upstream's wish is noted, and what it would refuse reported.

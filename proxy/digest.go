@@ -16,8 +16,6 @@ import (
 // it what they are, and passwords and the values of header fields, which may be
 // guessed, are no part of it.
 func (r Route) Digest() cluster.Digest {
-	u := *r.Upstream.url
-	u.User = nil
 	policy := r
 	policy.Upstream = nil
 	// What is written in another order, or another case, is the same.
@@ -38,7 +36,7 @@ func (r Route) Digest() cluster.Digest {
 	slices.SortFunc(policy.SetHeaders, func(a, b Field) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(policy.Limits, func(a, b Limit) int { return cmp.Compare(a.Name, b.Name) })
 	return cluster.Digest{
-		Upstream: shortDigest([]any{u.String(), r.Upstream.h2c}),
+		Upstream: r.Upstream.Digest(),
 		Policy:   shortDigest(policy),
 	}
 }

@@ -17,7 +17,7 @@ import (
 func policed(t *testing.T) Route {
 	second := limiter.Limit{Rate: 1, Period: time.Second, Burst: 5}
 	return Route{
-		Name: "hook", Upstream: mustParseUpstream(t, "https://user:canary@upstream.example/canary?canary=1"), Pool: "team",
+		Name: "hook", Upstream: mustParse(t, "https://user:canary@upstream.example/canary?canary=1"), Pool: "team",
 		Limits: []Limit{{second, "hook", By{Header: "X-Tenant"}}, {second, "team", By{Client: true}}},
 		Dedupe: DedupeAll, DedupeHeaders: []string{"Authorization", "X-Api-Key"}, Hold: time.Second, DuplicateStatus: 425,
 		WhenUndecided: cluster.Open, MaxCoolDown: time.Minute,
@@ -98,7 +98,7 @@ func TestDigestTellsEveryDifference(t *testing.T) {
 func TestDigestOfTheUpstream(t *testing.T) {
 	digest := func(url string) cluster.Digest {
 		r := policed(t)
-		r.Upstream = mustParseUpstream(t, url)
+		r.Upstream = mustParse(t, url)
 		return r.Digest()
 	}
 	const url = "http://upstream.example/path?query=1"

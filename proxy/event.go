@@ -36,4 +36,7 @@ type Event struct {
 	Upstream       time.Duration // until the upstream's header had arrived; 0 if none was asked
 	ClientGone     bool          // the client left before its answer had ended
 	UpstreamWentOn bool          // and the exchange with the upstream went on to its answer's header
+
+	Panic any    // what the handler panicked with; nil if it did not
+	Stack []byte // where
 }

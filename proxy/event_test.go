@@ -71,7 +71,7 @@ func TestClientLeaves(t *testing.T) {
 			if got, want := e.Upstream, 30*time.Second; tt.wentOn && got != want {
 				t.Errorf("got the upstream's header after %s, want %s", got, want)
 			}
-			r.routes["hook"].transport = answers(created, "")
+			r.over(answers(created, ""))
 			wantOutcome(t, r.do(send()), tt.want)
 		})
 	}
@@ -89,7 +89,7 @@ func TestClientLeavesAndTheUpstreamFails(t *testing.T) {
 	} {
 		bubble(t, want, func(t *testing.T) {
 			g := newGate(t)
-			inTime := upstream(func(req *http.Request) (*http.Response, error) {
+			inTime := roundTrip(func(req *http.Request) (*http.Response, error) {
 				ctx, cancel := context.WithTimeout(req.Context(), time.Minute)
 				defer cancel()
 				return g.RoundTrip(req.WithContext(ctx))
@@ -108,7 +108,7 @@ func TestClientLeavesAndTheUpstreamFails(t *testing.T) {
 			if got, want := e.Upstream.Round(time.Second), time.Minute; got != want {
 				t.Errorf("got an upstream that took %s, want %s", got, want)
 			}
-			r.routes["hook"].transport = answers(created, "")
+			r.over(answers(created, ""))
 			wantOutcome(t, r.do(post("same")), want)
 		})
 	}
@@ -195,21 +195,23 @@ func TestEventTellsNoSecrets(t *testing.T) {
 			l.By = By{Header: "Authorization"}
 			r := newRig(t, answers(ok, "canary"), upstreamURL(t, secretURL), limits(l), hold(time.Minute))
 			send := func(body string) *http.Response {
-				req := request(cmp.Or(x.method, http.MethodPost), "/hook/canary-path?canary=query", body,
+				req := request(http.MethodPost, "/hook/canary-path?canary=query", body,
 					"Authorization", "Bearer canary", "Cookie", "canary", "Idempotency-Key", "canary",
 					"X-Request-Id", "canary not valid", "Content-Type", "text/canary", "X-Forwarded-For", "canary")
-				req.Host = "canary-host.example"
+				req.Host, req.Method = "canary-host.example", cmp.Or(x.method, http.MethodPost)
 				switch reason {
 				case ReasonBadPath:
-					req.URL.Path = "/hook/../canary"
+					req.RequestURI = "/hook/../canary"
+				case ReasonBadRequest, ReasonClientGone:
+					req = x.change(req)
 				case ReasonUnknownRoute:
-					req.URL.Path = "/huck-canary/canary"
+					req.RequestURI = "/huck-canary/canary"
 				}
 				return r.do(req)
 			}
 			switch reason {
 			case ReasonDuplicate:
-				r.routes["hook"].transport = newGate(t)
+				r.over(newGate(t))
 				go send("canary")
 				synctest.Wait()
 			case ReasonHeld:
@@ -219,12 +221,14 @@ func TestEventTellsNoSecrets(t *testing.T) {
 				send("canary 2")
 			case ReasonCoolingDown, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight, ReasonDraining:
 				x.before(t, r)
+			case ReasonInternal, ReasonClientGone:
+				r.over(x.upstream)
 			case ReasonUpstreamRefused, ReasonUpstreamClosed, ReasonUpstreamTimeout:
 				transport := x.upstream
-				r.routes["hook"].transport = upstream(func(req *http.Request) (*http.Response, error) {
+				r.over(roundTrip(func(req *http.Request) (*http.Response, error) {
 					_, err := transport.RoundTrip(req)
 					return nil, fmt.Errorf("Post %q: canary: %w", req.URL, err)
-				})
+				}))
 			}
 			res := send("canary")
 			for len(r.events) > 0 {
@@ -282,14 +286,17 @@ func TestRequestID(t *testing.T) {
 		"": false, strings.Repeat("x", 129): false, "a b": false, "a\"b": false, "é": false, "a,b": false,
 	} {
 		var sent string
-		r := newRig(t, upstream(func(req *http.Request) (*http.Response, error) {
+		r := newRig(t, roundTrip(func(req *http.Request) (*http.Response, error) {
 			sent = req.Header.Get("X-Request-Id")
 			return answer(ok, ""), nil
 		}))
 		r.do(post("", "X-Request-Id", id))
 		e := <-r.events
-		if got := sent == id; got != valid || sent != e.RequestID || !valid && sent != e.ID {
-			t.Errorf("%q: the upstream got %q, the event %q: taken over %v, want %v", id, sent, e.RequestID, got, valid)
+		if want := cmp.Or(id, e.ID); sent != want {
+			t.Errorf("%q: the upstream got %q, want %q", id, sent, want)
+		}
+		if got := e.RequestID == id; got != valid || !valid && e.RequestID != e.ID {
+			t.Errorf("%q: the event has %q: taken over %v, want %v", id, e.RequestID, got, valid)
 		}
 	}
 }

@@ -2,98 +2,98 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net/http"
-	"net/url"
-	"sync"
-	"sync/atomic"
+	"runtime/debug"
 	"time"
 
 	"throttle-proxy/cluster"
 	"throttle-proxy/limiter"
+	"throttle-proxy/proxy/upstream"
+	"throttle-proxy/proxy/wire"
 )
 
-// exchange is one request on its way. It is also the http.ResponseWriter that
-// the client's answer goes through, and the http.RoundTripper that its request
-// leaves by.
+// exchange is one request on its way.
 type exchange struct {
 	proxy  *Proxy
 	route  *route
-	client http.ResponseWriter
 	in     *http.Request
+	body   clientBody
+	client client
 	id     string
 	event  Event
 
-	target    *url.URL
-	body      *heldBody // of a fingerprinted request, read whole; nil of any other
+	target    string // path and query that the upstream gets
 	lock      *cluster.Lock
 	decisions []limiter.Decision // of the route's limits, if admitted
-
-	held      int64              // bytes of body, counted by the proxy
 	counted   bool               // as in flight
-	cancel    context.CancelFunc // ends the exchange with the upstream
-	outlives  bool               // the client's leaving does not, until the upstream's header has arrived
-	uncut     func() bool        // stops the proxy's end from ending it
-	unwatch   func() bool        // stops the client's leaving from ending it
-	broken    bool               // the upstream's body ended midway
-	idle      atomic.Bool        // because it stopped
-	forwarded time.Time          // when it was sent on; zero if it was not
-	cutShort  atomic.Bool        // the client's body ended midway
-	bodyRead  atomic.Bool        // the client's body was read to its end
-	reading   sync.Mutex         // guards ended against deadlines of the client's body
-	ended     bool               // the handler is about to return
-	foreign   atomic.Bool        // the answer was there before the request
-	sent      bool               // bytes may have reached the upstream
-	answered  bool               // the upstream's header has arrived
-	success   bool               // with a 2xx
-	left      int64              // bytes of the upstream's body still to come; -1 if unknown
-	gone      bool               // the client had left by the time the upstream answered
+
+	sent    time.Time // when it was sent on; zero if it was not
+	outcome outcome
+	gone    bool // the client had left by the time the upstream answered
 }
 
 // serve is the order of decisions.
 func (x *exchange) serve() {
-	rt, name, rest := x.proxy.route(x.in)
-	if rt == nil {
+	if why := x.refused(); why != nil {
+		x.refuseWire(why)
+		return
+	}
+	rt, name, rest, query := x.proxy.route(x.in)
+	switch {
+	case x.in.Method == http.MethodConnect, x.in.Method == http.MethodTrace:
+		if rt != nil {
+			x.route, x.event.Route = rt, rt.Name
+		}
+		x.client.closes = true
+		x.refuse(ReasonBadMethod)
+		return
+	case rt == nil:
 		x.event.Nearest = x.proxy.nearest(name)
 		x.refuseUnknownRoute(name)
 		return
 	}
 	x.route, x.event.Route = rt, rt.Name
-	if x.in.Method == http.MethodConnect || x.in.Method == http.MethodTrace {
-		x.client.Header().Set("Connection", "close")
-		x.refuse(ReasonBadMethod)
-		return
-	}
-	if climbs(rest) {
+	if upstream.Climbs(rest) {
 		x.refuse(ReasonBadPath)
 		return
 	}
-	x.target = rt.Upstream.target(rest, x.in.URL.RawQuery)
+	x.target = rt.Upstream.Target(rest, query)
 	ask := x.ask()
 	if v, known := x.proxy.options.Cluster.Refusal(ask); known && !rt.Shadow {
 		x.refuseVerdict(v) // before the body is read
 		return
 	}
 	if rt.dedupes(x.in) {
-		err := x.readBody()
-		switch reason := bodyReason(err); {
-		case err == nil:
-			ask.Fingerprint = rt.fingerprint(x.in, x.target, x.body)
-		case reason == "":
-			x.clientGone()
-			return
-		case rt.Shadow:
-			x.event.Shadowed = reason
-			x.streamsOn()
-		default:
-			x.closeAfter()
-			x.refuse(reason)
+		if err := x.body.hold(x.proxy.options.MaxBody); err != nil && !x.streamsOn(err) {
+			x.refuseBody(err)
 			return
 		}
+		if x.body.isHeld() {
+			ask.Fingerprint = rt.fingerprint(x.in, x.target, x.body.held)
+		}
 	}
-	if !x.admit(ask) {
-		return
+	if x.admit(ask) {
+		x.forward()
 	}
-	x.forward()
+}
+
+// refused returns why a request cannot be read, or nil.
+func (x *exchange) refused() *wire.Refusal {
+	if why := wire.Refused(x.in); why != nil {
+		return why
+	}
+	return wire.Check(x.in)
+}
+
+// streamsOn reports whether a body that cannot be held passes as it comes.
+func (x *exchange) streamsOn(err error) bool {
+	reason, _ := x.bodyFault(err)
+	if !x.route.Shadow || err != errBodyTooLarge && err != errNoMemory {
+		return false
+	}
+	x.event.Shadowed = reason
+	return true
 }
 
 // ask returns what the request needs, but for the lock.
@@ -154,74 +154,108 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 	return true
 }
 
-// settle ends the lock by what has become of the exchange so far: a success,
-// and an outcome that nobody knows, are held; a request that was never sent,
-// and one that the upstream refused, may be repeated. Calls after the first do
-// nothing.
-func (x *exchange) settle() {
-	hold := time.Duration(0)
-	if x.sent && (x.success || !x.answered) {
-		hold = x.route.Hold
+// Why an exchange is ended, beside what the upstream does.
+var (
+	errClientLeft = errors.New("the client left")
+	errCut        = errors.New("the replica ends")
+)
+
+// forward sends the request on and passes the answer back.
+func (x *exchange) forward() {
+	ctx, end := context.WithCancelCause(x.proxy.cut)
+	defer end(nil)
+	leave := func() { end(errClientLeft) }
+	// The client's leaving does not end an exchange that has a lock, until the
+	// upstream's header has arrived.
+	outlives := x.lock != nil && x.route.ClientGone == Finish
+	if !outlives {
+		defer context.AfterFunc(x.in.Context(), leave)()
 	}
-	x.lock.Release(hold)
+	request := x.request()
+	defer x.body.Close() // a Transport may read on after its answer
+	x.sent, x.outcome = time.Now(), unknown
+	answer, err := x.route.sender.Send(ctx, end, request)
+	x.event.Upstream = time.Since(x.sent)
+	if err != nil {
+		x.fail(ctx, err)
+		return
+	}
+	defer answer.Body.Close()
+	x.outcome = outcomeOf(answer.StatusCode)
+	x.coolDown(answer.Response)
+	if outlives {
+		// One that has left already may have closed only its own half of the
+		// connection: it is answered, and if it is gone the write fails.
+		if x.gone = x.in.Context().Err() != nil; !x.gone && !answer.Whole {
+			defer context.AfterFunc(x.in.Context(), leave)()
+		}
+	}
+	if answer.StatusCode == http.StatusSwitchingProtocols {
+		x.tunnel(ctx, answer)
+	} else {
+		x.deliver(answer)
+	}
+	x.settle()
+}
+
+// settle ends the lock by what has become of the exchange so far. Calls after
+// the first do nothing.
+func (x *exchange) settle() { x.lock.Release(x.route.holdAfter(x.outcome)) }
+
+// survive answers a request in which something panicked. The panic that cuts an
+// answer passes.
+func (x *exchange) survive() {
+	cause := recover()
+	switch {
+	case cause == nil:
+		return
+	case cause == http.ErrAbortHandler: //nolint:errorlint // it is compared so by net/http too
+		panic(cause)
+	}
+	x.event.Panic, x.event.Stack = cause, debug.Stack()
+	x.event.Reason = ReasonInternal
+	if x.client.began {
+		panic(http.ErrAbortHandler)
+	}
+	clear(x.client.Header())
+	x.refuse(ReasonInternal)
 }
 
 // finish ends whatever has not ended yet, and tells of the request.
 func (x *exchange) finish() {
-	if x.unread() {
-		// net/http reads on, so that the client gets to reading the answer.
-		_ = http.NewResponseController(x.client).SetReadDeadline(time.Now().Add(x.proxy.options.BodyTimeout))
+	if x.route != nil {
+		x.settle()
 	}
-	x.reading.Lock()
-	x.ended = true
-	x.reading.Unlock()
-	x.settle()
-	if !x.forwarded.IsZero() {
-		ended := x.answered && x.left == 0
-		if x.gone || !ended && x.in.Context().Err() != nil {
-			x.event.ClientGone, x.event.Status = true, StatusClientGone
-			x.event.UpstreamWentOn = x.answered
-		}
-	}
-	if x.counted {
-		x.proxy.inFlight.Add(-1)
-	}
-	if x.body != nil {
-		x.body.done()
-	}
-	x.proxy.bodies.give(x.held)
-	switch {
-	case x.idle.Load():
-		x.event.Fault = "connection_read_timeout"
-	case x.broken && !x.event.ClientGone && x.proxy.cut.Err() == nil:
-		x.event.Fault = "http_response_incomplete"
+	unread := x.client.began && x.body.unread()
+	if !x.sent.IsZero() && (x.gone || !x.client.ended && x.in.Context().Err() != nil) {
+		x.event.ClientGone, x.event.Status = true, StatusClientGone
+		x.event.UpstreamWentOn = x.outcome.answered()
 	}
 	x.event.Duration = time.Since(x.event.Started)
 	if x.proxy.options.Observe != nil {
 		x.proxy.options.Observe(&x.event)
 	}
-}
-
-// clientGone ends a request whose client left before it could be answered, or
-// whose body could not be read.
-func (x *exchange) clientGone() {
-	x.event.Reason, x.event.Status, x.event.ClientGone = ReasonClientGone, StatusClientGone, true
-	// Nothing that follows on this connection can be the client's next request.
-	x.client.Header().Set("Connection", "close")
-	x.client.WriteHeader(http.StatusBadRequest)
-}
-
-// unread reports whether the client may still be sending its body. One that
-// has stopped does not count.
-func (x *exchange) unread() bool {
-	return x.in.ContentLength != 0 && !x.bodyRead.Load() && !x.cutShort.Load()
-}
-
-// closeAfter lets the answer out before the rest of the client's body has come
-// in, for which net/http would wait, and keeps that rest from being read as
-// another request.
-func (x *exchange) closeAfter() {
-	if x.in.ProtoMajor == 1 {
-		x.client.Header().Set("Connection", "close")
+	cut := unread && !x.linger()
+	x.body.finish()
+	if x.counted {
+		x.proxy.inFlight.Add(-1)
 	}
+	if cut && !x.client.closes && x.in.ProtoMajor == 1 {
+		panic(http.ErrAbortHandler) // what follows is no request
+	}
+}
+
+// linger lets a client that has been answered come to reading that, which counts
+// as in flight. It reports whether all of its body has come.
+func (x *exchange) linger() bool {
+	if x.event.Reason == ReasonTooManyInFlight {
+		return false
+	}
+	if !x.counted {
+		x.counted = true
+		x.proxy.inFlight.Add(1)
+	}
+	x.client.flush()
+	x.body.linger(max(x.proxy.options.MaxBody, reusable))
+	return x.body.read.Load()
 }

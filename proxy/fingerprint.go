@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"hash"
 	"net/http"
-	"net/url"
 	"sync"
 
 	"throttle-proxy/cluster"
@@ -15,12 +14,11 @@ import (
 // fingerprint is the SHA-256 of what makes two requests of a route the same.
 // Each part is preceded by its length and each list by its count, so that no
 // two different requests are hashed alike.
-func (rt *route) fingerprint(r *http.Request, target *url.URL, body *heldBody) *cluster.Fingerprint {
+func (rt *route) fingerprint(r *http.Request, target string, body *heldBody) *cluster.Fingerprint {
 	h := newHasher()
 	h.part(rt.Name)
 	h.part(r.Method)
-	h.part(target.EscapedPath())
-	h.part(target.RawQuery)
+	h.part(target)
 	for _, name := range rt.headers {
 		h.list(r.Header[name])
 	}

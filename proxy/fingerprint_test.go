@@ -4,7 +4,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -65,7 +64,7 @@ func TestWhichRequestsAreEqual(t *testing.T) {
 
 func TestRoutesShareNoLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := mustParseUpstream(t, "https://upstream.example")
+		u := mustParse(t, "https://upstream.example")
 		p, err := New([]Route{
 			{Name: "a", Upstream: u, Pool: "pool", Dedupe: DedupeOn, Hold: time.Hour},
 			{Name: "b", Upstream: u, Pool: "pool", Dedupe: DedupeOn, Hold: time.Hour},
@@ -74,7 +73,7 @@ func TestRoutesShareNoLock(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"a", "b"} {
-			p.routes[name].transport = answers(ok, "")
+			p.routes[name].over(answers(ok, ""))
 			res := (&rig{Proxy: p}).do(request(http.MethodPost, "/"+name, "same"))
 			wantOutcome(t, res, "200")
 		}
@@ -83,16 +82,16 @@ func TestRoutesShareNoLock(t *testing.T) {
 
 // FuzzFingerprint moves bytes from one part of a request to another.
 func FuzzFingerprint(f *testing.F) {
-	f.Add("POST", "/hook", "a=1", "Bearer a", "text/plain", "body", "curl/8", uint8(0), uint8(1))
-	f.Add("P", "\x00\x00\x00\x00\x00\x00\x00\x01", "", "", "\x00", "", "", uint8(1), uint8(5))
-	f.Add("", "", "", "a", "", "", "", uint8(3), uint8(4))
-	f.Add("", "", "", "\x00\x00\x00\x00\x00\x00\x00\x01a", "", "", "", uint8(3), uint8(5))
+	f.Add("POST", "/hook?a=1", "Bearer a", "text/plain", "body", "curl/8", uint8(0), uint8(1))
+	f.Add("P", "\x00\x00\x00\x00\x00\x00\x00\x01", "", "\x00", "", "", uint8(1), uint8(4))
+	f.Add("", "", "a", "", "", "", uint8(2), uint8(3))
+	f.Add("", "", "\x00\x00\x00\x00\x00\x00\x00\x01a", "", "", "", uint8(2), uint8(4))
 	rt := newRig(f, answers(ok, "")).routes["hook"]
-	f.Fuzz(func(t *testing.T, method, path, query, auth, kind, body, ignored string, from, to uint8) {
-		parts := [...]string{method, path, query, auth, kind, body}
+	f.Fuzz(func(t *testing.T, method, target, auth, kind, body, ignored string, from, to uint8) {
+		parts := [...]string{method, target, auth, kind, body}
 		hash := func(p [len(parts)]string, ignored ...string) string {
-			r := &http.Request{Method: p[0], Header: http.Header{"Authorization": {p[3]}, "Content-Type": {p[4]}, "User-Agent": ignored}}
-			sum := rt.fingerprint(r, &url.URL{Scheme: "https", Host: "upstream.example", Path: p[1], RawQuery: p[2]}, held(p[5]))
+			r := &http.Request{Method: p[0], Header: http.Header{"Authorization": {p[2]}, "Content-Type": {p[3]}, "User-Agent": ignored}}
+			sum := rt.fingerprint(r, p[1], held(p[4]))
 			return string(sum[:])
 		}
 		same := hash(parts)
@@ -100,11 +99,11 @@ func FuzzFingerprint(f *testing.F) {
 			t.Error("a field that was not chosen matters")
 		}
 		moved := parts
-		source, target := &moved[int(from)%len(parts)], &moved[int(to)%len(parts)]
+		source, sink := &moved[int(from)%len(parts)], &moved[int(to)%len(parts)]
 		if n := len(*source); n > 0 {
 			last := (*source)[n-1:]
 			*source = (*source)[:n-1]
-			*target = last + *target
+			*sink = last + *sink
 		}
 		if got, want := hash(moved) == same, moved == parts; got != want {
 			t.Errorf("%q and %q: equal fingerprints: got %v, want %v", parts, moved, got, want)
@@ -135,7 +134,7 @@ func TestDigestTellsValuesApart(t *testing.T) {
 func BenchmarkFingerprint(b *testing.B) {
 	rt := newRig(b, answers(ok, "")).routes["hook"]
 	r := post("", "Content-Type", "application/json", "Authorization", "Bearer 0123456789")
-	target := rt.Upstream.target("/chat.postMessage", "")
+	target := rt.Upstream.Target("/chat.postMessage", "")
 	body := held(strings.Repeat("x", 1<<10))
 	b.ReportAllocs()
 	b.SetBytes(body.size)

@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"throttle-proxy/proxy/upstream"
 )
 
 // arrival is a request as an upstream read it.
@@ -38,6 +40,7 @@ func TestRequestAsItArrives(t *testing.T) {
 	const forwarded = "X-Forwarded-For: 127.0.0.1\nX-Forwarded-Host: gateway\nX-Forwarded-Proto: http"
 	for name, tt := range map[string]struct {
 		change func(*Route)
+		user   string // in the registered URL
 		trust  Trust
 		client string // LF for CRLF
 		line   string
@@ -95,7 +98,7 @@ func TestRequestAsItArrives(t *testing.T) {
 			header: "Content-Length: 0\n" + via + forwarded,
 		},
 		"userinfo is a credential": {
-			change: upstreamURL(t, "http://user:p%40ss@upstream/p"),
+			user:   "user:p%40ss@",
 			client: "GET /hook HTTP/1.1\nHost: gateway\nAuthorization: Bearer b\n\n",
 			line:   "GET /p",
 			header: "Authorization: Basic dXNlcjpwQHNz\n" + via + forwarded,
@@ -132,11 +135,10 @@ func TestRequestAsItArrives(t *testing.T) {
 			handler, arrivals := records()
 			up := serve(t, handler)
 			address := up.Listener.Addr().String()
-			r := newRig(t, nil, upstreamURL(t, up.URL+"/p"), func(r *Route) {
+			r := newRig(t, nil, upstreamURL(t, "http://"+tt.user+address+"/p"), func(r *Route) {
 				if tt.change != nil {
 					tt.change(r)
 				}
-				r.Upstream.url.Host = address
 			})
 			r.options.Trust = tt.trust
 			request := strings.ReplaceAll(tt.client, "\n", "\r\n")
@@ -243,7 +245,7 @@ func TestInformationalAnswersPass(t *testing.T) {
 		status int
 		header string
 	}{
-		{103, "Link: </a>"},
+		{103, "Link: </hook/a>"},
 		{102, ""},
 		{200, "Content-Length: 2\nDate: today\nRatelimit-Policy: \"hook\";q=9;w=1\nRatelimit: \"hook\";r=8;t=1"},
 	} {
@@ -386,9 +388,6 @@ func TestExpectContinue(t *testing.T) {
 	})
 	t.Run("refused by the upstream", func(t *testing.T) {
 		r := newRig(t, nil, upstreamURL(t, serve(t, refuses).URL), dedupe(DedupeOff))
-		if wait := &r.transport().ExpectContinueTimeout; *wait > 0 {
-			*wait = patience // for an upstream that is slow to refuse
-		}
 		wantOutcome(t, dial(t, serve(t, r), expects).response(t, http.MethodPost), "403")
 	})
 }
@@ -429,7 +428,9 @@ func TestProtocols(t *testing.T) {
 		{"https", up.URL, 2},
 	} {
 		r := newRig(t, nil, upstreamURL(t, tt.url))
-		r.transport().TLSClientConfig = up.Client().Transport.(*http.Transport).TLSClientConfig
+		trusts := r.routes["hook"].waits()
+		trusts.RootCAs = up.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+		r.routes["hook"].sender = upstream.New(r.routes["hook"].Upstream, trusts)
 		gateway := httptest.NewUnstartedServer(r)
 		gateway.Config.Protocols = both
 		gateway.Start()
@@ -528,7 +529,7 @@ func (b *closingBody) Close() error { b.closed = true; return nil }
 // Transport looks once more whether it has ended. Fails if that cuts the answer.
 func TestStreamedBodyStaysEnded(t *testing.T) {
 	body := &closingBody{Reader: strings.NewReader("body")}
-	r := newRig(t, upstream(func(req *http.Request) (*http.Response, error) {
+	r := newRig(t, roundTrip(func(req *http.Request) (*http.Response, error) {
 		if got, err := io.ReadAll(req.Body); string(got) != "body" || err != nil {
 			t.Errorf("got %q, %v", got, err)
 		}

@@ -29,7 +29,7 @@ func TestGRPCTimeout(t *testing.T) {
 func TestCallWhoseTimeIsOver(t *testing.T) {
 	for timeout, want := range map[string]string{"1S": "4", "1M": "14"} {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRig(t, upstream(func(req *http.Request) (*http.Response, error) {
+			r := newRig(t, roundTrip(func(req *http.Request) (*http.Response, error) {
 				time.Sleep(time.Second)
 				return fails(true, io.EOF).RoundTrip(req)
 			}))

@@ -65,7 +65,9 @@ func (x *exchange) setForwarded(out http.Header) {
 	if !x.route.Forwarded {
 		return
 	}
-	out.Set("X-Forwarded-Host", in.Host)
+	if in.Host != "" {
+		out.Set("X-Forwarded-Host", in.Host)
+	}
 	out.Set("X-Forwarded-Proto", "http")
 	if in.TLS != nil {
 		out.Set("X-Forwarded-Proto", "https")

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"net/http"
-	"net/url"
 	"strings"
 )
 
@@ -22,6 +21,34 @@ func (x *exchange) mapLocations(h http.Header) {
 			h["Refresh"][i] = delay + x.mapBack(strings.Trim(ref, `"'`))
 		}
 	}
+	for i, links := range h["Link"] {
+		h["Link"][i] = x.mapLinks(links)
+	}
+}
+
+// mapLinks maps the targets of a Link field (RFC 8288): <https://…>; rel=next.
+// An angle bracket within a quoted parameter begins none.
+func (x *exchange) mapLinks(links string) string {
+	var b strings.Builder
+	quoted := false
+	for i := 0; i < len(links); i++ {
+		c := links[i]
+		b.WriteByte(c)
+		switch {
+		case quoted && c == '\\' && i+1 < len(links):
+			i++
+			b.WriteByte(links[i])
+		case c == '"':
+			quoted = !quoted
+		case c == '<' && !quoted:
+			ref, _, ok := strings.Cut(links[i+1:], ">")
+			if ok {
+				b.WriteString(x.mapBack(ref))
+				i += len(ref)
+			}
+		}
+	}
+	return b.String()
 }
 
 // cutFold is strings.Cut without regard to case; before includes sep.
@@ -35,40 +62,8 @@ func cutFold(s, sep string) (before, after string, found bool) {
 
 // mapBack returns ref as the client is to see it.
 func (x *exchange) mapBack(ref string) string {
-	registered := x.route.Upstream.url
-	place, err := x.target.Parse(ref)
-	if err != nil || place.User != nil || place.Scheme != registered.Scheme || !strings.EqualFold(hostPort(place), hostPort(registered)) {
-		return ref
+	if rest, ok := x.route.Upstream.Below(x.target, ref); ok {
+		return "/" + x.route.Name + rest
 	}
-	rest, under := strings.CutPrefix(place.EscapedPath(), strings.TrimSuffix(registered.EscapedPath(), "/"))
-	if !under || rest != "" && rest[0] != '/' || climbs(rest) {
-		return ref
-	}
-	mapped := "/" + x.route.Name + rest
-	// The registered query is added to every request by itself.
-	query := place.RawQuery
-	if registered.RawQuery != "" {
-		if query == registered.RawQuery {
-			query = ""
-		}
-		query = strings.TrimPrefix(query, registered.RawQuery+"&")
-	}
-	if query != "" {
-		mapped += "?" + query
-	}
-	if fragment := place.EscapedFragment(); fragment != "" {
-		mapped += "#" + fragment
-	}
-	return mapped
+	return ref
 }
-
-// hostPort returns u's host with the port that it has by default.
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = defaultPorts[u.Scheme]
-	}
-	return u.Hostname() + ":" + port
-}
-
-var defaultPorts = map[string]string{"http": "80", "https": "443"}

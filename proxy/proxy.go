@@ -51,14 +51,14 @@ type Proxy struct {
 	routes   map[string]*route
 	bodies   bodies
 	inFlight atomic.Int64
-	cut      context.Context // ends with Cut
-	end      context.CancelFunc
+	cut      context.Context // of all exchanges; ends with Cut
+	end      context.CancelCauseFunc
 }
 
 // New returns a Proxy of routes, whose names must differ.
 func New(routes []Route, o Options) (*Proxy, error) {
 	p := &Proxy{options: o, routes: make(map[string]*route), bodies: bodies{limit: o.BodyMemory}}
-	p.cut, p.end = context.WithCancel(context.Background())
+	p.cut, p.end = context.WithCancelCause(context.Background())
 	for _, r := range routes {
 		rt, err := newRoute(r)
 		if err != nil {
@@ -75,32 +75,31 @@ func New(routes []Route, o Options) (*Proxy, error) {
 // Cut ends every exchange, also of clients that have left, and of requests to
 // come. A request that the upstream has not answered is answered 503; an
 // answer that has begun, and a tunnel, ends where it is.
-func (p *Proxy) Cut() {
-	p.end()
-	for _, rt := range p.routes {
-		if d, ok := rt.transport.(*direct); ok {
-			d.cut()
-		}
-	}
-}
+func (p *Proxy) Cut() { p.end(errCut) }
 
 // InFlight returns how many exchanges are under way.
 func (p *Proxy) InFlight() int64 { return p.inFlight.Load() }
 
+// BodyMemory returns how many bytes of bodies are held.
+func (p *Proxy) BodyMemory() int64 { return p.bodies.held.Load() }
+
 // ServeHTTP decides and forwards one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{
-		proxy:  p,
-		client: w,
-		in:     r,
-		id:     newID(),
-		event:  Event{Method: r.Method, Started: time.Now()},
+		proxy: p,
+		in:    r,
+		id:    newID(),
+		event: Event{Method: r.Method, Started: time.Now()},
 	}
+	x.body = clientBody{in: r, control: http.NewResponseController(w), pause: p.options.BodyTimeout, all: &p.bodies}
+	x.body.read.Store(r.ContentLength == 0 || r.Body == nil)
+	x.client = client{ResponseWriter: w, in: r, body: &x.body}
 	x.event.ID, x.event.RequestID = x.id, x.id
 	if id := r.Header.Get("X-Request-Id"); id != "" && validRequestID.MatchString(id) {
 		x.event.RequestID = id
 	}
 	defer x.finish() // also while the panic that cuts an answer passes
+	defer x.survive()
 	x.serve()
 }
 
@@ -119,15 +118,35 @@ func newID() string {
 
 var validRequestID = regexp.MustCompile(`^[A-Za-z0-9._:+/=@-]{1,128}$`)
 
-// route returns the route that r's path names, and what follows the name. The
-// name is compared as it was sent: another spelling of it is another name.
-func (p *Proxy) route(r *http.Request) (rt *route, name, rest string) {
-	path := strings.TrimPrefix(escapedPath(r.URL), "/")
-	name = path
-	if i := strings.IndexByte(path, '/'); i >= 0 {
-		name, rest = path[:i], path[i:]
+// route returns the route that r's path names, and what follows the name: the
+// rest of the path, and the query with its question mark. The name is compared
+// as it was sent: another spelling of it is another name.
+func (p *Proxy) route(r *http.Request) (rt *route, name, rest, query string) {
+	path := r.RequestURI
+	if !strings.HasPrefix(path, "/") {
+		path = originForm(r)
 	}
-	return p.routes[name], name, rest
+	if i := strings.IndexByte(path, '?'); i >= 0 {
+		path, query = path[:i], path[i:]
+	}
+	name = strings.TrimPrefix(path, "/")
+	if i := strings.IndexByte(name, '/'); i >= 0 {
+		name, rest = name[:i], name[i:]
+	}
+	return p.routes[name], name, rest, query
+}
+
+// originForm returns the path and query of a target that has more, such as
+// http://host/path, as they were sent.
+func originForm(r *http.Request) string {
+	_, after, ok := strings.Cut(r.RequestURI, "://")
+	if !ok {
+		return ""
+	}
+	if i := strings.IndexAny(after, "/?"); i >= 0 {
+		return after[i:]
+	}
+	return ""
 }
 
 // nearest returns the route whose name is most like name, or "" if none is.

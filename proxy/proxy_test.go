@@ -27,6 +27,7 @@ import (
 
 	"throttle-proxy/cluster"
 	"throttle-proxy/limiter"
+	"throttle-proxy/proxy/upstream"
 )
 
 // patience is how long a test waits for what must come. No test takes it.
@@ -42,11 +43,11 @@ type rig struct {
 
 // newRig returns a rig whose upstream is one of ours, or with nil the one that
 // the route names.
-func newRig(tb testing.TB, upstream http.RoundTripper, changes ...func(*Route)) *rig {
+func newRig(tb testing.TB, over http.RoundTripper, changes ...func(*Route)) *rig {
 	tb.Helper()
 	route := Route{
 		Name:            "hook",
-		Upstream:        mustParseUpstream(tb, "https://upstream.example/services/T0"),
+		Upstream:        mustParse(tb, "https://upstream.example/services/T0"),
 		Dedupe:          DedupeOn,
 		DedupeHeaders:   []string{"Authorization", "Idempotency-Key"},
 		Hold:            time.Second,
@@ -76,20 +77,19 @@ func newRig(tb testing.TB, upstream http.RoundTripper, changes ...func(*Route)) 
 		tb.Fatal(err)
 	}
 	r.Proxy = p
-	if upstream != nil {
-		r.routes["hook"].transport = upstream
+	if over != nil {
+		r.over(over)
 	} else {
-		tb.Cleanup(r.routes["hook"].transport.(interface{ CloseIdleConnections() }).CloseIdleConnections)
+		tb.Cleanup(r.routes["hook"].sender.(*upstream.Client).CloseIdleConnections)
 	}
 	return r
 }
 
-// transport returns the connections to the upstream that the route names.
-func (r *rig) transport() *http.Transport {
-	if d, ok := r.routes["hook"].transport.(*direct); ok {
-		return d.Transport
-	}
-	return r.routes["hook"].transport.(*http.Transport)
+// over lets rt stand for the upstream.
+func (r *rig) over(rt http.RoundTripper) { r.routes["hook"].over(rt) }
+
+func (rt *route) over(transport http.RoundTripper) {
+	rt.sender = upstream.Over(transport, rt.Upstream, rt.waits())
 }
 
 // do returns the answer to req, or nil if it was cut.
@@ -115,6 +115,20 @@ func (r *rig) serveTo(client http.ResponseWriter, req *http.Request) (cut bool) 
 	return false
 }
 
+// wantFirst checks that req is answered as wanted before its body is read.
+func (r *rig) wantFirst(t *testing.T, method, want string) {
+	t.Helper()
+	client := httptest.NewRecorder()
+	body := readerFunc(func([]byte) (int, error) {
+		if client.Body.Len() == 0 {
+			t.Error("the body was read before the answer")
+		}
+		return 0, io.EOF
+	})
+	r.serveTo(client, httptest.NewRequest(method, "/hook", body))
+	wantOutcome(t, client.Result(), want)
+}
+
 // start is do in the background.
 func (r *rig) start(req *http.Request) <-chan *http.Response {
 	answer := make(chan *http.Response, 1)
@@ -130,7 +144,7 @@ func dedupe(d Dedupe) func(*Route)      { return func(r *Route) { r.Dedupe = d }
 func shadow(r *Route)                   { r.Shadow = true }
 
 func upstreamURL(tb testing.TB, url string) func(*Route) {
-	return func(r *Route) { r.Upstream = mustParseUpstream(tb, url) }
+	return func(r *Route) { r.Upstream = mustParse(tb, url) }
 }
 
 func limit(tb testing.TB, name, rate string) Limit {
@@ -142,9 +156,9 @@ func limit(tb testing.TB, name, rate string) Limit {
 	return Limit{Limit: l, Name: name}
 }
 
-func mustParseUpstream(tb testing.TB, url string) *Upstream {
+func mustParse(tb testing.TB, url string) *upstream.URL {
 	tb.Helper()
-	u, err := ParseUpstream("hook", url)
+	u, err := upstream.Parse("hook", url)
 	if err != nil {
 		tb.Fatalf("%s: %v", url, err)
 	}
@@ -165,13 +179,13 @@ func request(method, target, body string, header ...string) *http.Request {
 	return req
 }
 
-// upstream is a RoundTripper.
-type upstream func(*http.Request) (*http.Response, error)
+// roundTrip is a RoundTripper.
+type roundTrip func(*http.Request) (*http.Response, error)
 
-func (u upstream) RoundTrip(req *http.Request) (*http.Response, error) { return u(req) }
+func (u roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return u(req) }
 
 // answers is an upstream that answers at once.
-func answers(status int, body string) upstream {
+func answers(status int, body string) roundTrip {
 	return func(req *http.Request) (*http.Response, error) {
 		connected(req)
 		return answer(status, body), nil
@@ -179,7 +193,7 @@ func answers(status int, body string) upstream {
 }
 
 // fails is an upstream that cannot be reached, or after sent gives no answer.
-func fails(sent bool, err error) upstream {
+func fails(sent bool, err error) roundTrip {
 	return func(req *http.Request) (*http.Response, error) {
 		if sent {
 			connected(req)
@@ -374,7 +388,7 @@ func text(t *testing.T, res *http.Response) string {
 
 // outcome says in one word what became of a request: its status if the answer
 // is the upstream's, else the reason.
-func outcome(t *testing.T, res *http.Response) string {
+func result(t *testing.T, res *http.Response) string {
 	t.Helper()
 	body := text(t, res)
 	if res.Header.Get("Proxy-Status") == "" {
@@ -389,13 +403,13 @@ func outcome(t *testing.T, res *http.Response) string {
 
 func wantOutcome(t *testing.T, res *http.Response, want string) {
 	t.Helper()
-	if got := outcome(t, res); got != want {
+	if got := result(t, res); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
 
 func TestNewRefusesBadRoutes(t *testing.T) {
-	route := Route{Name: "hook", Upstream: mustParseUpstream(t, "https://upstream.example")}
+	route := Route{Name: "hook", Upstream: mustParse(t, "https://upstream.example")}
 	if _, err := New([]Route{route, route}, Options{}); err == nil {
 		t.Error("two routes of one name were taken")
 	}
@@ -437,7 +451,7 @@ func TestDistance(t *testing.T) {
 func TestNearest(t *testing.T) {
 	var routes []Route
 	for _, name := range []string{"slack", "stack", "github", "a"} {
-		routes = append(routes, Route{Name: name, Upstream: mustParseUpstream(t, "https://upstream.example")})
+		routes = append(routes, Route{Name: name, Upstream: mustParse(t, "https://upstream.example")})
 	}
 	p, err := New(routes, Options{})
 	if err != nil {

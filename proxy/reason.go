@@ -14,6 +14,7 @@ const (
 	ReasonCoolingDown     Reason = "cooling-down"   // the upstream has asked for a pause
 	ReasonUndecided       Reason = "undecided"      // the store gave no answer
 	ReasonUnknownRoute    Reason = "unknown-route"  // no route of that name
+	ReasonBadRequest      Reason = "bad-request"    // it cannot be read, or not in one way only
 	ReasonBadPath         Reason = "bad-path"       // the path leads above the registered one
 	ReasonBadMethod       Reason = "bad-method"     // CONNECT and TRACE
 	ReasonBodyTooLarge    Reason = "body-too-large" // more than is read to compare requests
@@ -23,13 +24,12 @@ const (
 	ReasonUpstreamTimeout Reason = "upstream-timeout" // no answer in time
 	ReasonUpstreamClosed  Reason = "upstream-closed"  // the connection was cut before an answer
 	ReasonDraining        Reason = "draining"         // this replica ended before an answer
-
-	// ReasonClientGone is recorded only: there is nobody left to answer.
-	ReasonClientGone Reason = "client-gone"
+	ReasonInternal        Reason = "internal"         // a mistake of ours
+	ReasonClientGone      Reason = "client-gone"      // it left; who only half left reads it
 )
 
 // StatusClientGone is what a request is recorded with whose client left before
-// it was answered. nginx made the number known; nobody receives it.
+// it was answered. nginx made the number known.
 const StatusClientGone = 499
 
 const (
@@ -54,6 +54,7 @@ var reasons = map[Reason]about{
 	ReasonCoolingDown:     {429, "Too many requests", "The upstream has asked for a pause, which is not over. This request was not sent.", "http_request_denied", 8},
 	ReasonUndecided:       {503, "Undecided", "Whether this request may go on could not be decided. It was not sent.", "proxy_internal_error", 14},
 	ReasonUnknownRoute:    {404, "Unknown route", "", "http_request_error", 12},
+	ReasonBadRequest:      {400, "Bad request", "The request cannot be read in one way only. It was not sent.", "http_request_error", 3},
 	ReasonBadPath:         {400, "Bad path", "The path leads above the registered one. This request was not sent.", "http_request_error", 3},
 	ReasonBodyTooLarge:    {413, "Body too large", "The body is larger than is read to tell equal requests apart. This request was not sent.", "http_request_error", 8},
 	ReasonBadMethod:       {405, "Bad method", "CONNECT and TRACE are not forwarded.", "http_request_error", 12},
@@ -62,6 +63,8 @@ var reasons = map[Reason]about{
 	ReasonUpstreamRefused: {502, "Upstream refused", "The upstream could not be reached, or did not speak HTTP.", "destination_unavailable", 14},
 	ReasonUpstreamTimeout: {504, "Upstream timeout", "The upstream did not answer in time.", "http_response_timeout", 4},
 	ReasonDraining:        {503, "Draining", "This replica has ended before the upstream answered. The upstream may have acted on the request.", "connection_terminated", 14},
+	ReasonInternal:        {500, "Internal error", "This proxy has made a mistake, which is in its log. The upstream may have acted on the request.", "proxy_internal_error", 13},
+	ReasonClientGone:      {StatusClientGone, "Client gone", "The client left, or broke off its request, before it was answered. The upstream may have acted on the request.", "connection_terminated", 1},
 	ReasonUpstreamClosed:  {499, "Upstream closed", "The upstream cut the connection before answering. It may have acted on the request.", "connection_terminated", 14},
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"throttle-proxy/cluster"
 	"throttle-proxy/limiter"
+	"throttle-proxy/proxy/wire"
 )
 
 // problem is the body of every answer of our own: RFC 9457, and the members
@@ -35,14 +36,30 @@ type holder struct {
 }
 
 // refuse answers the request by what the reason alone says.
-func (x *exchange) refuse(reason Reason) {
-	x.event.Reason = reason
+func (x *exchange) refuse(reason Reason) { x.refuseAs(reason, 0) }
+
+// refuseAs is refuse with another status than the reason's own, unless it is 0.
+func (x *exchange) refuseAs(reason Reason, status int) {
 	about := reasons[reason]
-	status := about.status
-	if reason == ReasonUpstreamClosed {
-		status = x.route.ClosedStatus
+	if status == 0 {
+		status = about.status
 	}
+	switch reason {
+	case ReasonClientGone, ReasonBadRequest, ReasonTooManyInFlight:
+		// What follows on this connection is not the client's next request, or is
+		// not waited for.
+		x.client.closes = true
+	}
+	x.event.Reason, x.event.ClientGone = reason, reason == ReasonClientGone
 	x.reply(status, about, problem{Detail: about.detail}, "")
+}
+
+// refuseWire answers a request that cannot be read.
+func (x *exchange) refuseWire(why *wire.Refusal) {
+	x.event.Reason, x.client.closes = ReasonBadRequest, true
+	about := reasons[ReasonBadRequest]
+	about.title = http.StatusText(why.Status)
+	x.reply(why.Status, about, problem{Detail: why.Detail + " The request was not sent."}, "")
 }
 
 // refuseUnknownRoute answers a request for a route that there is none of. It
@@ -135,7 +152,7 @@ func (x *exchange) reply(status int, about about, p problem, retryAfter string) 
 		h.Set("Content-Type", x.in.Header.Get("Content-Type"))
 		h.Set("Grpc-Status", strconv.Itoa(about.grpc))
 		h.Set("Grpc-Message", string(x.event.Reason))
-		x.client.WriteHeader(http.StatusOK)
+		x.client.begin(http.StatusOK)
 		return
 	}
 	p.Type, p.Title, p.Status = x.event.Reason.problemType(status), about.title, status
@@ -147,7 +164,7 @@ func (x *exchange) reply(status int, about about, p problem, retryAfter string) 
 	body = append(body, '\n')
 	h["Content-Type"] = problemJSON
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	x.client.WriteHeader(status)
+	x.client.begin(status)
 	_, _ = x.client.Write(body) // a client that has left needs no answer
 }
 

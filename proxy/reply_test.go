@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,8 +55,9 @@ type refusal struct {
 
 	upstream http.RoundTripper
 	before   func(*testing.T, *rig)
-	method   string // POST if empty
-	target   string // /hook if empty
+	change   func(*http.Request) *http.Request // of the request; nil for none
+	method   string                            // POST if empty
+	target   string                            // /hook if empty
 }
 
 const (
@@ -68,7 +70,7 @@ var refusals = map[Reason]refusal{
 		status: 409, kind: "urn:throttle-proxy:problem:duplicate", title: "Duplicate request", grpc: "10",
 		more: `,"holder":{"request_id":"FIRST","replica":"replica-1","age":0.25}`,
 		before: func(t *testing.T, r *rig) {
-			r.routes["hook"].transport = newGate(t)
+			r.over(newGate(t))
 			r.start(post("same", "X-Request-Id", "first-of-client"))
 			synctest.Wait()
 			time.Sleep(250 * time.Millisecond)
@@ -102,6 +104,28 @@ var refusals = map[Reason]refusal{
 		status: 404, kind: "urn:throttle-proxy:problem:unknown-route", title: "Unknown route", grpc: "12",
 		detail: `Use /NAME: no route \"huck\"`, target: "/huck/path?query",
 	},
+	ReasonBadRequest: {
+		status: 400, kind: "urn:throttle-proxy:problem:bad-request", title: "Bad Request", grpc: "3",
+		detail: "The method is no token. The request was not sent.",
+		change: func(r *http.Request) *http.Request { r.Method = "GET /other"; return r }, method: "GET /other",
+	},
+	ReasonInternal: {
+		status: 500, kind: "urn:throttle-proxy:problem:internal", title: "Internal error", grpc: "13", admitted: true,
+		upstream: roundTrip(func(*http.Request) (*http.Response, error) { panic("a mistake") }),
+	},
+	ReasonClientGone: {
+		status: 499, kind: "urn:throttle-proxy:problem:client-gone", title: "Client gone", grpc: "1", admitted: true, method: http.MethodGet,
+		upstream: roundTrip(func(req *http.Request) (*http.Response, error) {
+			connected(req)
+			<-req.Context().Done()
+			return nil, req.Context().Err()
+		}),
+		change: func(r *http.Request) *http.Request {
+			ctx, leave := context.WithCancel(r.Context())
+			leave()
+			return r.WithContext(ctx)
+		},
+	},
 	ReasonBadPath: {
 		status: 400, kind: "urn:throttle-proxy:problem:bad-path", title: "Bad path", grpc: "3",
 		target: "/hook/../admin",
@@ -133,7 +157,7 @@ var refusals = map[Reason]refusal{
 	ReasonDraining: {
 		status: 503, kind: reducedCapacity, title: "Draining", grpc: "14", retryAfter: "1", admitted: true,
 		before: func(t *testing.T, r *rig) {
-			r.routes["hook"].transport = newGate(t)
+			r.over(newGate(t))
 			time.AfterFunc(time.Second, r.Cut)
 		},
 	},
@@ -150,7 +174,7 @@ func (x refusal) provoke(t *testing.T, header ...string) (res *http.Response, fi
 	l.By = By{Header: "Tenant"} // which adds nothing to what clients are told
 	r := newRig(t, answers(ok, "done"), hold(time.Minute), limits(l))
 	if x.upstream != nil {
-		r.routes["hook"].transport = x.upstream
+		r.over(x.upstream)
 	}
 	if x.before != nil {
 		x.before(t, r)
@@ -159,7 +183,12 @@ func (x refusal) provoke(t *testing.T, header ...string) (res *http.Response, fi
 	if x.target != "" {
 		target = x.target
 	}
-	res = r.do(request(cmp.Or(x.method, http.MethodPost), target, "same", header...))
+	req := request(http.MethodPost, target, "same", header...)
+	req.Method = cmp.Or(x.method, http.MethodPost)
+	if x.change != nil {
+		req = x.change(req)
+	}
+	res = r.do(req)
 	for len(r.events) > 0 {
 		if e := <-r.events; e.Holder.RequestID != "" {
 			first = e.Holder.RequestID
@@ -182,7 +211,7 @@ func TestReplies(t *testing.T) {
 			if detail == "" {
 				detail = reasons[reason].detail
 			}
-			if reason == ReasonUnknownRoute {
+			if reason == ReasonUnknownRoute || reason == ReasonBadRequest {
 				route = ""
 			}
 			if first == "first-of-client" {
@@ -293,7 +322,7 @@ func TestStatusesOfTheRoute(t *testing.T) {
 			r := newRig(t, answers(ok, ""), func(r *Route) { r.DuplicateStatus, r.ClosedStatus = status, status })
 			r.do(post("same"))
 			duplicate := r.do(post("same"))
-			r.routes["hook"].transport = fails(true, io.EOF)
+			r.over(fails(true, io.EOF))
 			closed := r.do(post("other"))
 			for want, res := range map[Reason]*http.Response{ReasonHeld: duplicate, ReasonUpstreamClosed: closed} {
 				wantOutcome(t, res, string(want))
@@ -423,7 +452,7 @@ func TestRateLimitOfAFullBudgetHasNoTime(t *testing.T) {
 }
 
 func TestRateLimitFollowsTheUpstreamsOwn(t *testing.T) {
-	r := newRig(t, upstream(func(req *http.Request) (*http.Response, error) {
+	r := newRig(t, roundTrip(func(req *http.Request) (*http.Response, error) {
 		res := answer(ok, "")
 		res.Header.Add("RateLimit", `"theirs";r=1;t=9`)
 		res.Header.Add("RateLimit", `"more";r=2`)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 
 	"throttle-proxy/cluster"
 	"throttle-proxy/limiter"
+	"throttle-proxy/proxy/upstream"
 )
 
 var routeName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
@@ -23,7 +25,7 @@ func ValidName(s string) bool { return routeName.MatchString(s) }
 // Route is a registered name, its upstream and its policy.
 type Route struct {
 	Name     string
-	Upstream *Upstream
+	Upstream *upstream.URL
 	Pool     string  // whose budgets it shares; empty for none
 	Limits   []Limit // its own and its pool's, each with another name
 
@@ -100,21 +102,30 @@ type route struct {
 	pause       string   // name of its cool-down within the tag
 	pauses      []string // that alone
 	credentials []string // fields by which callers have cool-downs of their own
-	transport   http.RoundTripper
+	sender      sender
 	charges     []cluster.Charge // with the callers still to be filled in
 	headers     []string         // of the fingerprint, canonical and sorted
 	policy      []string         // RateLimit-Policy
 	items       []string         // of RateLimit, one a limit, as far as its name
 }
 
+// sender sends requests to an upstream: an [upstream.Client].
+type sender interface {
+	Send(ctx context.Context, end context.CancelCauseFunc, req *upstream.Request) (*upstream.Answer, error)
+}
+
+func (r Route) waits() upstream.Options {
+	return upstream.Options{Timeout: r.Timeout, AnswerIdle: r.AnswerIdle}
+}
+
 func newRoute(r Route) (*route, error) {
-	rt := &route{Route: r, tag: r.Name, transport: newTransport(r)}
+	rt := &route{Route: r, tag: r.Name, sender: upstream.New(r.Upstream, r.waits())}
 	if r.Pool != "" {
 		rt.tag, rt.pause = r.Pool, r.Name // each upstream of a pool cools down by itself
 	}
 	rt.pauses = []string{rt.pause}
 	for _, name := range [...]string{"Authorization", "X-Api-Key"} {
-		set := name == "Authorization" && r.Upstream.url.User != nil ||
+		set := name == "Authorization" && r.Upstream.Authorization() != "" ||
 			slices.ContainsFunc(r.SetHeaders, func(f Field) bool { return f.Name == name })
 		if !set {
 			rt.credentials = append(rt.credentials, name)
@@ -165,7 +176,7 @@ func (l Limit) policy() httpsfv.Item {
 
 // dedupes reports whether r is refused while an equal request has the lock.
 func (rt *route) dedupes(r *http.Request) bool {
-	if isUpgrade(r.Header) || isGRPC(r.Header) {
+	if isUpgrade(r) || isGRPC(r.Header) {
 		return false
 	}
 	switch rt.Dedupe {
@@ -180,13 +191,13 @@ func (rt *route) dedupes(r *http.Request) bool {
 }
 
 // isUpgrade reports whether a request asks for another protocol, as WebSocket
-// does: by an Upgrade that its Connection names.
-func isUpgrade(h http.Header) bool {
-	protocols := strings.ToLower(h.Get("Upgrade"))
-	if protocols == "" || strings.Contains(protocols, "h2c") {
+// does: by an Upgrade that its Connection names. Only HTTP/1.1 has that.
+func isUpgrade(r *http.Request) bool {
+	protocols := strings.ToLower(r.Header.Get("Upgrade"))
+	if protocols == "" || strings.Contains(protocols, "h2c") || r.ProtoMajor != 1 || r.ProtoMinor == 0 {
 		return false // HTTP/2 without TLS would be a tunnel around every decision
 	}
-	for _, field := range h["Connection"] {
+	for _, field := range r.Header["Connection"] {
 		for option := range strings.SplitSeq(field, ",") {
 			if strings.EqualFold(strings.TrimSpace(option), "Upgrade") {
 				return true

@@ -3,6 +3,9 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -27,9 +30,18 @@ type admin struct {
 func (c *config) listenAdmin() (net.Listener, error) {
 	listener, err := net.Listen(c.adminNetwork, c.adminAddress)
 	if err != nil {
-		return nil, fmt.Errorf("--admin: cannot listen: %w", err)
+		return nil, fmt.Errorf("--admin: cannot listen: %w", cause(err))
 	}
 	return listener, nil
+}
+
+// server answers operators. It logs panics of its handlers.
+func (a *admin) server(logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           recovering(a.handler(), logger),
+		ReadHeaderTimeout: a.config.headerTimeout,
+		ErrorLog:          log.New(io.Discard, "", 0), // what clients send is not for the log
+	}
 }
 
 func (a *admin) handler() http.Handler {
@@ -127,7 +139,7 @@ func (a *admin) status(w http.ResponseWriter, _ *http.Request) {
 		out.Routes[r.Name] = a.config.describeLimits(r) + "; " + describeDedupe(r)
 	}
 	if a.config.connect != nil {
-		out.Store.Address, out.Store.Policy = a.config.redisAddress, a.config.policies()
+		out.Store.Address, out.Store.Policy = a.config.redisAddress, a.config.whenUndecided()
 		out.Replicas = &statusReplicas{Live: s.Live}
 		for _, p := range s.Peers {
 			out.Replicas.Peers = append(out.Replicas.Peers, statusPeer{p.Name, p.ID, p.Version, p.Started, p.Differences})

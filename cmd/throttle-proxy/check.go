@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,7 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"throttle-proxy/proxy"
+	"throttle-proxy/proxy/upstream"
 )
 
 // checkTimeout is how long check waits for each server.
@@ -24,6 +25,7 @@ func (c *checkCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	conf.warn(p.stderr)
 	redis.SetLogger(quiet{})
 	for _, line := range conf.describe() {
 		_, _ = fmt.Fprintln(p.stdout, line)
@@ -59,9 +61,18 @@ func reachRedis(connect func(time.Duration) (redis.UniversalClient, error)) erro
 	return client.Ping(ctx).Err()
 }
 
+// advice is what to look at where an upstream cannot be reached.
+var advice = map[string]string{
+	"dns_error":             "the host is not known here: correct the URL, or how names are resolved",
+	"connection_refused":    "nothing listens there: correct the port, or start it",
+	"connection_timeout":    "nothing answers: correct the host, or let connections out",
+	"tls_certificate_error": "its certificate is not trusted, or another host's: correct the host, or the certificates of this system",
+	"tls_protocol_error":    "it does not speak TLS: correct the port, or write http",
+}
+
 // reachUpstream connects to an upstream, by TLS if it has it. It says nothing
 // of the address in its error.
-func reachUpstream(u *proxy.Upstream) error {
+func reachUpstream(u *upstream.URL) error {
 	scheme, host, port := u.Address()
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
@@ -74,8 +85,8 @@ func reachUpstream(u *proxy.Upstream) error {
 		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	}
 	if err != nil {
-		_, fault := proxy.ConnectFault(err)
-		return errors.New(fault)
+		_, fault := upstream.ConnectFault(err)
+		return fmt.Errorf("%s: %s", fault, cmp.Or(advice[fault], "look at the way there"))
 	}
 	return conn.Close()
 }

@@ -43,9 +43,11 @@ func TestCheck(t *testing.T) {
 			"upstream of a: ok\n", "redis redis://" + nobody + ": ", "connection refused\n",
 		}},
 		{"--register a=http://CANARY:CANARY@" + nobody + "/CANARY --register b=" + upstream.URL, exitFailed, []string{
-			"upstream of a: connection_refused\n", "upstream of b: ok\n",
+			"upstream of a: connection_refused: nothing listens there: correct the port, or start it\n", "upstream of b: ok\n",
 		}},
-		{"--register a=" + untrusted.URL + "/CANARY", exitFailed, []string{"upstream of a: tls_certificate_error\n"}},
+		{"--register a=https://" + upstream.Listener.Addr().String(), exitFailed, []string{"upstream of a: tls_protocol_error: it does not speak TLS: correct the port, or write http\n"}},
+		{"--register a=http://nowhere.invalid/CANARY", exitFailed, []string{"upstream of a: dns_error: the host is not known here"}},
+		{"--register a=" + untrusted.URL + "/CANARY", exitFailed, []string{"upstream of a: tls_certificate_error: its certificate is not trusted"}},
 	} {
 		status, stdout, stderr := execute(strings.Replace(test.line, "--", "check --", 1))
 		if status != test.status || (stderr == "") != (test.status == 0) {

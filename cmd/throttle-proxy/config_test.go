@@ -69,7 +69,9 @@ func TestFlagsOfTheReplica(t *testing.T) {
 	}{
 		{"--port 0", listens, "tcp :0"},
 		{"--port 8080", listens, "tcp :8080"},
-		{"--port 8080 --listen :8081", listens, "tcp :8081"},
+		{"PORT=8080 --listen :8081", listens, "tcp :8081"},
+		{"PORT=8080 THROTTLE_PROXY_LISTEN=:8081", listens, "tcp :8081"},
+		{"THROTTLE_PROXY_LISTEN=:8081 --port 8080", listens, "tcp :8080"},
 		{"--listen 127.0.0.1:0", listens, "tcp 127.0.0.1:0"},
 		{"--listen [::1]:80", listens, "tcp [::1]:80"},
 		{"--listen localhost:80", listens, "tcp localhost:80"},
@@ -87,6 +89,10 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--admin 127.0.0.1:9090", func(c *config) any { return c.adminNetwork + " " + c.adminAddress }, "tcp 127.0.0.1:9090"},
 		{"--admin unix:/run/admin.sock", func(c *config) any { return c.adminNetwork + " " + c.adminAddress }, "unix /run/admin.sock"},
 		{"--replicas 3", func(c *config) any { return c.replicas }, 3},
+		{"--max-cool-down 2d", func(c *config) any { return c.routes[0].MaxCoolDown }, 48 * time.Hour},
+		{"--drain-delay 1d", drains, "24h0m0s 25s"},
+		{"--max-body 10", func(c *config) any { return strings.Join(c.warnings, "; ") }, "--max-body: 10 is a number of bytes: write 10MiB if that is meant"},
+		{"--max-body 10240", func(c *config) any { return c.warnings }, []string(nil)},
 		{"--max-cool-down 1m", func(c *config) any { return c.routes[0].MaxCoolDown }, time.Minute},
 		{"--store-timeout 50ms --lock-ttl 500ms", func(c *config) any { return c.storeTimeout + c.lockTTL }, 550 * time.Millisecond},
 		{"--drain-delay 0s --drain-timeout 1ms", drains, "0s 1ms"},
@@ -195,6 +201,8 @@ func TestRates(t *testing.T) {
 		{pooled + "--rate p=7/s --rate p=70/m,burst=7 --rate off", "a in p: p 7/s p-2 70/m,burst=7; b in p: p 7/s p-2 70/m,burst=7"},
 		{pooled + "--rate p=7/s,name=both --rate 1/s --rate b=2/s", "a in p: a 1/s both 7/s; b in p: b 2/s both 7/s"},
 		{pooled + "--register c=http://c --rate p=7/s --rate off", "a in p: p 7/s; b in p: p 7/s; c:"},
+		{"--register a=http://a --rate 5/sec --rate 50/min,burst=5 --rate a=500/hour,name=x --rate a=5000/day", "a: x 500/h a-2 5000/d"},
+		{"--register a=http://a --rate 5/sec --rate 50/min,burst=5", "a: a 5/s a-2 50/m,burst=5"},
 		// Budgets of one name are two where no pool brings them together.
 		{"--register a=http://a --register b=http://b --rate 1/s,name=each", "a: each 1/s; b: each 1/s"},
 	} {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -119,6 +120,9 @@ func (l *drainListener) stop(ctx context.Context) {
 
 // traffic is what a replica waits for when it drains.
 type traffic struct {
+	logger    *slog.Logger  // told of panics
+	writeIdle time.Duration // longest that an HTTP/2 client may leave a write unread
+
 	closing  atomic.Bool  // answers end their connections
 	requests atomic.Int64 // whose handler runs, be it for a tunnel or without a client
 	open     atomic.Int64 // connections of http.Server
@@ -129,7 +133,9 @@ type traffic struct {
 	changed time.Time             // when a connection last began or ended a request, since closing
 }
 
-func newTraffic() *traffic { return &traffic{unused: map[net.Conn]struct{}{}} }
+func newTraffic(logger *slog.Logger, writeIdle time.Duration) *traffic {
+	return &traffic{logger: logger, writeIdle: writeIdle, unused: map[net.Conn]struct{}{}}
+}
 
 // end lets each answer be the last of its connection from now on.
 func (t *traffic) end() {
@@ -163,17 +169,24 @@ func (t *traffic) observe(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// count counts requests, and ends their connections when it is time.
+// count counts requests, ends their connections when it is time, bounds the
+// writes of their answers, and answers those whose handler panics.
 func (t *traffic) count(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		t.requests.Add(1)
 		defer t.requests.Add(-1)
-		next.ServeHTTP(&countedWriter{w, t}, r)
+		counted := &countedWriter{answerWriter{ResponseWriter: w}, t}
+		if r.ProtoMajor > 1 { // a connection of HTTP/1 bounds each write by itself
+			counted.stream, counted.idle = http.NewResponseController(w), t.writeIdle
+			defer counted.pace() // what is left is written when the handler has ended
+		}
+		defer counted.recover(t.logger)
+		next.ServeHTTP(counted, r)
 	})
 }
 
 type countedWriter struct {
-	http.ResponseWriter
+	answerWriter
 	traffic *traffic
 }
 
@@ -183,11 +196,8 @@ func (w *countedWriter) WriteHeader(status int) {
 	if status >= 200 && w.traffic.closing.Load() {
 		w.Header().Set("Connection", "close")
 	}
-	w.ResponseWriter.WriteHeader(status)
+	w.answerWriter.WriteHeader(status)
 }
-
-// Unwrap lets http.ResponseController reach the connection.
-func (w *countedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // quiet reports whether clients have stopped sending requests.
 func (t *traffic) quiet() bool {

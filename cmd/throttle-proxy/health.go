@@ -93,7 +93,7 @@ func (h *healthCommand) Run(p *process) error {
 	}
 	res, err := client.Get(scheme + "://replica/-/ready")
 	if err != nil {
-		return fmt.Errorf("the replica does not answer on %s", c.address)
+		return fmt.Errorf("%s: the replica does not answer: %w", c.listenFlag, cause(err))
 	}
 	defer res.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))

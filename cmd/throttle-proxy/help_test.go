@@ -30,6 +30,8 @@ func TestHelpNamesEveryFlagAndCommand(t *testing.T) {
 		{"--help", append(commands, serveFlags...)},
 		{"-h", serveFlags},
 		{"serve --help", serveFlags},
+		{"help", append(commands, serveFlags...)},
+		{"help check", serveFlags},
 		{"check --help", serveFlags},
 		{"health --help", []string{"--port=", "--listen="}},
 		{"demo --help", []string{"Usage: throttle-proxy demo"}},

@@ -11,13 +11,13 @@ import (
 	"sync"
 	"time"
 
-	"throttle-proxy/proxy"
+	"throttle-proxy/proxy/wire"
 )
 
-// wireListener accepts clients' connections as wires.
+// wireListener accepts clients' connections, to be read strictly.
 type wireListener struct {
 	net.Listener
-	writeIdle time.Duration
+	timeouts wire.Timeouts
 }
 
 func (l wireListener) Accept() (net.Conn, error) {
@@ -25,16 +25,16 @@ func (l wireListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return proxy.NewWire(conn, l.writeIdle), nil
+	return wire.NewConn(conn, l.timeouts), nil
 }
 
-// tlsListener accepts clients that speak TLS. HTTP/1 inside of it is read as a
-// wire, which net/http's own TLS leaves no room for.
+// tlsListener accepts clients that speak TLS. HTTP/1 inside of it is read
+// strictly, for which net/http's own TLS leaves no room.
 type tlsListener struct {
 	net.Listener
-	config    *tls.Config
-	writeIdle time.Duration
-	accepted  chan accepted // closed after the last
+	config   *tls.Config
+	timeouts wire.Timeouts
+	accepted chan accepted // closed after the last
 }
 
 type accepted struct {
@@ -42,13 +42,13 @@ type accepted struct {
 	err  error
 }
 
-// tlsWire is a wire inside TLS.
-type tlsWire struct {
-	*proxy.Wire
+// tlsConn is a connection inside TLS that is read strictly.
+type tlsConn struct {
+	*wire.Conn
 	state tls.ConnectionState
 }
 
-func newTLSListener(l net.Listener, certificate *certificate, writeIdle time.Duration) *tlsListener {
+func newTLSListener(l net.Listener, certificate *certificate, timeouts wire.Timeouts) *tlsListener {
 	t := &tlsListener{
 		Listener: l,
 		config: &tls.Config{
@@ -56,8 +56,8 @@ func newTLSListener(l net.Listener, certificate *certificate, writeIdle time.Dur
 			NextProtos:     []string{"h2", "http/1.1"},
 			MinVersion:     tls.VersionTLS12,
 		},
-		writeIdle: writeIdle,
-		accepted:  make(chan accepted),
+		timeouts: timeouts,
+		accepted: make(chan accepted),
 	}
 	go t.run()
 	return t
@@ -96,7 +96,7 @@ func (l *tlsListener) handshake(ctx context.Context, conn net.Conn) {
 	}
 	var ready net.Conn = secure
 	if state := secure.ConnectionState(); state.NegotiatedProtocol != "h2" {
-		ready = &tlsWire{proxy.NewWire(secure, l.writeIdle), state}
+		ready = &tlsConn{wire.NewConn(secure, l.timeouts), state}
 	}
 	l.accepted <- accepted{conn: ready}
 }
@@ -113,11 +113,11 @@ func (l *tlsListener) Accept() (net.Conn, error) {
 
 type tlsStateKey struct{}
 
-// connContext hands a tlsWire's state to withTLSState, since the server sees
+// connContext hands a tlsConn's state to withTLSState, since the server sees
 // no TLS on it.
 func connContext(ctx context.Context, conn net.Conn) context.Context {
-	if wire, ok := conn.(*tlsWire); ok {
-		return context.WithValue(ctx, tlsStateKey{}, &wire.state)
+	if secure, ok := conn.(*tlsConn); ok {
+		return context.WithValue(ctx, tlsStateKey{}, &secure.state)
 	}
 	return ctx
 }

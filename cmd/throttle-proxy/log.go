@@ -1,13 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"throttle-proxy/cluster"
 	"throttle-proxy/proxy"
@@ -15,6 +20,42 @@ import (
 
 // opaqueID returns what clients are told of a replica: that it is another one.
 func opaqueID() string { return strings.ToLower(rand.Text()[:8]) }
+
+// logger returns the log of the whole process, which is written to w.
+func (c *config) logger(w *logWriter) *slog.Logger {
+	w.tellDrops(func(lines int64) []byte {
+		var line bytes.Buffer
+		record := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log were dropped: they were not read in time", 0)
+		record.AddAttrs(slog.Int64("lines", lines))
+		_ = c.logHandler(&line).Handle(context.Background(), record)
+		return line.Bytes()
+	})
+	log.SetOutput(io.Discard) // net/http's Transport quotes upstreams there
+	redis.SetLogger(quiet{})  // the cluster tells what matters of it
+	return slog.New(c.logHandler(w))
+}
+
+func (c *config) logHandler(w io.Writer) slog.Handler {
+	options := &slog.HandlerOptions{Level: c.logLevel}
+	if c.logFormat == "json" {
+		return slog.NewJSONHandler(w, options)
+	}
+	return slog.NewTextHandler(w, options)
+}
+
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+// announce tells a person at the terminal, or whoever reads the log, what this
+// replica is about to do.
+func (c *config) announce(w io.Writer, logger *slog.Logger, line string) {
+	if c.logFormat == "json" {
+		logger.Info(line)
+		return
+	}
+	_, _ = fmt.Fprintln(w, line)
+}
 
 // requestLog returns an observer that writes one line for each request. What
 // went as it should is info; what an operator may have to do something about
@@ -31,6 +72,9 @@ func requestLog(logger *slog.Logger) func(*proxy.Event) {
 		switch e.Reason {
 		case proxy.ReasonUndecided, proxy.ReasonUpstreamRefused, proxy.ReasonUpstreamTimeout, proxy.ReasonUpstreamClosed, proxy.ReasonDraining:
 			level = slog.LevelWarn
+		}
+		if e.Panic != nil {
+			level = slog.LevelError
 		}
 		if !handler.Enabled(background, level) {
 			return
@@ -86,6 +130,9 @@ func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
 	}
 	if e.ClientGone {
 		attrs = append(attrs, slog.Bool("upstream_went_on", e.UpstreamWentOn))
+	}
+	if e.Panic != nil {
+		attrs = append(attrs, panicAttrs(e.Panic, e.Stack)...)
 	}
 	return attrs
 }

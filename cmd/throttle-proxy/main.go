@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -40,7 +39,7 @@ type cli struct {
 type process struct {
 	environment environment
 	stdout      io.Writer
-	stderr      io.Writer
+	stderr      *logWriter
 }
 
 // usageError is an error of whoever started the process.
@@ -48,12 +47,26 @@ type usageError struct{ error }
 
 // run is the whole command. It returns the exit status.
 func run(args, environ []string, stdout, stderr io.Writer) int {
-	p := &process{environment: newEnvironment(environ), stdout: stdout, stderr: stderr}
+	p := &process{environment: newEnvironment(environ), stdout: stdout, stderr: newLogWriter(stderr)}
+	defer p.stderr.close()
+	err := p.run(args)
+	switch _, usage := errors.AsType[usageError](err); {
+	case err == nil:
+		return 0
+	case usage:
+		_, _ = fmt.Fprintln(p.stderr, err)
+		return exitUsage
+	}
+	_, _ = fmt.Fprintf(p.stderr, "throttle-proxy: %v\n", err)
+	return exitFailed
+}
+
+func (p *process) run(args []string) error {
 	helped := false
 	parser, err := kong.New(&cli{},
 		kong.Name("throttle-proxy"),
 		kong.Description(description),
-		kong.Writers(stdout, stderr),
+		kong.Writers(p.stdout, p.stderr),
 		kong.Exit(func(int) { helped = true }),
 		kong.Resolvers(kong.ResolverFunc(p.environment.resolve)),
 		kong.ExplicitGroups(groups),
@@ -63,38 +76,17 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		panic(err) // the structs above are wrong
 	}
-	command, err := parser.Parse(args)
+	command, err := parser.Parse(habits(args))
 	switch {
 	case helped:
-		return 0
+		return nil
 	case err != nil:
-		_, _ = fmt.Fprintf(stderr, "throttle-proxy: %s\nRun throttle-proxy --help for commands and flags.\n", complaint(err, args))
-		return exitUsage
+		return usageError{fmt.Errorf("throttle-proxy: %s\nRun throttle-proxy --help for commands and flags", complaint(err, parser.Model))}
+	case onCommandLine(command, "listen") && onCommandLine(command, "port"):
+		return usageError{errors.New("throttle-proxy: --listen: --port says where to listen too: write one of them")}
 	}
-	p.environment.warn(parser.Model, stderr)
-	err = command.Run()
-	usage := usageError{}
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &usage):
-		_, _ = fmt.Fprintln(stderr, err)
-		return exitUsage
-	}
-	_, _ = fmt.Fprintf(stderr, "throttle-proxy: %v\n", err)
-	return exitFailed
-}
-
-// complaint is what kong says of args, but not an argument itself that may be
-// a URL whose path is its password.
-func complaint(err error, args []string) string {
-	text := strings.Replace(err.Error(), `expected string value but got "EOL" (<EOL>)`, "missing value", 1)
-	for _, arg := range args {
-		if !strings.HasPrefix(arg, "-") && strings.ContainsAny(arg, "/@") {
-			text = strings.ReplaceAll(text, arg, "that looks like a URL: write --register NAME=URL")
-		}
-	}
-	return text
+	p.environment.warn(parser.Model, p.stderr)
+	return command.Run()
 }
 
 // untilSignal returns a context that ends with the first SIGTERM or interrupt.

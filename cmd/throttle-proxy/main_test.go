@@ -3,8 +3,8 @@ package main
 import (
 	"bytes"
 	"net"
+	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -39,7 +39,7 @@ func execute(line string) (status int, stdout, stderr string) {
 }
 
 // grammar returns kong's view of the command line, and where it puts flags.
-func grammar(t *testing.T, environ []string) (*kong.Kong, *cli) {
+func grammar(t testing.TB, environ []string) (*kong.Kong, *cli) {
 	t.Helper()
 	c := &cli{}
 	parser, err := kong.New(c, kong.Resolvers(kong.ResolverFunc(newEnvironment(environ).resolve)))
@@ -89,246 +89,6 @@ func occupied(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// unusable are command lines that end before anything listens, each with the
-// flag that the message names and what it says to write.
-var unusable = []struct{ line, flag, says string }{
-	{"--port 444444", "--port", `"444444" is not a port: write a number from 0 to 65535`},
-	{"--port abc", "--port", "write a number from 0 to 65535"},
-	{"--port=-1", "--port", "write a number from 0 to 65535"},
-	{"--port -1", "--port", `perhaps try --port="-1"?`},
-	{"--port=", "--port", "write a number from 0 to 65535"},
-	{"--port", "--port", "missing value"},
-	{"PORT=abc", "--port", "write a number from 0 to 65535"},
-	{"THROTTLE_PROXY_PORT=65536", "--port", "write a number from 0 to 65535"},
-	{"--listen localhost", "--listen", "write host:port, :port or unix:/path"},
-	{"--listen localhost:http", "--listen", "write host:port, :port or unix:/path"},
-	{"--listen ::1", "--listen", "write host:port, :port or unix:/path"},
-	{"--listen unix:", "--listen", "write unix:/path/to/socket"},
-
-	{"THROTTLE_PROXY_REGISTER= serve", "--register", "write --register NAME=URL, as in --register slack=env:WEBHOOK_URL"},
-	{"--register slack", "--register", "write NAME=URL"},
-	{"--register https://hooks.slack.com/CANARY", "--register", "write NAME=URL"},
-	{"--register https://hooks.slack.com/CANARY?a=b", "--register", "write NAME=URL"},
-	{"--register user:CANARY@host?a=b", "--register", "write NAME=URL"},
-	{"--register slack https://hooks.slack.com/CANARY", "--register", "write --register NAME=URL"},
-	{"slack=https://hooks.slack.com/CANARY", "--register", "write --register NAME=URL"},
-	{"--register Slack=https://host/CANARY", "--register", `"Slack" cannot name a route: write up to 63 of a-z, 0-9, dot, dash and underscore`},
-	{"--register=-=https://host/CANARY", "--register", "beginning with a letter or digit"},
-	{"--register a=http://host --register a=http://CANARY", "--register", "route a is registered twice: write one URL for each name"},
-	{"--register a=https:///CANARY", "--register", "the URL has no host: write https://host/path"},
-	{"--register a=ftp://host/CANARY", "--register", `unknown scheme: write http, https or h2c`},
-	{"--register a=hooks.slack.com/CANARY", "--register", "write https://host/path, env:VARIABLE or file:PATH"},
-	{"--register a=hooks.slack.com:443/CANARY", "--register", "write https://host/path, env:VARIABLE or file:PATH"},
-	{"--register a=https://host:99999/CANARY", "--register", "write a number from 1 to 65535"},
-	{"--register a=https://host/CANARY#CANARY", "--register", "take out what follows #"},
-	{"--register a=https://host/CANARY%zz", "--register", "write https://host/path, special characters escaped as in %20"},
-	{"--register a=https://user:CANARY%@host/", "--register", "special characters escaped"},
-	{"--register a=", "--register", "write https://host/path"},
-	{"--register a=env:WEBHOOK_URL", "--register", "env:WEBHOOK_URL is empty or not set: put the value there"},
-	{"WEBHOOK_URL=␣ --register a=env:WEBHOOK_URL", "--register", "env:WEBHOOK_URL is empty or not set: put the value there"},
-	{"WEBHOOK_URL=CANARY --register a=env:WEBHOOK_URL", "--register", "write https://host/path"},
-	{"--register a=env:", "--register", "write env:VARIABLE"},
-	{"--register a=env:https://host/CANARY", "--register", "write env:VARIABLE, without a $"},
-	{"--register a=env:hooks.slack.com/CANARY", "--register", "write env:VARIABLE, without a $"},
-	{"--register a=file:https://host/CANARY", "--register", "or file:PATH"},
-	{"--register a=file:/nowhere/webhook", "--register", "write the path of a file that holds the URL"},
-	{"--register a=file:main_test.go", "--register", "write https://host/path"},
-
-	{"--rate other=1/s", "--rate", `no route "other" is registered: write --register other=URL, or correct the name`},
-	{"--rate slack", "--rate", "write requests/period, as in 10/s or 100/10m,burst=20"},
-	{"--rate slack=", "--rate", "write requests/period, as in 10/s"},
-	{"--rate 0/s", "--rate", "write a whole number of at least 1, as in 10/s"},
-	{"--rate=-1/s", "--rate", "write a whole number of at least 1, as in 10/s"},
-	{"--rate 1.5/s", "--rate", "write a whole number of at least 1, as in 10/s"},
-	{"--rate 1/x", "--rate", "write s, m, h or d, or a duration longer than 0 such as 10m"},
-	{"--rate 1/0s", "--rate", "write s, m, h or d, or a duration longer than 0 such as 10m"},
-	{"--rate 2000000/s", "--rate", "write a lower rate, or off"},
-	{"--rate 1/d,burst=36501", "--rate", "write a smaller burst or a higher rate"},
-	{"--rate 1/s,burst=0", "--rate", "write a whole number of at least 1, as in 1/s,burst=20"},
-	{"--rate 1/s,burst=1,burst=2", "--rate", "burst= is given twice: write one"},
-	{"--rate 1/s,by=client,by=header:X-Key", "--rate", "by= is given twice: write one"},
-	{"--rate 1/s,per=client", "--rate", "write burst=B, by=client, by=header:NAME or name=X"},
-	{"--rate 1/s,by=foo", "--rate", "write by=client or by=header:NAME"},
-	{"--rate 1/s,by=header:", "--rate", "write by=client or by=header:NAME"},
-	{"--rate 1/s,by=header:a␣b", "--rate", "write by=client or by=header:NAME"},
-	{"--rate 1/s,name=BAD", "--rate", "write up to 63 of a-z, 0-9, dot, dash and underscore"},
-	{"--rate off --rate 1/s", "--rate", "off and a rate at once: write one of them"},
-	{"--rate slack=1/s --rate slack=off", "--rate", "off and a rate at once: write one of them"},
-	{"--rate slack=1/s --rate slack=9/m,name=slack", "--rate", "two budgets of slack are called slack: give one of them another name="},
-	{pooled + "--rate p=1/s --rate a=1/s,name=p", "--rate", "two budgets of p are called p: give one of them another name="},
-	{pooled + "--rate p=1/s --rate 1/s,name=each", "--rate", "two budgets of p are called each: give one of them another name="},
-	{pooled + "--rate p=1/s --rate a=1/s,name=b", "--rate", "two budgets of p are called b: give one of them another name="},
-	{"--pool p", "--pool", "write NAME=ROUTE,ROUTE"},
-	{"--pool P=slack", "--pool", "write NAME=ROUTE,ROUTE, the name in lower case"},
-	{"--pool p=other --rate p=1/s", "--pool", `no route "other": register it, or take it out`},
-	{"--pool p= --rate p=1/s", "--pool", `no route "": register it, or take it out`},
-	{"--pool slack=slack", "--pool", "slack is a route: give the pool another name"},
-	{pooled, "--pool", "add --rate p=N/PERIOD"},
-	{pooled + "--rate p=off", "--pool", "add --rate p=N/PERIOD"},
-	{pooled + "--pool q=b --rate p=1/s --rate q=1/s", "--pool", "route b is in pool p and pool q: a route can be in one"},
-	{pooled + "--pool p=b --rate p=1/s", "--pool", "pool p is defined twice: write all its routes in one"},
-	{"--pool p=slack,slack --rate p=1/s", "--pool", "route slack stands there twice: write it once"},
-
-	{"--dedupe maybe", "--dedupe", "write on, off, all or key"},
-	{"--dedupe other=on", "--dedupe", "write --register other=URL, or correct the name"},
-	{"--dedupe-header a␣b", "--dedupe-header", "write names separated by commas, or none"},
-	{"--dedupe-header=", "--dedupe-header", "write names separated by commas, or none"},
-	{"--hold=-1s", "--hold", "write a duration of at least 0s, as in 1s or 200ms"},
-	{"--hold x", "--hold", "write a duration of at least 0s, as in 1s or 200ms"},
-	{"--hold 1", "--hold", "write a duration of at least 0s, as in 1s or 200ms"},
-	{"--hold", "--hold", "missing value"},
-	{"--hold slack=1s --hold slack=2s", "--hold", "given twice for slack: write one value"},
-	{"THROTTLE_PROXY_HOLD=1s␣2s", "--hold", "given twice for all routes: write one value"},
-	{"--duplicate-status 200", "--duplicate-status", "write a number from 400 to 599"},
-	{"--max-body 0", "--max-body", "write bytes, or a number with KiB, MiB or GiB, as in 10MiB"},
-	{"--max-body foo", "--max-body", "write bytes, or a number with KiB, MiB or GiB, as in 10MiB"},
-	{"--max-body 2TiB", "--max-body", "from 1 byte to 1TiB"},
-	{"--body-memory 0", "--body-memory", "write bytes, or a number with KiB, MiB or GiB, as in 10MiB"},
-	{"--body-memory 1MiB", "--body-memory", "1MiB is less than --max-body, 10MiB: write at least that"},
-	{"--max-in-flight 0", "--max-in-flight", "write a whole number of at least 1"},
-	{"--max-in-flight many", "--max-in-flight", "write a whole number of at least 1"},
-	{"--header-timeout 0s", "--header-timeout", "write a duration longer than 0, as in 5s or 200ms"},
-	{"--body-idle x", "--body-idle", "write a duration longer than 0, as in 5s or 200ms"},
-	{"--write-idle=-1s", "--write-idle", "write a duration longer than 0, as in 5s or 200ms"},
-	{"--answer-idle 0s", "--answer-idle", "write a duration longer than 0, as in 5s or 200ms"},
-	{"--forwarded maybe", "--forwarded", "write on or off"},
-	{"--set-header Authorization", "--set-header", "write NAME=VALUE or ROUTE=NAME=VALUE"},
-	{"--set-header a␣b=CANARY", "--set-header", "write NAME=VALUE or ROUTE=NAME=VALUE"},
-	{"--set-header Content-Length=5", "--set-header", "Content-Length frames the message and cannot be set: take it out"},
-	{"--set-header X-Key=env:MISSING", "--set-header", "env:MISSING is empty or not set"},
-	{"KEY=CANARY\x01 --set-header X-Key=env:KEY", "--set-header", "take out line ends and the like"},
-	{"--tls-cert cert.pem", "--tls-cert", "write both --tls-cert and --tls-key"},
-	{"--tls-key key.pem", "--tls-key", "write both --tls-cert and --tls-key"},
-	{"--tls-cert missing.pem --tls-key missing.pem", "--tls-cert", "write the PEM files of a certificate and its key"},
-	{"--timeout 0s", "--timeout", "write a duration longer than 0, as in 5s or 200ms"},
-	{"--client-gone foo", "--client-gone", "write finish or cancel"},
-	{"--upstream-closed-status 600", "--upstream-closed-status", "write a number from 400 to 599"},
-	{"--trusted-proxy foo", "--trusted-proxy", "write CIDR as in 10.0.0.0/8, an address, or unix"},
-	{"--trusted-proxy 10.0.0.0/8,10.1.0.1", "--trusted-proxy", "write CIDR as in 10.0.0.0/8, an address, or unix"},
-	{"--trusted-proxy ::ffff:10.0.0.0/104", "--trusted-proxy", "write CIDR as in 10.0.0.0/8, an address, or unix"},
-	{"--shadow maybe", "--shadow", "write on or off"},
-
-	{"--store-timeout 0s", "--store-timeout", "write a duration longer than 0, as in 5s or 200ms"},
-	{"--store-timeout 10us", "--store-timeout", "write at least 1ms"},
-	{"--when-undecided foo", "--when-undecided", "write local, open or closed"},
-	{"--redis-pipeline yes", "--redis-pipeline", "write on or off"},
-	{"--admin 9090", "--admin", "write host:port, :port or unix:/path"},
-	{"--admin unix:", "--admin", "write unix:/path/to/socket"},
-	{"--listen 127.0.0.1:7 --admin 127.0.0.1:7", "--admin", "write another address"},
-	{"--replicas 0", "--replicas", "write a whole number from 1 to 10000"},
-	{"--replicas many", "--replicas", "write a whole number from 1 to 10000"},
-	{"--cool-down yes", "--cool-down", "write on or off"},
-	{"--max-cool-down 0s", "--max-cool-down", "write a duration longer than 0, as in 5s or 200ms"},
-	{"--lock-ttl x", "--lock-ttl", "write a duration longer than 0, as in 5s or 200ms"},
-	{"--lock-ttl 900ms --store-timeout 100ms", "--lock-ttl", "write at least 1s, or a lower --store-timeout"},
-	{"--redis CANARY", "--redis", "write redis://host:port"},
-	{"--redis=", "--redis", "write redis://host:port"},
-	{"REDIS_URL=CANARY", "--redis", "write redis://host:port"},
-	{"--redis env:CACHE_URL", "--redis", "env:CACHE_URL is empty or not set: put the value there"},
-	{"--redis file:/nowhere/redis", "--redis", "write the path of a file that holds the URL"},
-	{"--redis redis://:CANARY@", "--redis", "write redis://host:port"},
-	{"--redis redis://:CANARY@host,", "--redis", "write redis://host:port"},
-	{"--redis redis://:CANARY@host:0", "--redis", "write a number from 1 to 65535"},
-	{"--redis redis://:CANARY@host:redis", "--redis", "write a number from 1 to 65535"},
-	{"--redis http://:CANARY@host", "--redis", `unknown scheme: write redis, rediss, unix, redis+sentinel or redis+cluster`},
-	{"--redis redis+tls://:CANARY@host", "--redis", "write redis, rediss, unix, redis+sentinel or redis+cluster"},
-	{"--redis redis+sentinel://:CANARY@host", "--redis", "add ?master_name=NAME"},
-	{"--redis redis://:CANARY@host1,host2", "--redis", "write redis+sentinel or redis+cluster for what they are"},
-	{"--redis redis://:CANARY@host/zero", "--redis", "write its number, or nothing for a cluster"},
-	{"--redis redis://:CANARY@host/-1", "--redis", "write its number, or nothing for a cluster"},
-	{"--redis redis+cluster://:CANARY@host/1", "--redis", "write its number, or nothing for a cluster"},
-	{"--redis redis://:CANARY@host?retries=3", "--redis", `unknown parameter "retries" in the URL: take it out`},
-	{"--redis redis://:CANARY%zz@host", "--redis", "escape special characters of the password, as in %40 for @"},
-	{"--redis redis://:4/CANARY@host", "--redis", "escape special characters of the password"},
-	{"--redis redis://user:4/CANARY@host", "--redis", "escape special characters of the password"},
-	{"--redis redis://user:CANARY/x@host", "--redis", "escape special characters of the password"},
-	{"--redis redis://user:4?CANARY@host", "--redis", "escape special characters of the password"},
-	{"--redis redis://user:4#CANARY@host", "--redis", "escape special characters of the password"},
-	{"--redis redis://host#CANARY", "--redis", "escape special characters of the password"},
-	{"--redis redis://host?a;b", "--redis", "escape special characters"},
-	{"--redis unix://redis.sock", "--redis", "write unix:///path/to/socket"},
-	{"--redis redis://host --redis-ca main_test.go", "--redis", "write rediss in place of redis"},
-	{"--redis-ca main_test.go", "--redis", "write --redis rediss://host:port"},
-	{"--redis rediss://host --redis-ca /nowhere/ca.pem", "--redis-ca", "/nowhere/ca.pem"},
-	{"--redis rediss://host --redis-ca main_test.go", "--redis", "main_test.go: no PEM certificate in it"},
-	{"--redis rediss://host --redis-cert main_test.go", "--redis-cert", "write --redis-cert and --redis-key, or neither"},
-	{"--redis rediss://host --redis-key main_test.go", "--redis-key", "write --redis-cert and --redis-key, or neither"},
-	{"--redis rediss://host --redis-cert /nowhere/cert.pem --redis-key main_test.go", "--redis-cert", "/nowhere/cert.pem"},
-	{"--redis-prefix=a␣b", "--redis-prefix", "write letters, digits and _ . : -"},
-	{"--redis-prefix a{b}", "--redis-prefix", "write letters, digits and _ . : -"},
-	{"--redis-prefix=", "--redis-prefix", "write letters, digits and _ . : -"},
-
-	{"--drain-delay=-1s", "--drain-delay", "write a duration of at least 0s, as in 1s or 200ms"},
-	{"--drain-delay 5", "--drain-delay", "write a duration of at least 0s, as in 1s or 200ms"},
-	{"--drain-timeout 0s", "--drain-timeout", "write a duration longer than 0, as in 5s or 200ms"},
-	{"--drain-timeout x", "--drain-timeout", "write a duration longer than 0, as in 5s or 200ms"},
-	{"--log-format xml", "--log-format", "write text or json"},
-	{"--log-level loud", "--log-level", "write debug, info, warn or error"},
-
-	{"--holds 1s", "--holds", `did you mean "--hold"?`},
-	{"--webhook=https://host/CANARY", "--webhook", "Run throttle-proxy --help"},
-	{"serv", "--help", `unexpected argument serv`},
-	{"serve stray", "--help", "unexpected argument stray"},
-	{"--register a=http://host/CANARY check", "--register", `applies to the default command "serve", not "check"`},
-	{"check --hold x", "--hold", "write a duration of at least 0s"},
-	{"health --port abc", "--port", "write a number from 0 to 65535"},
-}
-
-// pooled is the beginning of a command line with two routes in a pool.
-const pooled = "--register a=http://a --register b=http://b --pool p=a,b "
-
-func TestUnusableCommandLineEndsBeforeAnythingListens(t *testing.T) {
-	elsewhere := occupied(t)
-	for _, test := range unusable {
-		t.Run(test.line, func(t *testing.T) {
-			line := "THROTTLE_PROXY_REGISTER=slack=https://hooks.slack.com/services/CANARY " + test.line
-			if test.flag != "--port" { // which --listen would stand in for
-				line = "THROTTLE_PROXY_LISTEN=" + elsewhere + " " + line
-			}
-			status, stdout, stderr := execute(line)
-			if status != exitUsage || stdout != "" {
-				t.Errorf("got status %d and %q, want %d and nothing on standard output", status, stdout, exitUsage)
-			}
-			for _, want := range []string{"throttle-proxy: ", test.flag, test.says} {
-				if !strings.Contains(stderr, want) {
-					t.Errorf("got %q, want %q in it", stderr, want)
-				}
-			}
-			for _, not := range []string{canary, "listening", "cannot listen", "%!"} {
-				if strings.Contains(stderr, not) {
-					t.Errorf("got %q, want no %q in it", stderr, not)
-				}
-			}
-		})
-	}
-}
-
-func TestEveryFlagHasUnusableValues(t *testing.T) {
-	anything := []string{"replica-name"}
-	for _, flag := range flagsOf(t, "serve") {
-		named := false
-		for _, test := range unusable {
-			named = named || test.flag == "--"+flag.Name
-		}
-		if want := !slices.Contains(anything, flag.Name); named != want {
-			t.Errorf("--%s: got a test of an unusable value: %t, want %t", flag.Name, named, want)
-		}
-	}
-}
-
-func TestAllMistakesAreReportedAtOnce(t *testing.T) {
-	_, _, stderr := execute("--register a=CANARY --port x --rate 1/x --hold x --redis x --max-body x --log-level x")
-	var got []string
-	for _, line := range strings.Split(strings.TrimSpace(stderr), "\n") {
-		_, flag, _ := strings.Cut(line, "--")
-		got = append(got, flag[:strings.IndexByte(flag, ':')])
-	}
-	want := []string{"port", "register", "rate", "hold", "redis", "max-body", "log-level"}
-	if !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v in\n%s", got, want, stderr)
-	}
-}
-
 func TestAddressInUseFailsTheStart(t *testing.T) {
 	addr := occupied(t)
 	status, stdout, stderr := execute("--register a=http://host/CANARY --listen " + addr)
@@ -343,9 +103,27 @@ func TestAddressInUseFailsTheStart(t *testing.T) {
 	}
 }
 
+// What operators' listener lacks is found before clients can connect.
+func TestAdminAddressInUseFailsTheStart(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	status, _, stderr := execute("--register a=http://host/CANARY --listen unix:" + socket + " --admin " + occupied(t))
+	if want := "throttle-proxy: --admin: cannot listen: bind: address already in use\n"; status != exitFailed || stderr != want {
+		t.Errorf("got status %d and %q, want %d and %q", status, stderr, exitFailed, want)
+	}
+}
+
 func TestVersionIsOneLine(t *testing.T) {
-	status, stdout, stderr := execute("version")
-	if status != 0 || stderr != "" || !regexp.MustCompile(`^throttle-proxy \S+ go\S+\n$`).MatchString(stdout) {
-		t.Errorf("got status %d, %q and %q", status, stdout, stderr)
+	for _, line := range []string{"version", "--version", "-V"} {
+		status, stdout, stderr := execute(line)
+		if status != 0 || stderr != "" || !regexp.MustCompile(`^throttle-proxy \S+ go\S+\n$`).MatchString(stdout) {
+			t.Errorf("%s: got status %d, %q and %q", line, status, stdout, stderr)
+		}
+	}
+}
+
+func TestWarningsAreTold(t *testing.T) {
+	_, stdout, stderr := execute("check --register a=http://127.0.0.1:1 --max-body 10")
+	if want := "throttle-proxy: warning: --max-body: 10 is a number of bytes"; !strings.HasPrefix(stderr, want) || !strings.Contains(stdout, "upstream of a") {
+		t.Errorf("got %q and %q, want %q and then the check", stdout, stderr, want)
 	}
 }

@@ -6,7 +6,6 @@ package redistest
 import (
 	"context"
 	"crypto/tls"
-	_ "embed"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -38,6 +37,8 @@ type Server struct {
 	env     []string
 	cmd     *exec.Cmd
 	exited  chan struct{}
+	clock   string        // the file that says by how much its wall clock is off; empty if none does
+	skew    time.Duration // what it says
 }
 
 // Start starts a redis-server without persistence on a loopback port. args are
@@ -84,27 +85,6 @@ func StartTLS(tb testing.TB, args ...string) (*Server, TLSFiles) {
 		args: append(defaults(tb, "--port", "0", "--tls-port", port, "--tls-auth-clients", "yes",
 			"--tls-ca-cert-file", server.CA, "--tls-cert-file", server.Cert, "--tls-key-file", server.Key), args...),
 	}), client
-}
-
-//go:embed testdata/skew.c
-var skewSource string
-
-// StartSkewed starts a server whose wall clock is off by skew.
-func StartSkewed(tb testing.TB, skew time.Duration, args ...string) *Server {
-	tb.Helper()
-	library := filepath.Join(tb.TempDir(), "skew.so")
-	compile := exec.Command("gcc", "-shared", "-fPIC", "-o", library, fmt.Sprintf("-DSKEW=%d", int64(skew.Seconds())), "-xc", "-")
-	compile.Stdin = strings.NewReader(skewSource)
-	if out, err := compile.CombinedOutput(); err != nil {
-		tb.Fatalf("gcc: %v (make test installs it)\n%s", err, out)
-	}
-	port := FreePort(tb)
-	return launch(&Server{
-		Addr: net.JoinHostPort("127.0.0.1", port),
-		tb:   tb,
-		args: append(defaults(tb, "--port", port), args...),
-		env:  []string{"LD_PRELOAD=" + library},
-	})
 }
 
 // StartReplicaOf starts a server that follows master, and returns once it has

@@ -1,14 +1,17 @@
-package proxy
+package wire
 
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -37,13 +40,13 @@ func through(input string, size int) string {
 		n := min(size, len(rest))
 		s.pieces, rest = append(s.pieces, rest[:n]), rest[n:]
 	}
-	got, _ := io.ReadAll(NewWire(s, 0))
+	got, _ := io.ReadAll(NewConn(s, Timeouts{}))
 	return string(got)
 }
 
 const postHead = "POST /slack HTTP/1.1\r\nHost: a\r\n"
 
-func TestWirePassesWhatIsValid(t *testing.T) {
+func TestConnPassesWhatIsValid(t *testing.T) {
 	for name, input := range map[string]string{
 		"no body":               "GET /slack HTTP/1.1\r\nHost: a\r\n\r\n",
 		"HTTP/1.0":              "GET /slack HTTP/1.0\r\n\r\n",
@@ -59,6 +62,7 @@ func TestWirePassesWhatIsValid(t *testing.T) {
 		"HTTP/2 from then on":   "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04",
 		"bytes over 0x7f":       "GET / HTTP/1.1\r\nHost: a\r\nX: \xc3\xa4\r\n\r\n",
 		"empty value":           "GET / HTTP/1.1\r\nHost: a\r\nX:\r\n\r\n",
+		"raw UTF-8":             "GET /\xc3\xa4{|}^\"<>\\?q=\xc3\xa9%zz HTTP/1.1\r\nHost: a\r\n\r\n",
 		"upgrade, then nothing": "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
 	} {
 		for _, size := range []int{1, 2, 7, 1 << 20} {
@@ -111,47 +115,136 @@ var ambiguous = map[string]string{
 	"two spaces":                 "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
 	"space at the end":           "GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
 	"fragment":                   "GET /#x HTTP/1.1\r\nHost: a\r\n\r\n",
-	"raw UTF-8":                  "GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n",
-	"empty line first":           "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+	"no target":                  "GET  HTTP/1.1\r\nHost: a\r\n\r\n",
+	"no slash":                   "GET slack HTTP/1.1\r\nHost: a\r\n\r\n",
+	"no method":                  " / HTTP/1.1\r\nHost: a\r\n\r\n",
+	"a method with a slash":      "GE/T / HTTP/1.1\r\nHost: a\r\n\r\n",
+	"a broken escape":            "GET /a%zz HTTP/1.1\r\nHost: a\r\n\r\n",
+	"two empty lines first":      "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+	"no Host":                    "GET / HTTP/1.1\r\n\r\n",
+	"another expectation":        "GET / HTTP/1.1\r\nHost: a\r\nExpect: more\r\n\r\n",
+	"a long header":              "GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", maxHead) + "\r\n\r\n",
+	"many fields":                "GET / HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X: x\r\n", maxHead/5) + "\r\n",
 	"odd trailer":                postHead + "Transfer-Encoding: chunked\r\n\r\n0\r\nX : 1\r\n\r\n",
 	"bare LF ends the trailer":   postHead + "Transfer-Encoding: chunked\r\n\r\n0\r\nX: 1\r\n\n",
 }
 
-// What is refused never reaches a handler whole, and the server answers 400
-// and closes.
-func TestWireRefusesWhatIsAmbiguous(t *testing.T) {
+// statuses of refusals that are not 400.
+var statuses = map[string]int{
+	"unknown coding":           http.StatusNotImplemented,
+	"coding with vertical tab": http.StatusBadRequest,
+	"HTTP/1.2":                 http.StatusHTTPVersionNotSupported,
+	"HTTP/2.0 by text":         http.StatusHTTPVersionNotSupported,
+	"another expectation":      http.StatusExpectationFailed,
+	"a long header":            http.StatusRequestHeaderFieldsTooLarge,
+	"many fields":              http.StatusRequestHeaderFieldsTooLarge,
+}
+
+// cutRefusal returns what the server has read before a refusal.
+func cutRefusal(got string) (before string, refused bool) {
+	if before, ok := strings.CutSuffix(got, string(brokenChunk)); ok {
+		return before, true
+	}
+	head, _, found := strings.Cut(got, refusedField)
+	i := strings.LastIndex(head, "POST / ")
+	return got[:max(i, 0)], found && i >= 0
+}
+
+// What is refused never reaches a handler whole, and the server answers by what
+// is told of it, and closes.
+func TestConnRefusesWhatIsAmbiguous(t *testing.T) {
 	for name, input := range ambiguous {
 		for _, size := range []int{1, 7, 1 << 20} {
 			got := through(input, size)
-			if !strings.HasSuffix(got, string(poison)) || !strings.HasPrefix(input, strings.TrimSuffix(got, string(poison))) {
+			before, refused := cutRefusal(got)
+			if !refused || !strings.HasPrefix(input, before) {
 				t.Errorf("%s in pieces of %d: the server reads %q", name, size, got)
 			}
 		}
 		t.Run(name, func(t *testing.T) {
 			const follower = "GET /follower HTTP/1.1\r\nHost: a\r\n\r\n"
 			whole := 0
-			status := serveWire(t, input+follower, func(_ http.ResponseWriter, r *http.Request) {
-				if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			status := serveConn(t, input+follower, func(w http.ResponseWriter, r *http.Request) {
+				if why := Refused(r); why != nil {
+					w.WriteHeader(why.Status)
+					_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // nothing else ends the client
+				} else if _, err := io.Copy(io.Discard, r.Body); err == nil {
 					whole++
 				}
 			})
 			if whole > 0 {
 				t.Errorf("the handler got %d whole requests", whole)
 			}
-			if len(status) != 1 || status[0] != http.StatusBadRequest && status[0] != http.StatusOK {
-				t.Errorf("answers: %v, want one, 400 unless the handler had begun", status)
+			want, ok := statuses[name]
+			if !ok {
+				want = http.StatusBadRequest
+			}
+			if len(status) != 1 || status[0] != want && status[0] != http.StatusOK {
+				t.Errorf("answers: %v, want one, %d unless the handler had begun", status, want)
 			}
 		})
 	}
 }
 
-// serveWire lets a net/http server answer what a client says, and returns the
+// TestConn_EmptyLineBetweenRequests is left out, but only one.
+func TestConn_EmptyLineBetweenRequests(t *testing.T) {
+	const get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+	const post = postHead + "Content-Length: 2\r\n\r\nok"
+	for _, size := range []int{1, 2, 3, 7, 1 << 20} {
+		if got, want := through("\r\n"+post+"\r\n"+get+"\r\n"+post+"\r\n", size), post+get+post; got != want {
+			t.Errorf("in pieces of %d: got %q, want %q", size, got, want)
+		}
+	}
+}
+
+// TestConn_LateHeader begins with its first byte, or with the connection.
+func TestConn_LateHeader(t *testing.T) {
+	const get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+	for name, tt := range map[string]struct {
+		first, then string
+		want        string
+	}{
+		"nothing was said":       {"", "", ""},
+		"a part at first":        {"", "GET / HT", "408"},
+		"a part after a request": {get, "G", "408"},
+		"nothing after one":      {get, "", ""},
+	} {
+		synctestRun(t, name, func(t *testing.T) {
+			near, far := net.Pipe()
+			defer far.Close()
+			c := NewConn(near, Timeouts{Idle: time.Hour, Header: 10 * time.Second})
+			defer c.Close()
+			if tt.first != "" {
+				_ = c.SetReadDeadline(time.Now().Add(time.Minute)) // the server's, between requests
+			}
+			go func() { _, _ = io.WriteString(far, tt.first+tt.then) }()
+			if _, err := io.ReadFull(c, make([]byte, len(tt.first))); err != nil {
+				t.Fatal(err)
+			}
+			begun, p := time.Now(), make([]byte, 1<<10)
+			n, err := c.Read(p)
+			took := time.Since(begun)
+			switch {
+			case tt.want == "" && !errors.Is(err, os.ErrDeadlineExceeded):
+				t.Errorf("got %q, %v, want %v", p[:n], err, os.ErrDeadlineExceeded)
+			case tt.want != "" && (!strings.Contains(string(p[:n]), refusedField+": 408 ") || took != 10*time.Second+grace):
+				t.Errorf("got %q after %s, want 408 after 10 s", p[:n], took)
+			}
+		})
+	}
+}
+
+func synctestRun(t *testing.T, name string, f func(*testing.T)) {
+	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
+}
+
+// serveConn lets a net/http server answer what a client says, and returns the
 // statuses of its answers.
-func serveWire(t *testing.T, input string, handler http.HandlerFunc) (statuses []int) {
+func serveConn(t *testing.T, input string, handler http.HandlerFunc) (statuses []int) {
 	t.Helper()
 	client, server := net.Pipe()
 	listener := &oneConn{conns: make(chan net.Conn, 1)}
-	listener.conns <- NewWire(server, 0)
+	listener.conns <- NewConn(server, Timeouts{})
 	srv := &http.Server{Handler: handler}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(listener) }()
@@ -181,10 +274,10 @@ func (l *oneConn) Accept() (net.Conn, error) {
 func (l *oneConn) Close() error   { return nil }
 func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }
 
-// FuzzWire holds against what net/http makes of the same bytes: how they are
+// FuzzConn holds against what net/http makes of the same bytes: how they are
 // cut into reads changes nothing, and a request that net/http reads through a
-// Wire is one that a strict reader reads without.
-func FuzzWire(f *testing.F) {
+// Conn is one that a strict reader reads without.
+func FuzzConn(f *testing.F) {
 	for _, input := range ambiguous {
 		f.Add([]byte(input), 3)
 	}
@@ -219,22 +312,23 @@ func FuzzWire(f *testing.F) {
 }
 
 func wholeLines(passed string) string {
-	if refused, ok := strings.CutSuffix(passed, string(poison)); ok {
-		return refused[:strings.LastIndexByte(refused, '\n')+1]
+	before, refused := cutRefusal(passed)
+	if !refused {
+		return passed
 	}
-	return passed
+	return before[:strings.LastIndexByte(before, '\n')+1]
 }
 
-func TestWireAfterAnUpgrade(t *testing.T) {
+func TestConnAfterAnUpgrade(t *testing.T) {
 	const ask = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 	for _, test := range []struct{ answer, then, want string }{
 		{"HTTP/1.1 101 Switching Protocols\r\n\r\n", "\x81\x00\n\n", "\x81\x00\n\n"},
 		{"HTTP/1.1 103 Early Hints\r\n\r\n", "\n", ""}, // still undecided
-		{"HTTP/1.1 200 OK\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"},
-		{"HTTP/1.1 200 OK\r\n\r\n", "GET / HTTP/1.1\n\n", string(poison)},
+		{"HTTP/1.1 200 OK\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
+		{"HTTP/1.1 200 OK\r\n\r\n", "GET / HTTP/1.1\n\n", string(malformed.request())},
 	} {
 		s := &script{pieces: [][]byte{[]byte(ask)}, Conn: discardConn{}}
-		w := NewWire(s, 0)
+		w := NewConn(s, Timeouts{})
 		if _, err := io.ReadFull(w, make([]byte, len(ask))); err != nil {
 			t.Fatal(err)
 		}
@@ -251,10 +345,10 @@ type discardConn struct{ net.Conn }
 
 func (discardConn) Write(p []byte) (int, error) { return len(p), nil }
 
-func BenchmarkWire(b *testing.B) {
+func BenchmarkConn(b *testing.B) {
 	request := []byte(postHead + "User-Agent: bench\r\nAccept: */*\r\nContent-Type: application/json\r\nX-Api-Key: bench\r\nContent-Length: 200\r\n\r\n" + strings.Repeat("x", 200))
 	s := &script{}
-	w := NewWire(s, 0)
+	w := NewConn(s, Timeouts{})
 	buf := make([]byte, 4096)
 	b.ReportAllocs()
 	b.SetBytes(int64(len(request)))

@@ -45,7 +45,7 @@ func TestConnectionThatTheUpstreamEndsIsNotUsedAgain(t *testing.T) {
 func TestBodiesOfAnySize(t *testing.T) {
 	handler, arrivals := records()
 	r := newRig(t, nil, upstreamURL(t, serve(t, handler).URL))
-	for _, size := range []int{0, 1, 4 << 10, directBody, directBody + 1, 1 << 20} {
+	for _, size := range []int{0, 1, 4 << 10, 16 << 10, 16<<10 + 1, 1 << 20} {
 		body := strings.Repeat("b", size)
 		wantOutcome(t, r.do(post(body)), "200")
 		if got := next(t, arrivals).body; got != body {

@@ -1,4 +1,4 @@
-package proxy
+package wire
 
 import (
 	"errors"
@@ -19,6 +19,7 @@ type lazyConn struct {
 	mu       sync.Mutex
 	reading  bool
 	until    time.Time // when reads are to fail; zero for never
+	latest   time.Time // when they are to fail whatever until says; likewise
 	readSet  time.Time // the deadlines that the connection has
 	writeSet time.Time
 }
@@ -41,27 +42,55 @@ func (c *lazyConn) SetReadDeadline(t time.Time) error {
 	if !c.reading {
 		return nil
 	}
-	c.readSet = t
-	return c.Conn.SetReadDeadline(t)
+	c.readSet = c.deadlineLocked()
+	return c.Conn.SetReadDeadline(c.readSet)
 }
+
+// setLatest bounds all reads from the next one on; zero takes the bound away.
+func (c *lazyConn) setLatest(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.latest = t
+}
+
+// isLate reports whether the bound of all reads has passed.
+func (c *lazyConn) isLate() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.latest.IsZero() && passed(c.latest, time.Now())
+}
+
+func (c *lazyConn) deadlineLocked() time.Time {
+	if c.until.IsZero() || !c.latest.IsZero() && c.latest.Before(c.until) {
+		return c.latest
+	}
+	return c.until
+}
+
+// grace is how long a read whose deadline has passed looks for what has come
+// before: the process may have stood still, and not the client.
+const grace = 10 * time.Millisecond
 
 // Read reads until the deadline. That of the connection itself may be an
 // earlier one, left by a read before: it is moved only when it has passed.
 func (c *lazyConn) Read(p []byte) (n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for {
-		now := time.Time{}
-		if !c.until.IsZero() || !c.readSet.IsZero() {
+	for graced := false; ; {
+		until, now := c.deadlineLocked(), time.Time{}
+		if !until.IsZero() || !c.readSet.IsZero() {
 			now = time.Now()
 		}
-		if passed(c.until, now) {
+		late := passed(until, now)
+		if late && (graced || aborts(until)) {
 			return 0, os.ErrDeadlineExceeded
+		} else if late {
+			graced, until = true, now.Add(grace)
 		}
-		sooner := !c.until.IsZero() && (c.readSet.IsZero() || c.until.Before(c.readSet))
+		sooner := !until.IsZero() && (c.readSet.IsZero() || until.Before(c.readSet))
 		if sooner || passed(c.readSet, now) {
-			c.readSet = c.until
-			_ = c.Conn.SetReadDeadline(c.until) // the read tells
+			c.readSet = until
+			_ = c.Conn.SetReadDeadline(until) // the read tells
 		}
 		c.reading = true
 		c.mu.Unlock()
@@ -73,6 +102,9 @@ func (c *lazyConn) Read(p []byte) (n int, err error) {
 		}
 	}
 }
+
+// aborts reports whether a deadline is none, but there to end a read at once.
+func aborts(deadline time.Time) bool { return deadline.Unix() <= 1 }
 
 func passed(deadline, now time.Time) bool { return !deadline.IsZero() && !now.Before(deadline) }
 
@@ -88,6 +120,3 @@ func (c *lazyConn) Write(p []byte) (int, error) {
 	}
 	return c.Conn.Write(p)
 }
-
-// CloseWrite ends one half of a tunnel.
-func (c *lazyConn) CloseWrite() error { return closeWrite(c.Conn) }

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const portPatience = 5 * time.Second // for a port that is taken
+
+func (f *flags) parseListen(p *parsing, c *config) {
+	c.network, c.listenFlag = "tcp", "--listen"
+	c.tlsCert, c.tlsKey = f.TLSCert, f.TLSKey
+	if (f.TLSCert == "") != (f.TLSKey == "") {
+		p.fail("tls-cert", "a certificate needs its key: write both --tls-cert and --tls-key")
+	} else if f.TLSCert != "" {
+		if _, err := tls.LoadX509KeyPair(f.TLSCert, f.TLSKey); err != nil {
+			p.fail("tls-cert", "%w: write the PEM files of a certificate and its key", cause(err))
+		}
+	}
+	if f.Listen == "" {
+		c.listenFlag = "--port"
+		if _, err := strconv.ParseUint(f.Port, 10, 16); err != nil {
+			p.fail("port", "%s is not a port: write a number from 0 to 65535 (0 takes a free one)", quote(f.Port))
+		}
+		c.address = ":" + f.Port
+		return
+	}
+	c.network, c.address = p.parseAddress("listen", f.Listen)
+}
+
+// parseAddress reads where to listen.
+func (p *parsing) parseAddress(flag, value string) (network, address string) {
+	if path, ok := strings.CutPrefix(value, "unix:"); ok {
+		if path == "" {
+			p.fail(flag, "no path after unix: write unix:/path/to/socket")
+		}
+		return "unix", path
+	}
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		p.fail(flag, "%s is not an address: write host:port, :port or unix:/path", quote(value))
+	}
+	return "tcp", value
+}
+
+// parseTrust reads from whom forwarding fields are believed.
+func (f *flags) parseTrust(p *parsing, c *config) {
+	for i, value := range f.TrustedProxy {
+		prefix, err := netip.ParsePrefix(value)
+		if addr, addrErr := netip.ParseAddr(value); addrErr == nil {
+			prefix, err = addr.Prefix(addr.BitLen())
+		}
+		switch {
+		case value == "unix":
+			c.trust.Unix = true
+		case err != nil || prefix.Addr().Is4In6(): // peers are never 4in6
+			p.fail("trusted-proxy", "%s%s is not a network: write CIDR as in 10.0.0.0/8, an address, or unix", nth(f.TrustedProxy, i), quote(value))
+		default:
+			c.trust.Prefixes = append(c.trust.Prefixes, prefix.Masked())
+		}
+	}
+}
+
+// listen takes the address. A port that is taken may become free: by a replica
+// that ends, or, in the system's range for them, by an outgoing connection.
+func (c *config) listen(ctx context.Context, announce func(string)) (net.Listener, error) {
+	if c.network == "unix" {
+		// What a killed process left behind is in the way; a living one's is not
+		// ours to take.
+		if conn, err := net.Dial("unix", c.address); err == nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("--listen: something else listens on %s", c.address)
+		}
+		if info, err := os.Lstat(c.address); err == nil && info.Mode()&os.ModeSocket != 0 {
+			_ = os.Remove(c.address)
+		}
+	}
+	var system net.ListenConfig
+	system.SetMultipathTCP(false) // has no filters: see ignoreConnects
+	listener, err := system.Listen(ctx, c.network, c.address)
+	taken := c.network == "tcp" && errors.Is(err, syscall.EADDRINUSE)
+	if taken {
+		announce(fmt.Sprintf("%s is taken, trying again for %s", c.address, portPatience))
+	}
+	for deadline := time.Now().Add(portPatience); taken && time.Now().Before(deadline); taken = errors.Is(err, syscall.EADDRINUSE) {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+		listener, err = system.Listen(ctx, c.network, c.address)
+	}
+	switch {
+	case taken:
+		_, port, _ := net.SplitHostPort(c.address)
+		return nil, fmt.Errorf("%s: cannot listen on %s: %w: end what listens there or choose another port; if it was an outgoing connection's, reserve it: sysctl -w net.ipv4.ip_local_reserved_ports=%s", c.listenFlag, c.address, cause(err), port)
+	case errors.Is(err, syscall.EADDRINUSE): // a file, which is not ours to remove
+		return nil, fmt.Errorf("%s: cannot listen on %s: %w", c.listenFlag, c.address, cause(err))
+	case err != nil:
+		return nil, fmt.Errorf("%s: cannot listen: %w", c.listenFlag, cause(err))
+	}
+	return listener, nil
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+)
+
+// recovering answers a request whose handler panics, and logs the panic.
+func recovering(next http.Handler, logger *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := &answerWriter{ResponseWriter: w}
+		defer answer.recover(logger)
+		next.ServeHTTP(answer, r)
+	})
+}
+
+// recover ends the panic of a handler, if it is in one: it logs it, and answers
+// 500 where no answer has begun, or else cuts the connection. It is to be
+// deferred. A panic that only means a cut goes on.
+func (w *answerWriter) recover(logger *slog.Logger) {
+	value := recover()
+	switch value {
+	case nil:
+		return
+	case http.ErrAbortHandler:
+		panic(value)
+	}
+	logger.LogAttrs(context.Background(), slog.LevelError, "panic", panicAttrs(value, debug.Stack())...)
+	if w.began {
+		panic(http.ErrAbortHandler)
+	}
+	clear(w.Header())
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(http.StatusInternalServerError)
+	_, _ = io.WriteString(w, `{"type":"about:blank","title":"Internal error","status":500,"detail":"The log says what went wrong.","reason":"internal"}`+"\n")
+}
+
+// panicAttrs tells what a handler panicked with, and where. Of an error that
+// may have a client's or an upstream's words in it only the type is told.
+func panicAttrs(value any, stack []byte) []slog.Attr {
+	text := fmt.Sprintf("a %T", value)
+	switch value := value.(type) {
+	case runtime.Error:
+		text = value.Error()
+	case string:
+		text = value
+	}
+	return []slog.Attr{slog.String("panic", text), slog.String("stack", string(stack))}
+}

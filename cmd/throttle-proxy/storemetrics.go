@@ -1,0 +1,81 @@
+package main
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"throttle-proxy/cluster"
+	"throttle-proxy/proxy"
+)
+
+// store is what is asked of the store from outside of requests.
+type store interface {
+	proxy.Cluster
+	Status() cluster.Status
+}
+
+// storeCollector reads a store's status when Prometheus does.
+type storeCollector struct {
+	store  store
+	shared bool // by replicas
+}
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(namespace+"_"+name, help, labels, nil)
+}
+
+var (
+	locksHeld    = describe("locks_held", "Locks of exchanges under way.")
+	locksRenewed = describe("locks_renewed_total", "Renewals of locks in the store.")
+	locksLost    = describe("locks_lost_total", "Locks that were another's when they were to be renewed.")
+	cooling      = describe("cool_downs", "Cool-downs that this replica knows of.")
+	storeUp      = describe("store_up", "1 while all of the store is asked, 0 while the breaker of it, or of a part, is open.")
+	storeFaults  = describe("store_faults_total", "Asks and other calls that the store did not answer, or by an error.", "fault")
+	storeAway    = describe("degraded_seconds_total", "Time for which the store, or a part of it, was away.")
+	replicasLive = describe("replicas", "Replicas that live, with this one, as the store last told; 0 while it has not.")
+	differing    = describe("replicas_differing", "Other replicas whose routes differ from this one's.")
+)
+
+// Describe implements [prometheus.Collector].
+func (c *storeCollector) Describe(descs chan<- *prometheus.Desc) {
+	all := []*prometheus.Desc{locksHeld, cooling}
+	if c.shared {
+		all = append(all, locksRenewed, locksLost, storeUp, storeFaults, storeAway, replicasLive, differing)
+	}
+	for _, desc := range all {
+		descs <- desc
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c *storeCollector) Collect(values chan<- prometheus.Metric) {
+	s := c.store.Status()
+	gauge := func(desc *prometheus.Desc, v float64) {
+		values <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v)
+	}
+	counter := func(desc *prometheus.Desc, v float64, labels ...string) {
+		values <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, v, labels...)
+	}
+	gauge(locksHeld, float64(len(s.Locks)))
+	gauge(cooling, float64(len(s.Pauses)))
+	if !c.shared {
+		return
+	}
+	up, differ := 1.0, 0
+	if len(s.Away) > 0 {
+		up = 0
+	}
+	for _, peer := range s.Peers {
+		if len(peer.Differences) > 0 {
+			differ++
+		}
+	}
+	gauge(storeUp, up)
+	gauge(replicasLive, float64(s.Live))
+	gauge(differing, float64(differ))
+	counter(locksRenewed, float64(s.Renewed))
+	counter(locksLost, float64(s.Lost))
+	counter(storeAway, s.Degraded.Seconds())
+	for fault, n := range s.Faults {
+		counter(storeFaults, float64(n), fault)
+	}
+}

@@ -1,0 +1,160 @@
+package proxy
+
+import (
+	"io"
+	"maps"
+	"net/http"
+
+	"throttle-proxy/proxy/upstream"
+)
+
+// client is where answers go. Nobody else writes to the one who asked.
+type client struct {
+	http.ResponseWriter
+	in     *http.Request
+	body   *clientBody
+	began  bool // a final header has been sent
+	ended  bool // all of the answer has
+	closes bool // the connection ends with this answer
+}
+
+// reusable is the longest declared body that is read, after its request was
+// answered, so that the connection can be used again.
+const reusable = 256 << 10
+
+// inform passes an informational answer on. HTTP/1.0 has none.
+func (c *client) inform(status int, header http.Header) {
+	if !c.in.ProtoAtLeast(1, 1) || c.began {
+		return
+	}
+	h := c.Header()
+	maps.Copy(h, header)
+	removeHopByHop(h)
+	c.ResponseWriter.WriteHeader(status)
+	clear(h)
+}
+
+// begin sends the header of the answer.
+func (c *client) begin(status int) {
+	c.began = true
+	if unread := c.body.unread(); c.in.ProtoMajor == 1 {
+		// The rest of a body is not to be read as another request.
+		c.closes = c.closes || unread && (c.in.ContentLength < 0 || c.in.ContentLength > reusable)
+		if c.closes {
+			c.Header().Set("Connection", "close")
+		} else if unread {
+			// Or net/http would wait for it before it lets the answer out.
+			_ = http.NewResponseController(c.ResponseWriter).EnableFullDuplex()
+		}
+	}
+	if types, ok := c.Header()["Content-Type"]; ok && status == http.StatusNotModified && types != nil {
+		// net/http takes it out by its canonical name.
+		delete(c.Header(), "Content-Type")
+		c.Header()["content-type"] = types
+	}
+	c.ResponseWriter.WriteHeader(status)
+}
+
+// flush sends what was written.
+func (c *client) flush() {
+	_ = http.NewResponseController(c.ResponseWriter).Flush() // the next write tells
+}
+
+// deliver passes an answer on.
+func (x *exchange) deliver(a *upstream.Answer) {
+	header := x.client.Header()
+	removeHopByHop(a.Header)
+	x.mapLocations(a.Header)
+	for name, values := range a.Header {
+		if header[name] != nil {
+			values = append(header[name], values...)
+		}
+		header[name] = values
+	}
+	if header["Content-Type"] == nil {
+		header["Content-Type"] = nil // or net/http guesses one
+	}
+	a.Trailer = allowedTrailers(a.Trailer)
+	announced := len(a.Trailer)
+	for name := range a.Trailer {
+		header.Add("Trailer", name)
+	}
+	x.event.Status = a.StatusCode
+	x.addRateLimit(x.decisions)
+	bodyless := x.in.Method == http.MethodHead || a.StatusCode == http.StatusNoContent || a.StatusCode == http.StatusNotModified
+	if bodyless || a.ContentLength == 0 {
+		x.settle() // there is no later part
+	}
+	x.client.begin(a.StatusCode)
+	if a.ContentLength < 0 {
+		x.client.flush() // the first part may come late
+	}
+	if !bodyless {
+		x.copyBody(a)
+		x.sendTrailers(a, announced)
+	}
+	x.client.ended = true
+}
+
+// inform passes an informational answer on.
+func (x *exchange) inform(status int, header http.Header) {
+	x.mapLocations(header)
+	x.client.inform(status, header)
+}
+
+// copyBody copies an answer's body. Before the last part of one whose length is
+// known the lock is released: a client that repeats its request as soon as it has
+// its answer is no duplicate. The end of any other is sent by the server, after
+// [exchange.forward].
+func (x *exchange) copyBody(a *upstream.Answer) {
+	left := a.ContentLength // -1 if unknown
+	buffer := copyBuffers.Get()
+	defer copyBuffers.Put(buffer)
+	for {
+		n, err := a.Body.Read(buffer)
+		if left > 0 {
+			if left -= int64(n); left <= 0 {
+				x.settle()
+			}
+		}
+		if n > 0 {
+			if _, err := x.client.Write(buffer[:n]); err != nil {
+				panic(http.ErrAbortHandler)
+			}
+			if left != 0 {
+				x.client.flush() // more is to come, maybe late: what is there is not kept waiting for it
+			}
+		}
+		if err == io.EOF {
+			return
+		} else if err != nil {
+			x.cutAnswer(err)
+		}
+	}
+}
+
+// cutAnswer ends an answer whose body breaks off: the client must not take a
+// part for the whole.
+func (x *exchange) cutAnswer(err error) {
+	if failure, ok := err.(*upstream.Failure); ok {
+		x.event.Fault = failure.Fault
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// sendTrailers ends an answer that has trailers, of which some were announced.
+func (x *exchange) sendTrailers(a *upstream.Answer, announced int) {
+	trailers := allowedTrailers(a.Trailer)
+	if len(trailers) == 0 {
+		return
+	}
+	x.client.flush() // trailers follow chunks only
+	prefix := http.TrailerPrefix
+	if len(trailers) == announced {
+		prefix = ""
+	}
+	header := x.client.Header()
+	for name, values := range trailers {
+		header[prefix+name] = append(header[prefix+name], values...)
+	}
+}

@@ -1,7 +1,0 @@
-//go:build !unix
-
-package proxy
-
-const canLook = false
-
-func nothingToRead(uintptr) bool { return false }

@@ -1,0 +1,245 @@
+package upstream
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const maxAnswerHeader = 10 << 20 // bytes, as http.Transport has it
+
+// lookConn is a connection that can be looked at: then a read takes what has
+// come, and does not wait.
+type lookConn struct {
+	net.Conn
+	raw     syscall.RawConn // nil if there is none
+	looking bool
+}
+
+func newLookConn(conn net.Conn) *lookConn {
+	c := &lookConn{Conn: conn}
+	if s, ok := conn.(syscall.Conn); ok {
+		c.raw, _ = s.SyscallConn()
+	}
+	return c
+}
+
+func (c *lookConn) Read(p []byte) (n int, err error) {
+	if !c.looking {
+		return c.Conn.Read(p)
+	}
+	if c.raw == nil {
+		return 0, os.ErrDeadlineExceeded // a write will tell
+	}
+	if closed := c.raw.Control(func(fd uintptr) { n, err = readNow(fd, p) }); closed != nil {
+		err = closed
+	}
+	return n, err
+}
+
+// directConn is a connection of a direct.
+type directConn struct {
+	net.Conn // by TLS, or look
+	look     *lookConn
+	direct   *direct
+	r        *bufio.Reader
+	w        *bufio.Writer
+	asked    http.Request // what net/http is to know of a request to read its answer
+	since    time.Time    // when it became idle
+	read     int64        // bytes since the last request began
+	most     int64        // of them that are read
+	written  int64
+}
+
+func newDirectConn(d *direct, conn net.Conn, look *lookConn) *directConn {
+	c := &directConn{Conn: conn, look: look, direct: d}
+	c.r, c.w = bufio.NewReader(c), bufio.NewWriter(c)
+	return c
+}
+
+// Close ends what anybody waits for, at once. It may be called again.
+func (c *directConn) Close() error { return c.look.Conn.Close() }
+
+func (c *directConn) Read(p []byte) (int, error) {
+	if c.read >= c.most {
+		return 0, errHeaderSize
+	}
+	n, err := c.Conn.Read(p)
+	c.read += int64(n)
+	return n, err
+}
+
+func (c *directConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.written += int64(n)
+	return n, err
+}
+
+// silent reports whether nothing has come since the last answer: neither the
+// end of the connection, nor bytes that would be taken for the next answer. What
+// TLS has to say for itself, such as session tickets, is read.
+func (c *directConn) silent() bool {
+	var b [1]byte
+	c.look.looking = true
+	n, err := c.Conn.Read(b[:])
+	c.look.looking = false
+	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// roundTrip sends req. If it fails the connection is closed.
+func (c *directConn) roundTrip(ctx context.Context, w *watch, req *Request) (*Answer, error) {
+	body := &directBodyReader{c: c, ctx: ctx, watch: w, uncancel: context.AfterFunc(ctx, func() { _ = c.Close() })}
+	c.read, c.most, c.written = 0, maxAnswerHeader, 0
+	res, err := c.exchange(w, req)
+	if err != nil {
+		body.end(false)
+		return nil, err
+	}
+	w.rest(answering)
+	c.most = 1<<63 - 1
+	answer := &Answer{Response: res}
+	if answer.Whole = res.Body == http.NoBody; answer.Whole {
+		body.end(!res.Close)
+		return answer, nil
+	}
+	answer.Whole = res.ContentLength >= 0 && res.ContentLength <= int64(c.r.Buffered())
+	body.ReadCloser, body.reusable, body.whole = res.Body, !res.Close, answer.Whole
+	res.Body = body
+	return answer, nil
+}
+
+func (c *directConn) exchange(w *watch, req *Request) (*http.Response, error) {
+	timeout := c.direct.options.Timeout
+	w.await(sending, timeout, errTimeout)
+	unwritten := c.writeRequest(req)
+	if unwritten != nil && c.written == 0 {
+		return nil, unwritten
+	}
+	w.await(sending, timeout, errTimeout)
+	informer := informer{tell: req.Inform}
+	c.asked.Method = req.Method
+	for {
+		res, err := http.ReadResponse(c.r, &c.asked)
+		switch {
+		case err != nil && unwritten != nil:
+			return nil, unwritten
+		case err != nil:
+			return nil, err
+		case res.StatusCode < 200 && res.StatusCode != http.StatusSwitchingProtocols:
+			if !informer.inform(res.StatusCode, res.Header) {
+				return nil, errAnswer
+			}
+			c.read = 0
+		case !checked(req, res):
+			return nil, errAnswer
+		default:
+			// What came in spite of a write that failed is the answer, and the last.
+			res.Close = res.Close || unwritten != nil
+			return res, nil
+		}
+	}
+}
+
+// writeRequest writes what [http.Request.Write] would, but for the order of
+// fields, which has no meaning. What is written was valid when it was read, from
+// the client or at the start.
+func (c *directConn) writeRequest(req *Request) error {
+	host := req.Host
+	if host == "" {
+		host = c.direct.host
+	}
+	w := c.w
+	w.Reset(c) // or it would keep the error of a request before
+	for _, s := range [...]string{req.Method, " ", req.Target, " HTTP/1.1\r\nHost: ", host, "\r\n"} {
+		_, _ = w.WriteString(s) // w keeps the first error
+	}
+	for name, values := range req.Header {
+		switch name {
+		case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
+			continue // said otherwise, or not at all
+		}
+		for _, value := range values {
+			if name != "User-Agent" || value != "" {
+				writeField(w, name, value)
+			}
+		}
+	}
+	switch {
+	case req.Body != nil:
+		writeField(w, "Content-Length", strconv.FormatInt(req.Length, 10))
+	case req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
+		writeField(w, "Content-Length", "0")
+	}
+	_, _ = w.WriteString("\r\n")
+	if req.Body != nil {
+		body := req.Body()
+		_, _ = io.Copy(w, body) // from memory
+		_ = body.Close()
+	}
+	return w.Flush()
+}
+
+func writeField(w *bufio.Writer, name, value string) {
+	_, _ = w.WriteString(name)
+	_, _ = w.WriteString(": ")
+	_, _ = w.WriteString(value)
+	_, _ = w.WriteString("\r\n")
+}
+
+// directBodyReader is the body of an answer. When it has been read its
+// connection is free; closed before that, also while it is read, it closes the
+// connection.
+type directBodyReader struct {
+	io.ReadCloser
+	c        *directConn
+	ctx      context.Context
+	watch    *watch
+	whole    bool // it is here: nothing is waited for
+	reusable bool
+	uncancel func() bool
+	ended    atomic.Bool
+}
+
+func (b *directBodyReader) Read(p []byte) (int, error) {
+	if !b.whole {
+		b.watch.await(answering, b.c.direct.options.AnswerIdle, errIdle)
+	}
+	n, err := b.ReadCloser.Read(p)
+	if !b.whole {
+		b.watch.rest(answering)
+	}
+	if err != nil {
+		b.end(err == io.EOF && b.reusable)
+		if err != io.EOF {
+			err = cutFailure(b.ctx)
+		}
+	}
+	return n, err
+}
+
+func (b *directBodyReader) Close() error {
+	b.end(false)
+	return nil
+}
+
+// end gives the connection back or closes it. Calls after the first do
+// nothing: the connection may be another request's by then.
+func (b *directBodyReader) end(reusable bool) {
+	if b.ended.Swap(true) {
+		return
+	}
+	cancelled := !b.uncancel()
+	if reusable && !cancelled && b.c.r.Buffered() == 0 {
+		b.c.direct.put(b.c)
+	} else {
+		_ = b.c.Close()
+	}
+}

@@ -1,0 +1,9 @@
+//go:build !unix
+
+package upstream
+
+import "errors"
+
+const canLook = false
+
+func readNow(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }

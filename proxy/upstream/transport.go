@@ -1,0 +1,327 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	// dialTimeout is the longest that a connection to an upstream may take, and
+	// again the longest that its TLS may.
+	dialTimeout = 10 * time.Second
+	idleTimeout = 90 * time.Second // longest that an unused connection stays open
+)
+
+// newTransport returns the connections of one route.
+func newTransport(u *URL, o Options) *http.Transport {
+	dialer := u.dialer(o)
+	protocols := new(http.Protocols)
+	if u.h2c {
+		protocols.SetUnencryptedHTTP2(true)
+	} else {
+		protocols.SetHTTP1(true)
+		protocols.SetHTTP2(true)
+	}
+	t := &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &upstreamConn{Conn: conn}, nil
+		},
+		TLSHandshakeTimeout: dialTimeout,
+		// A burst of any size leaves its connections for the next one.
+		MaxIdleConns:        0,
+		MaxIdleConnsPerHost: 4096,
+		IdleConnTimeout:     idleTimeout,
+		// Only bodies that stream are announced by Expect.
+		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true, // or the Transport asks for gzip and decodes it
+		Protocols:             protocols,
+	}
+	speakHTTP2(t, o)
+	return t
+}
+
+func (u *URL) dialer(o Options) *net.Dialer { return &net.Dialer{Timeout: min(dialTimeout, o.Timeout)} }
+
+// transport sends by an http.RoundTripper: bodies of any size, by any protocol.
+type transport struct {
+	http.RoundTripper
+	url     *URL
+	options Options
+	proxied bool // requests go to another proxy, which is told the whole URL
+}
+
+// closeIdle closes the connections that are not in use.
+func (t *transport) closeIdle() {
+	if c, ok := t.RoundTripper.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// send is [sender].send. What is refused unseen is sent once more.
+func (t *transport) send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
+	a := &attempt{options: t.options, watch: watch{end: end}, informer: informer{tell: req.Inform}}
+	defer a.over()
+	ctx = httptrace.WithClientTrace(ctx, a.trace(t.url.h2c))
+	for sends := 1; ; sends++ {
+		res, err := t.RoundTrip(a.request(t.url.verbatim(req.Target, t.proxied), req).WithContext(ctx))
+		switch {
+		case a.foreign.Load():
+			if err == nil {
+				_ = res.Body.Close()
+			}
+			err = errForeign
+		case err == nil && checked(req, res):
+			a.rest(answering)
+			return a.answer(ctx, res), nil
+		case err == nil:
+			_ = res.Body.Close()
+			err = errAnswer
+		case context.Cause(ctx) == nil && refusedUnseen(err):
+			if sends == 1 && (req.Body == nil || req.Held) {
+				continue
+			}
+			a.rest(answering)
+			return nil, &Failure{Kind: Refused, Fault: "destination_unavailable"}
+		}
+		a.rest(answering)
+		return nil, failure(ctx, err, a.sent.Load())
+	}
+}
+
+// attempt is a request on its way through a Transport.
+type attempt struct {
+	options Options
+	watch
+	sent    atomic.Bool // something of it may have been written
+	foreign atomic.Bool // the answer was there before the request
+
+	mu sync.Mutex // guards informer against the Transport, which may be late
+	informer
+	ended bool
+}
+
+// over ends what the client is told of informational answers.
+func (a *attempt) over() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended = true
+}
+
+// trace keeps account of what may have been sent. Another connection is asked
+// for only where nothing was written on the first, or to repeat a request that
+// may be.
+func (a *attempt) trace(h2c bool) *httptrace.ClientTrace {
+	var conn *upstreamConn
+	return &httptrace.ClientTrace{
+		GetConn: func(string) {
+			a.sent.Store(false)
+			a.rest(sending)
+		},
+		GotConn: func(info httptrace.GotConnInfo) {
+			a.sent.Store(true)
+			if conn = http1Conn(info.Conn, h2c); conn != nil {
+				conn.begin()
+			}
+			a.await(sending, a.options.Timeout, errTimeout)
+		},
+		WroteRequest: func(httptrace.WroteRequestInfo) { a.await(sending, a.options.Timeout, errTimeout) },
+		GotFirstResponseByte: func() {
+			if conn != nil && !conn.read.Load() {
+				a.foreign.Store(true)
+				_ = conn.Close()
+			}
+		},
+		Got1xxResponse: func(status int, header textproto.MIMEHeader) error {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if !a.ended && !a.inform(status, http.Header(header)) {
+				return errAnswer
+			}
+			return nil
+		},
+	}
+}
+
+// request is req as net/http has it.
+func (a *attempt) request(to *url.URL, req *Request) *http.Request {
+	out := &http.Request{
+		Method: req.Method, URL: to, Host: req.Host, Header: req.Header,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	if req.Body == nil {
+		return out
+	}
+	open := func() (io.ReadCloser, error) {
+		if req.Held && req.Length >= 0 && req.Length <= oneWrite {
+			return req.Body(), nil // net/http knows its type, and writes it together with the header
+		}
+		return &pacedBody{req.Body(), a}, nil
+	}
+	out.Body, _ = open()
+	out.ContentLength, out.Trailer = req.Length, req.Trailer
+	if req.Held {
+		out.GetBody = open
+	}
+	return out
+}
+
+// oneWrite is the longest body that is not paced: the system takes it at once.
+const oneWrite = 4 << 10
+
+// pacedBody bounds the time that the upstream takes for each part of a body.
+type pacedBody struct {
+	io.ReadCloser
+	attempt *attempt
+}
+
+func (b *pacedBody) Read(p []byte) (int, error) {
+	b.attempt.rest(sending) // the client has a time of its own
+	n, err := b.ReadCloser.Read(p)
+	b.pace()
+	return n, err
+}
+
+// WriteTo spares a body in memory being copied.
+func (b *pacedBody) WriteTo(w io.Writer) (int64, error) {
+	if held, ok := b.ReadCloser.(io.WriterTo); ok {
+		return held.WriteTo(pacedWriter{w, b})
+	}
+	return io.Copy(w, struct{ io.Reader }{b})
+}
+
+func (b *pacedBody) pace() { b.attempt.await(sending, b.attempt.options.Timeout, errTimeout) }
+
+type pacedWriter struct {
+	io.Writer
+	body *pacedBody
+}
+
+func (w pacedWriter) Write(p []byte) (int, error) {
+	w.body.pace()
+	return w.Writer.Write(p)
+}
+
+// answer is what has come.
+func (a *attempt) answer(ctx context.Context, res *http.Response) *Answer {
+	answer := &Answer{Response: res, Whole: res.Body == http.NoBody}
+	if res.StatusCode != http.StatusSwitchingProtocols && !answer.Whole {
+		res.Body = &answerBody{ReadCloser: res.Body, ctx: ctx, watch: &a.watch, idle: a.options.AnswerIdle}
+	}
+	return answer
+}
+
+// answerBody is the body of an answer, of which each part has a time.
+type answerBody struct {
+	io.ReadCloser
+	ctx   context.Context
+	watch *watch
+	idle  time.Duration
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	b.watch.await(answering, b.idle, errIdle)
+	n, err := b.ReadCloser.Read(p)
+	b.watch.rest(answering)
+	if err != nil && err != io.EOF {
+		err = cutFailure(b.ctx)
+	}
+	return n, err
+}
+
+// verbatim is u with a target in place of its own, so that net/http sends it to
+// the byte. Only for one that begins with two slashes it escapes characters that
+// should have been escaped.
+func (u *URL) verbatim(target string, proxied bool) *url.URL {
+	path, query, asked := strings.Cut(target, "?")
+	v := &url.URL{Scheme: u.url.Scheme, Host: u.url.Host, RawQuery: query, ForceQuery: asked && query == ""}
+	switch {
+	case proxied:
+		v.Opaque = "//" + u.url.Host + path // as another proxy wants it
+	case strings.HasPrefix(path, "//"):
+		v.Path, _ = url.PathUnescape(path)
+		v.RawPath = path
+		if v.EscapedPath() != path {
+			v.RawPath = escapeOdd(path)
+			v.Path, _ = url.PathUnescape(v.RawPath)
+		}
+	default:
+		v.Opaque = path
+	}
+	return v
+}
+
+// upstreamConn is a connection to an upstream which knows what has happened on
+// it since a request got it.
+type upstreamConn struct {
+	net.Conn
+	read  atomic.Bool // something
+	wrote atomic.Bool // something
+}
+
+func (c *upstreamConn) begin() {
+	c.read.Store(false)
+	c.wrote.Store(false)
+}
+
+func (c *upstreamConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.read.Store(true)
+	}
+	return n, err
+}
+
+// Write keeps to itself that an upstream which has got a part of a request takes
+// no more of it: what it has said before that, maybe an answer, is read next, or
+// else the end of the connection.
+func (c *upstreamConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil && c.wrote.Load() && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
+		return len(p), nil
+	}
+	if n > 0 {
+		c.wrote.Store(true)
+	}
+	return n, err
+}
+
+// CloseWrite ends one half of a tunnel.
+func (c *upstreamConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// http1Conn returns the upstreamConn below conn, or nil where several requests
+// share it.
+func http1Conn(conn net.Conn, h2c bool) *upstreamConn {
+	if secure, ok := conn.(*tls.Conn); ok {
+		if secure.ConnectionState().NegotiatedProtocol == "h2" {
+			return nil
+		}
+		conn = secure.NetConn()
+	}
+	c, ok := conn.(*upstreamConn)
+	if !ok || h2c {
+		return nil
+	}
+	return c
+}

@@ -1,0 +1,243 @@
+// Package wire answers one question: what has a client said?
+//
+// net/http's server is lenient where two readers of one message may differ,
+// and so lets requests be smuggled. A [Conn] reads HTTP/1 along with it, by the
+// letter of RFC 9112, and [Check] holds for requests of every protocol.
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxHead is the longest header of a request, with its first line, in bytes.
+	maxHead = 64 << 10
+	// maxAhead is the most that a client may say before it knows in which
+	// protocol.
+	maxAhead = 64 << 10
+	// maxDropped is the most that is read of a client after it was refused.
+	maxDropped = 16 << 20
+)
+
+// Conn is a client's connection. What RFC 9112 forbids never reaches the
+// server: bare LF, several or odd Content-Lengths, one beside a
+// Transfer-Encoding, folded lines, odd chunk sizes. The server reads a request
+// that [Refused] knows in its place, so that the answer is ours like any other;
+// where a body breaks off being one, the server finds an error in it. HTTP/2,
+// and what follows a 101, pass.
+//
+// It also ends what lasts too long: each write, and each header of a request
+// from its first byte on, has a deadline of its own.
+type Conn struct {
+	lazyConn
+	headerTimeout time.Duration
+	reader        reader
+	ready         []byte // to be passed on
+	head          []byte // the part of a header that has come
+	ahead         []byte // what was read and not followed yet
+	timed         int    // what the bound of all reads is for
+	refused       bool
+	dropped       int          // bytes, since it was refused
+	upgrade       atomic.Int32 // of the request that was read last
+}
+
+// Timeouts are the longest that a Conn waits, each without bound where it is 0.
+type Timeouts struct {
+	Idle   time.Duration // for the first byte of the first request
+	Header time.Duration // from the first byte of a request to the end of its header
+	Write  time.Duration // for one write
+}
+
+// NewConn returns conn as a Conn. The time of headers is its own to keep:
+// http.Server is to have no ReadHeaderTimeout, which would run from when the
+// connection was made, whether or not a request has begun.
+func NewConn(conn net.Conn, t Timeouts) *Conn {
+	c := &Conn{lazyConn: lazyConn{Conn: conn, writeIdle: t.Write}, headerTimeout: t.Header}
+	if t.Idle > 0 {
+		c.latest, c.timed = time.Now().Add(t.Idle), timedIdle
+	}
+	return c
+}
+
+// What is timed by the bound of all reads.
+const (
+	timedNothing = iota
+	timedIdle
+	timedHeader
+)
+
+// The states of Conn.upgrade: whether the request just read asks for another
+// protocol, and what the answer was.
+const (
+	upgradeAsked    int32 = iota + 1 // the answer's status is not known yet
+	upgradeSwitched                  // 101
+	upgradeRefused
+)
+
+// brokenChunk is refused by net/http wherever it stands in a body.
+var brokenChunk = []byte("\x00\r\n:\r\n\r\n")
+
+// Read gives the server what the client sent: headers whole, and all of it up
+// to what must not be read.
+func (c *Conn) Read(p []byte) (int, error) {
+	for len(p) > 0 {
+		if n := copy(p, c.ready); n > 0 {
+			c.ready = c.ready[n:]
+			return n, nil
+		}
+		if c.refused {
+			return 0, c.drop()
+		}
+		if err := c.awaitAnswer(); err != nil {
+			return 0, err
+		}
+		n, err := copy(p, c.ahead), error(nil)
+		if c.ahead = c.ahead[n:]; n == 0 {
+			n, err = c.lazyConn.Read(p)
+		}
+		if c.reader.state == stateRaw {
+			return n, err
+		}
+		if n == 0 && c.timed == timedHeader && errors.Is(err, os.ErrDeadlineExceeded) && c.isLate() {
+			c.refuse(&Refusal{http.StatusRequestTimeout, "The header did not come in time."})
+			continue
+		}
+		if n == 0 && err != nil {
+			return 0, err
+		}
+		if n > 0 {
+			n = c.follow(p[:n])
+		}
+		if n > 0 {
+			return n, nil // err comes again
+		}
+	}
+	return 0, nil
+}
+
+// follow reads p along, and returns how much of it the server may see at once;
+// the rest it keeps or has refused.
+func (c *Conn) follow(p []byte) (pass int) {
+	good, read, bad := c.reader.follow(p)
+	if pass = good; good > 0 && c.head != nil {
+		// The end of a header of which the server has seen nothing yet.
+		c.ready, c.head, pass = append(c.head, p[:good]...), nil, 0
+	}
+	switch {
+	case bad == emptyLine:
+		c.head = nil
+	case bad != nil:
+		c.refuse(bad)
+		return pass
+	case good < read:
+		c.head = append(c.head, p[good:read]...)
+	}
+	if read < len(p) {
+		c.ahead = append(bytes.Clone(p[read:]), c.ahead...)
+	}
+	if c.reader.state == stateUndecided {
+		c.upgrade.Store(upgradeAsked)
+	}
+	c.timeHeader(c.head != nil)
+	return pass
+}
+
+// refuse lets the server read why, in place of what the client says from here
+// on. What is ready was said before.
+func (c *Conn) refuse(why *Refusal) {
+	c.refused, c.head, c.ahead = true, nil, nil
+	c.timeHeader(false)
+	said := brokenChunk
+	if c.reader.inHead() {
+		said = why.request()
+	}
+	c.ready = append(c.ready, said...)
+}
+
+// drop reads what a client says that was refused, until it has come to its end
+// or to reading the answer.
+func (c *Conn) drop() error {
+	p := make([]byte, 4<<10)
+	for c.dropped < maxDropped {
+		n, err := c.lazyConn.Read(p)
+		if c.dropped += n; err != nil {
+			return err
+		}
+	}
+	return io.EOF
+}
+
+// timeHeader lets the time of a header begin or end. It ends that of the first
+// one's first byte, too.
+func (c *Conn) timeHeader(inHead bool) {
+	timed, latest := timedNothing, time.Time{}
+	if inHead && c.headerTimeout > 0 {
+		timed = timedHeader
+	}
+	if timed == c.timed {
+		return
+	}
+	if timed == timedHeader {
+		latest = time.Now().Add(c.headerTimeout)
+	}
+	c.timed = timed
+	c.setLatest(latest)
+}
+
+// awaitAnswer keeps what follows a request for another protocol from the
+// server, until its answer tells how to read it. The server, which wants to
+// know meanwhile whether the client leaves, sets a deadline when it has
+// answered.
+func (c *Conn) awaitAnswer() error {
+	for c.reader.state == stateUndecided {
+		switch c.upgrade.Load() {
+		case upgradeSwitched:
+			c.reader = reader{state: stateRaw}
+		case upgradeRefused:
+			c.reader.state = stateRequestLine
+		default:
+			if len(c.ahead) >= maxAhead {
+				return errAhead
+			}
+			p := make([]byte, 4<<10)
+			n, err := c.lazyConn.Read(p)
+			if c.ahead = append(c.ahead, p[:n]...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+var errAhead = errors.New("too much was sent behind a request for another protocol")
+
+// Write sends what the server answers.
+func (c *Conn) Write(p []byte) (int, error) {
+	if c.upgrade.Load() == upgradeAsked {
+		if status, ok := bytes.CutPrefix(p, []byte("HTTP/1.1 ")); ok {
+			switch {
+			case bytes.HasPrefix(status, []byte("101")):
+				c.upgrade.Store(upgradeSwitched)
+			case !bytes.HasPrefix(status, []byte("1")):
+				c.upgrade.Store(upgradeRefused)
+			}
+		}
+	}
+	return c.lazyConn.Write(p)
+}
+
+// CloseWrite lets the server end its half, and the client read the answer
+// before the rest is closed.
+func (c *Conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
