@@ -125,12 +125,15 @@ func TestStormLeavesNothing(t *testing.T) {
 		end()
 		w.expectPasses(t, kinds)
 		const few = 10 // that come and go by themselves
-		var g, d int
-		eventually(t, "goroutines and descriptors are as before", func() bool {
-			w.closeUpstreams()
+		g, d := goroutines+few+1, 0
+		for deadline := time.Now().Add(patience); g > goroutines+few || d > descriptors+few; time.Sleep(50 * time.Millisecond) {
+			if w.closeUpstreams(); time.Now().After(deadline) {
+				t.Errorf("TLS %v: %d goroutines, %d before; %d descriptors, %d before; they are\n%s", secure, g, goroutines, d, descriptors,
+					do(t, http.MethodGet, w.admin(t)+"/debug/pprof/goroutine?debug=1", "").body)
+				break
+			}
 			g, d = w.goroutines(t), w.descriptors(t)
-			return g <= goroutines+few && d <= descriptors+few
-		})
+		}
 		t.Logf("TLS %v: %d requests in %s, of %v, to %d routes; then %g in flight, %g locks, %g bytes, %g goroutines, %g descriptors; %s later 0, 0, 0, %d (before: %d), %d (before: %d)",
 			secure, requests, took.Round(time.Millisecond), kinds, len(w.routes()), most[0], most[1], most[2], most[3], most[4],
 			(time.Since(began) - took).Round(time.Millisecond), g, goroutines, d, descriptors)
