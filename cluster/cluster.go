@@ -2,7 +2,8 @@
 //
 // A request asks for everything it needs at once, an in-flight lock and one
 // request from each of its budgets, and gets one [Verdict]: either all of it
-// is granted, or nothing is taken. [Memory] decides for a single process and
+// is granted, or nothing is taken. What refuses is looked at in one order
+// everywhere: its lock, cool-downs, budgets. [Memory] decides for a single process and
 // [Redis] for a fleet, also while its store is away. Both are safe for
 // concurrent use.
 package cluster

@@ -159,11 +159,14 @@ func (h *history) misledDuplicates() (violations []string) {
 		}
 		told := exchange{r, &call{start: r.answered}}
 		for _, e := range equal[r.equal()] {
+			if !e.start.Before(r.sent) {
+				break
+			}
 			until := e.end
 			if e.route == "held" && e.answer.String() == "200" && !h.troubled(e.end, r.answered) {
 				until = until.Add(h.hold - clocks)
 			}
-			if e.start.Before(r.sent) && r.answered.Before(until) && h.explain(e, told) == "" {
+			if r.answered.Before(until) && h.explain(e, told) == "" {
 				violations = append(violations, fmt.Sprintf("order: request %s was told %s by process %d while %s was in flight or held", r.nonce, r.answer, r.process, e))
 			}
 		}
@@ -174,19 +177,19 @@ func (h *history) misledDuplicates() (violations []string) {
 // A pause that the upstream asked for is kept by all replicas, while nothing
 // keeps them from telling each other.
 func (h *history) disturbed() (violations []string) {
+	var sent []exchange // on the route whose upstream asks for pauses
 	for i := range h.requests {
-		pausing := &h.requests[i]
-		if pausing.does != asksToPause || len(pausing.calls) == 0 || pausing.answer.String() != "429" {
+		if r := &h.requests[i]; r.route == "rests" && len(r.calls) > 0 {
+			sent = append(sent, exchange{r, r.calls[0]})
+		}
+	}
+	for _, asked := range sent {
+		if asked.does != asksToPause || asked.answer.String() != "429" {
 			continue
 		}
-		asked := exchange{pausing, pausing.calls[0]}
-		for j := range h.requests {
-			r := &h.requests[j]
-			if r.route != pausing.route || len(r.calls) == 0 || !r.sent.After(pausing.answered) {
-				continue
-			}
-			e := exchange{r, r.calls[0]}
-			if e.start.Before(asked.end.Add(h.pause-clocks)) && !r.alone && !h.troubled(pausing.sent, e.start) {
+		until := asked.end.Add(h.pause - clocks)
+		for _, e := range sent {
+			if e.sent.After(asked.answered) && e.start.Before(until) && !e.alone && !h.troubled(asked.sent, e.start) {
 				violations = append(violations, fmt.Sprintf("pause: %s arrived %s after the upstream had asked for a pause", e, e.start.Sub(asked.end)))
 			}
 		}

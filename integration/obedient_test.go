@@ -172,27 +172,31 @@ func (o obedience) play(t *testing.T, in *inbox, fleet, name string) {
 	var sending sync.WaitGroup
 	defer sending.Wait()
 	defer close(m.answer)
-	send := func(does string, told func(answer)) {
-		sending.Go(func() { deliver(t, url, key, does, told) })
+	send := func(told func(answer)) {
+		sending.Go(func() { deliver(t, url, key, accepts, told) })
 	}
-	send(does, func(answer) {})
+	given := make(chan struct{}) // up or taken, the first
+	sending.Go(func() {
+		defer close(given)
+		deliver(t, url, key, does, func(answer) {})
+	})
 	if o.route%2 != 0 { // the same from several, of whom none knows of the others
 		for range o.copies {
 			time.Sleep(o.apart)
-			send(does, func(answer) {})
+			send(func(answer) {})
 		}
 		return
 	}
 	// Clicked again while the first is in flight.
 	select {
 	case <-m.arrived:
-	case <-t.Context().Done():
-		return
+	case <-given:
+		return // deliver has told why
 	}
 	var answered sync.WaitGroup
 	answered.Add(o.copies)
 	for range o.copies {
-		send(accepts, func(a answer) {
+		send(func(a answer) {
 			in.mu.Lock()
 			in.copies = append(in.copies, a)
 			in.mu.Unlock()

@@ -200,9 +200,12 @@ func (u *upstream) all() []*call {
 	return slices.Clone(u.calls)
 }
 
-// last returns the latest call.
+// last returns the latest call, an empty one if there was none.
 func (u *upstream) last() *call {
 	calls := u.all()
+	if len(calls) == 0 {
+		return new(call)
+	}
 	return calls[len(calls)-1]
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,7 +91,9 @@ func (w *waiter) dial(t *testing.T, kind string) clientConn {
 // ask sends a request of the table's words on a new connection.
 func (w *waiter) ask(t *testing.T, kind, text string) (message, error) {
 	t.Helper()
-	got, _, err := w.dial(t, kind).ask(asked{message: parseMessage(text).with("Host", "gateway")})
+	conn := w.dial(t, kind)
+	defer conn.Close()
+	got, _, err := conn.ask(asked{message: parseMessage(text).with("Host", "gateway")})
 	return got, err
 }
 
@@ -168,31 +171,32 @@ func TestWaitForAClientThatReadsLaterIsItsOwn(t *testing.T) {
 	t.Parallel()
 	const size, pause = 16 << 20, 5 * time.Second // longer than the answer may, shorter than the client
 	answer := "200\nContent-Length: " + fmt.Sprint(size) + "\n\n" + strings.Repeat("x", size)
+	var asking sync.WaitGroup
 	for _, secure := range []bool{false, true} {
 		w := startWaiter(t, secure, false, answering(answer), "--answer-idle", "2s", "--write-idle", "1m")
-		for _, route := range w.routes() {
-			for _, http2 := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s TLS %v HTTP/2 %v", route, secure, http2), func(t *testing.T) {
-					t.Parallel()
-					client := protoClient(t, &http.Transport{TLSClientConfig: w.trusted.Clone()}, func(p *http.Protocols) {
-						p.SetHTTP1(!http2)
-						p.SetHTTP2(http2 && secure)
-						p.SetUnencryptedHTTP2(http2 && !secure)
-					})
-					url := strings.Replace(w.url, "http:", map[bool]string{false: "http:", true: "https:"}[secure], 1)
-					res, err := client.Post(url+"/"+route, "", strings.NewReader(t.Name()))
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer res.Body.Close()
-					time.Sleep(pause)
-					if n, err := io.Copy(io.Discard, res.Body); n != size || err != nil {
-						t.Errorf("got %d of %d bytes, error %v", n, size, err)
-					}
-				})
-			}
+		for i, route := range w.routes() {
+			http2 := (i+i/2)%2 == 0 // each upstream has both
+			client := protoClient(t, &http.Transport{TLSClientConfig: w.trusted.Clone()}, func(p *http.Protocols) {
+				p.SetHTTP1(!http2)
+				p.SetHTTP2(http2 && secure)
+				p.SetUnencryptedHTTP2(http2 && !secure)
+			})
+			url := strings.Replace(w.url, "http:", map[bool]string{false: "http:", true: "https:"}[secure], 1) + "/" + route
+			asking.Go(func() {
+				res, err := client.Post(url, "", strings.NewReader("hello"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer res.Body.Close()
+				time.Sleep(pause)
+				if n, err := io.Copy(io.Discard, res.Body); n != size || err != nil {
+					t.Errorf("%s, HTTP/2 %v, TLS %v: got %d of %d bytes, error %v", route, http2, secure, n, size, err)
+				}
+			})
 		}
 	}
+	asking.Wait()
 }
 
 // Fails if a client that stops midway is told nothing, or not in our words.
@@ -203,7 +207,6 @@ func TestWaitForAHeaderEndsInWords(t *testing.T) {
 		for name, tt := range map[string]struct{ text, want, or string }{
 			"header":         {"GET /locked-plain HTTP/1.1\nHost: gate", "408 bad-request", ""},
 			"request line":   {"GET /lock", "408 bad-request", ""},
-			"nothing":        {"", "nothing", ""},
 			"body":           {"POST /locked-plain HTTP/1.1\nHost: a\nContent-Length: 4\n\nbo", "408 bad-request", "499 client-gone"},
 			"chunk":          {"POST /locked-plain HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n4\nbo", "408 bad-request", "499 client-gone"},
 			"streamed body":  {"POST /streamed-plain HTTP/1.1\nHost: a\nContent-Length: 4\n\nbo", "408 bad-request", "499 client-gone"},
@@ -213,13 +216,7 @@ func TestWaitForAHeaderEndsInWords(t *testing.T) {
 				t.Parallel()
 				c := w.dial(t, kind).(*http1Client)
 				_ = c.SetDeadline(time.Now().Add(patience))
-				if c.say(crlf(tt.text)); tt.text == "" {
-					_, err := c.Read(make([]byte, 1))
-					if ne, ok := err.(interface{ Timeout() bool }); err == nil || ok && ne.Timeout() {
-						t.Errorf("got error %v, want the end of the connection", err)
-					}
-					return
-				}
+				c.say(crlf(tt.text))
 				got, err := c.hear(http.MethodPost)
 				if own := got.own(); err != nil || !strings.HasPrefix(own, tt.want) && (tt.or == "" || !strings.HasPrefix(own, tt.or)) {
 					t.Errorf("got %s (%s), error %v, want %s %s", own, got.first, err, tt.want, tt.or)

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"throttle-proxy/cluster"
+)
+
+func TestStoreObserver_SaysWhatHasChanged(t *testing.T) {
+	for want, change := range map[string]cluster.Change{
+		`level=INFO msg="route slack: 1/s burst 5, was 10/m burst 5"`:             {Kind: cluster.LimitChanged, Tag: "slack", Limit: "slack", Is: "1/s burst 5", Was: "10/m burst 5"},
+		`level=WARN msg="store away" routes=a,b fault=other error=undecided`:      {Kind: cluster.StoreAway, Tag: "a,b", Err: cluster.ErrUndecided},
+		`level=WARN msg="replicas cannot be counted" fault=other error=undecided`: {Kind: cluster.FleetUnknown, Err: cluster.ErrUndecided},
+	} {
+		var log bytes.Buffer
+		storeObserver(slog.New(slog.NewTextHandler(&log, nil)))(change)
+		if got := log.String(); !strings.Contains(got, want) {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
