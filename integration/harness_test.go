@@ -34,7 +34,7 @@ const patience = time.Minute
 
 // What keys of the store begin with, where no flag says otherwise.
 const (
-	keyFormat = "1" // the version of what is in them
+	keyFormat = "2" // the version of what is in them
 	keyPrefix = "throttle:" + keyFormat + ":"
 )
 
