@@ -273,7 +273,7 @@ func TestEvents(t *testing.T) {
 		if e := <-r.events; !slices.Equal(e.Limits, []string{"a", "b"}) || e.Reason != ReasonLimited || e.RequestID != e.ID {
 			t.Errorf("got %s by %v, want limited by a and b", e.Reason, e.Limits)
 		}
-		r.do(request(http.MethodGet, "/huck", ""))
+		r.do(request(http.MethodGet, "/hok", ""))
 		if e := <-r.events; e.Nearest != "hook" || e.Route != "" || e.Reason != ReasonUnknownRoute {
 			t.Errorf("got route %q, nearest %q, want none and hook", e.Route, e.Nearest)
 		}

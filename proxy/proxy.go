@@ -49,6 +49,7 @@ type Options struct {
 type Proxy struct {
 	options  Options
 	routes   map[string]*route
+	spelling spelling
 	bodies   bodies
 	inFlight atomic.Int64
 	cut      context.Context // of all exchanges; ends with Cut
@@ -57,7 +58,7 @@ type Proxy struct {
 
 // New returns a Proxy of routes, whose names must differ.
 func New(routes []Route, o Options) (*Proxy, error) {
-	p := &Proxy{options: o, routes: make(map[string]*route), bodies: bodies{limit: o.BodyMemory}}
+	p := &Proxy{options: o, routes: make(map[string]*route), spelling: spelling{}, bodies: bodies{limit: o.BodyMemory}}
 	p.cut, p.end = context.WithCancelCause(context.Background())
 	for _, r := range routes {
 		rt, err := newRoute(r)
@@ -68,6 +69,7 @@ func New(routes []Route, o Options) (*Proxy, error) {
 			return nil, fmt.Errorf("route %s: registered twice", r.Name)
 		}
 		p.routes[r.Name] = rt
+		p.spelling.add(r.Name)
 	}
 	return p, nil
 }
@@ -147,39 +149,4 @@ func originForm(r *http.Request) string {
 		return after[i:]
 	}
 	return ""
-}
-
-// nearest returns the route whose name is most like name, or "" if none is.
-func (p *Proxy) nearest(name string) (nearest string) {
-	least := len(name)/2 + 1
-	if len(name) > 63 {
-		return ""
-	}
-	for candidate := range p.routes {
-		if d := distance(name, candidate); d < least || d == least && candidate < nearest {
-			nearest, least = candidate, d
-		}
-	}
-	return nearest
-}
-
-// distance is the Levenshtein distance of a and b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substitution := diagonal
-			if a[i] != b[j] {
-				substitution++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(substitution, diagonal+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

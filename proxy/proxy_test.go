@@ -430,40 +430,18 @@ func TestValidName(t *testing.T) {
 	}
 }
 
-func TestDistance(t *testing.T) {
-	for _, tt := range []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0}, {"a", "a", 0}, {"", "abc", 3}, {"abc", "", 3},
-		{"slack", "slck", 1}, {"slack", "slacks", 1}, {"slack", "black", 1},
-		{"kitten", "sitting", 3}, {"ab", "ba", 2}, {"flaw", "lawn", 2},
-	} {
-		if got := distance(tt.a, tt.b); got != tt.want {
-			t.Errorf("distance(%q, %q): got %d, want %d", tt.a, tt.b, got, tt.want)
-		}
-		if got := distance(tt.b, tt.a); got != tt.want {
-			t.Errorf("distance(%q, %q): got %d, want %d", tt.b, tt.a, got, tt.want)
-		}
-	}
-}
-
 func TestNearest(t *testing.T) {
-	var routes []Route
-	for _, name := range []string{"slack", "stack", "github", "a"} {
-		routes = append(routes, Route{Name: name, Upstream: mustParse(t, "https://upstream.example")})
-	}
-	p, err := New(routes, Options{})
-	if err != nil {
-		t.Fatal(err)
+	names := spelling{}
+	for _, name := range []string{"slack", "stack", "github", "a", "slac"} {
+		names.add(name)
 	}
 	for name, want := range map[string]string{
 		"slack": "slack", "slak": "slack", "Slack": "slack", "sack": "slack", "stak": "stack",
 		"spack": "slack", // as near to stack, which comes later
-		"gihub": "github", "b": "",
+		"gihub": "github", "b": "", "GITHUB": "github", "githbu": "github", "slacks": "slack", "slac": "slac",
 		"": "", "payments": "", strings.Repeat("slack", 1000): "",
 	} {
-		if got := p.nearest(name); got != want {
+		if got := names.nearest(name); got != want {
 			t.Errorf("nearest(%q): got %q, want %q", name, got, want)
 		}
 	}

@@ -1,0 +1,50 @@
+package proxy
+
+import (
+	"iter"
+	"strings"
+)
+
+// spelling finds the name that was meant by one that is misspelt, however many
+// names there are: each is known by itself, and by itself without any one of its
+// characters. What two names have in common then is at most a character left
+// out, put in, changed or moved away from being the same.
+type spelling map[string]string
+
+// add makes a name known, after those that come before it in order.
+func (s spelling) add(name string) {
+	for variant := range variants(name) {
+		if known, ok := s[variant]; !ok || name == variant || name < known && known != variant {
+			s[variant] = name
+		}
+	}
+}
+
+// nearest returns the name that was meant, or "".
+func (s spelling) nearest(name string) string {
+	const longest = 64 // a character more than a name has
+	if len(name) > longest {
+		return ""
+	}
+	for variant := range variants(strings.ToLower(name)) {
+		if known, ok := s[variant]; ok {
+			return known
+		}
+	}
+	return ""
+}
+
+// variants yields name, then name without each of its characters, unless nothing
+// is left.
+func variants(name string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if name == "" || !yield(name) {
+			return
+		}
+		for i := 0; i < len(name) && len(name) > 1; i++ {
+			if !yield(name[:i] + name[i+1:]) {
+				return
+			}
+		}
+	}
+}
