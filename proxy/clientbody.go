@@ -36,7 +36,7 @@ func (b *bodies) give(n int64) { b.held.Add(-n) }
 // deadline for that: it fails where nothing arrives for the longest pause.
 type clientBody struct {
 	in      *http.Request
-	control *http.ResponseController
+	control http.ResponseController
 	pause   time.Duration // longest that the client may stop
 	all     *bodies       // of which held is a part
 

@@ -44,7 +44,7 @@ func (c *client) begin(status int) {
 			c.Header().Set("Connection", "close")
 		} else if unread {
 			// Or net/http would wait for it before it lets the answer out.
-			_ = http.NewResponseController(c.ResponseWriter).EnableFullDuplex()
+			_ = c.body.control.EnableFullDuplex()
 		}
 	}
 	if types, ok := c.Header()["Content-Type"]; ok && status == http.StatusNotModified && types != nil {
@@ -57,7 +57,7 @@ func (c *client) begin(status int) {
 
 // flush sends what was written.
 func (c *client) flush() {
-	_ = http.NewResponseController(c.ResponseWriter).Flush() // the next write tells
+	_ = c.body.control.Flush() // the next write tells
 }
 
 // deliver passes an answer on.

@@ -93,7 +93,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		id:    newID(),
 		event: Event{Method: r.Method, Started: time.Now()},
 	}
-	x.body = clientBody{in: r, control: http.NewResponseController(w), pause: p.options.BodyTimeout, all: &p.bodies}
+	x.body = clientBody{in: r, control: *http.NewResponseController(w), pause: p.options.BodyTimeout, all: &p.bodies}
 	x.body.read.Store(r.ContentLength == 0 || r.Body == nil)
 	x.client = client{ResponseWriter: w, in: r, body: &x.body}
 	x.event.ID, x.event.RequestID = x.id, x.id

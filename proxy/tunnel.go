@@ -18,7 +18,7 @@ import (
 // another protocol.
 func (x *exchange) tunnel(ctx context.Context, a *upstream.Answer) {
 	x.addRateLimit(x.decisions)
-	conn, buffered, err := http.NewResponseController(x.client.ResponseWriter).Hijack()
+	conn, buffered, err := x.body.control.Hijack()
 	if err != nil {
 		panic(err) // HTTP/1.1 alone has upgrades, and its server lets go of connections
 	}
