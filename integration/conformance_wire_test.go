@@ -71,6 +71,7 @@ var ambiguous = map[string]string{
 var otherwise = map[string]string{
 	"unknown coding":   "501 bad-request",
 	"HTTP/1.2":         "505 bad-request",
+	"HTTP/1.10":        "505 bad-request",
 	"HTTP/2.0 by text": "505 bad-request",
 }
 
