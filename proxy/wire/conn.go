@@ -66,6 +66,13 @@ func NewConn(conn net.Conn, t Timeouts) *Conn {
 	return c
 }
 
+// NewRefused returns conn as a Conn of which all is refused that its client says.
+func NewRefused(conn net.Conn, t Timeouts, why *Refusal) *Conn {
+	c := NewConn(conn, t)
+	c.refuse(why)
+	return c
+}
+
 // What is timed by the bound of all reads.
 const (
 	timedNothing = iota
