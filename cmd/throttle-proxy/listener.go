@@ -129,13 +129,13 @@ func (l *tlsListener) Accept() (net.Conn, error) {
 
 type tlsStateKey struct{}
 
-// connContext hands a tlsConn's state to withTLSState, since the server sees
-// no TLS on it.
+// connContext lets the proxy know the connection, and hands a tlsConn's state to
+// withTLSState, since the server sees no TLS on it.
 func connContext(ctx context.Context, conn net.Conn) context.Context {
 	if secure, ok := conn.(*tlsConn); ok {
-		return context.WithValue(ctx, tlsStateKey{}, &secure.state)
+		ctx = context.WithValue(ctx, tlsStateKey{}, &secure.state)
 	}
-	return ctx
+	return wire.ConnContext(ctx, conn)
 }
 
 func withTLSState(next http.Handler) http.Handler {

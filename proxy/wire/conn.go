@@ -7,6 +7,7 @@ package wire
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -238,6 +239,28 @@ func (c *Conn) Write(p []byte) (int, error) {
 		}
 	}
 	return c.lazyConn.Write(p)
+}
+
+type connKey struct{}
+
+// ConnContext is an [http.Server.ConnContext] by which [EndAnswers] knows the
+// connection of a request. conn may embed the Conn.
+func ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	if c, ok := conn.(interface{ strict() *Conn }); ok {
+		return context.WithValue(ctx, connKey{}, c.strict())
+	}
+	return ctx
+}
+
+func (c *Conn) strict() *Conn { return c }
+
+// EndAnswers tells the client of r, whose answer was the last of its connection
+// and has been flushed, that it was, while what the client says is still read. It
+// does nothing for other protocols than HTTP/1.
+func EndAnswers(r *http.Request) {
+	if c, ok := r.Context().Value(connKey{}).(*Conn); ok && r.ProtoMajor == 1 {
+		_ = c.CloseWrite() // or the client learns it later
+	}
 }
 
 // CloseWrite lets the server end its half, and the client read the answer
