@@ -192,18 +192,6 @@ func TestBoundsOfPauses(t *testing.T) {
 			t.Error("the upstream can still write")
 		}
 	})
-	for name, text := range map[string]string{
-		"trailers": "POST /hook HTTP/1.1\nHost: gateway\nTransfer-Encoding: chunked\n\n4\nbody\n0\nX: ",
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			c := dial(t, r.addr)
-			c.say(crlf(text))
-			if got := c.untilCut(t); got != "" && !strings.HasPrefix(got, "HTTP/1.1 400 ") && !strings.HasPrefix(got, "HTTP/1.1 408 ") {
-				t.Errorf("got %q", got)
-			}
-		})
-	}
 	t.Run("header that trickles", func(t *testing.T) { // each byte in time does not help
 		t.Parallel()
 		c := dial(t, r.addr)
