@@ -31,8 +31,8 @@ const (
 // server: bare LF, several or odd Content-Lengths, one beside a
 // Transfer-Encoding, folded lines, odd chunk sizes. The server reads a request
 // that [Refused] knows in its place, so that the answer is ours like any other;
-// where a body breaks off being one, the server finds an error in it. HTTP/2,
-// and what follows a 101, pass.
+// where a body breaks off being one, reading it fails by a [Refusal]. HTTP/2, and
+// what follows a 101, pass.
 //
 // It also ends what lasts too long: each write, and each header of a request
 // from its first byte on, has a deadline of its own.
@@ -45,6 +45,7 @@ type Conn struct {
 	ahead         []byte // what was read and not followed yet
 	timed         int    // what the bound of all reads is for
 	refused       bool
+	mistake       *Refusal     // in a body, to be told; nil for none
 	dropped       int          // bytes, since it was refused
 	upgrade       atomic.Int32 // of the request that was read last
 }
@@ -89,9 +90,6 @@ const (
 	upgradeRefused
 )
 
-// brokenChunk is refused by net/http wherever it stands in a body.
-var brokenChunk = []byte("\x00\r\n:\r\n\r\n")
-
 // Read gives the server what the client sent: headers whole, and all of it up
 // to what must not be read.
 func (c *Conn) Read(p []byte) (int, error) {
@@ -101,7 +99,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return n, nil
 		}
 		if c.refused {
-			return 0, c.drop()
+			return 0, c.broken()
 		}
 		if err := c.awaitAnswer(); err != nil {
 			return 0, err
@@ -162,16 +160,21 @@ func (c *Conn) follow(p []byte) (pass int) {
 func (c *Conn) refuse(why *Refusal) {
 	c.refused, c.head, c.ahead = true, nil, nil
 	c.timeHeader(false)
-	said := brokenChunk
 	if c.reader.inHead() {
-		said = why.request()
+		c.ready = append(c.ready, why.request()...)
+	} else {
+		c.mistake = why
 	}
-	c.ready = append(c.ready, said...)
 }
 
-// drop reads what a client says that was refused, until it has come to its end
-// or to reading the answer.
-func (c *Conn) drop() error {
+// broken returns the mistake in a body, once. From then on it reads what the
+// client says, and forgets it, until that ends or it has come to reading the
+// answer.
+func (c *Conn) broken() error {
+	if why := c.mistake; why != nil {
+		c.mistake = nil
+		return why
+	}
 	p := make([]byte, 4<<10)
 	for c.dropped < maxDropped {
 		n, err := c.lazyConn.Read(p)
