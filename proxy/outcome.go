@@ -91,9 +91,9 @@ func (x *exchange) failed(ctx context.Context, f *upstream.Failure) (reason Reas
 // bodyFault says the same of the client's body, which has not come whole.
 func (x *exchange) bodyFault(err error) (reason Reason, status int) {
 	var broken *net.OpError
-	var mistake *wire.Refusal
+	mistake := wire.Mistake(x.in)
 	switch {
-	case errors.As(err, &mistake):
+	case mistake != nil:
 		return ReasonBadRequest, mistake.Status
 	case err == errBodyTooLarge:
 		return ReasonBodyTooLarge, 0

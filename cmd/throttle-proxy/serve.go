@@ -125,6 +125,7 @@ func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) 
 	r.server = &http.Server{
 		Handler:        r.traffic.count(h.wrap(p)),
 		ConnState:      r.traffic.observe,
+		ConnContext:    connContext,
 		MaxHeaderBytes: maxHeader,
 		HTTP2:          &http.HTTP2Config{WriteByteTimeout: c.writeIdle},
 		IdleTimeout:    idleTimeout,

@@ -45,9 +45,10 @@ type Conn struct {
 	ahead         []byte // what was read and not followed yet
 	timed         int    // what the bound of all reads is for
 	refused       bool
-	mistake       *Refusal     // in a body, to be told; nil for none
-	dropped       int          // bytes, since it was refused
-	upgrade       atomic.Int32 // of the request that was read last
+	mistake       *Refusal                // in a body, to be told; nil for none
+	told          atomic.Pointer[Refusal] // the mistake that was
+	dropped       int                     // bytes, since it was refused
+	upgrade       atomic.Int32            // of the request that was read last
 }
 
 // Timeouts are the longest that a Conn waits, each without bound where it is 0.
@@ -173,6 +174,7 @@ func (c *Conn) refuse(why *Refusal) {
 func (c *Conn) broken() error {
 	if why := c.mistake; why != nil {
 		c.mistake = nil
+		c.told.Store(why)
 		return why
 	}
 	p := make([]byte, 4<<10)
@@ -246,8 +248,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 
 type connKey struct{}
 
-// ConnContext is an [http.Server.ConnContext] by which [EndAnswers] knows the
-// connection of a request. conn may embed the Conn.
+// ConnContext is an [http.Server.ConnContext] by which [Mistake] and [EndAnswers]
+// know the connection of a request. conn may embed the Conn.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	if c, ok := conn.(interface{ strict() *Conn }); ok {
 		return context.WithValue(ctx, connKey{}, c.strict())
@@ -256,6 +258,15 @@ func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 }
 
 func (c *Conn) strict() *Conn { return c }
+
+// Mistake returns the mistake that was found in the body of r, of which its
+// reader may make an error of its own; nil for none.
+func Mistake(r *http.Request) *Refusal {
+	if c, ok := r.Context().Value(connKey{}).(*Conn); ok {
+		return c.told.Load()
+	}
+	return nil
+}
 
 // EndAnswers tells the client of r, whose answer was the last of its connection
 // and has been flushed, that it was, while what the client says is still read. It
