@@ -120,8 +120,12 @@ func (w *waiter) smuggle(t *testing.T, kind, name, route string, pieces bool) {
 	want := cmp.Or(otherwise[name], "400 bad-request")
 	// What streams is on its way to an upstream when its body turns out to be bad.
 	streams := strings.HasPrefix(route, "streamed") && strings.HasPrefix(input, chunkedHead)
+	// Over HTTP/2 the upstream closes the connection that it shares with others.
+	shares := streams && (strings.HasSuffix(route, "h2c") || strings.HasSuffix(route, "tls2"))
 	got, err := c.hear(http.MethodPost)
-	if own := got.own(); !strings.HasPrefix(own, want+" ") && !(streams && errors.Is(err, errNothing)) {
+	own := got.own()
+	closed := strings.HasPrefix(own, "502 upstream-refused ") || strings.HasPrefix(own, "499 upstream-closed ")
+	if !strings.HasPrefix(own, want+" ") && !(streams && errors.Is(err, errNothing)) && !(shares && closed) {
 		t.Errorf("%s, %s to %s: got %s (%s), error %v, want %s", name, kind, route, own, got.first, err, want)
 	}
 	_ = c.Conn.(interface{ CloseWrite() error }).CloseWrite() // or the proxy would read on for a while
