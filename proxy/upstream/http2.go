@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -58,7 +59,8 @@ func newHTTP2Conn(h2 *http2.Transport, conn net.Conn) http.RoundTripper {
 	return http2Conn{cc, conn}
 }
 
-// RoundTrip sends req, once.
+// RoundTrip sends req, once. A connection on which an answer did not come in time
+// may be dead, and is left to those who wait on it already.
 func (c http2Conn) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !c.ReserveNewRequest() {
 		return nil, errNoCachedConn{}
@@ -66,7 +68,11 @@ func (c http2Conn) RoundTrip(req *http.Request) (*http.Response, error) {
 	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Conn: c.conn})
 	}
-	return c.ClientConn.RoundTrip(req)
+	res, err := c.ClientConn.RoundTrip(req)
+	if context.Cause(req.Context()) == errTimeout {
+		c.SetDoNotReuse()
+	}
+	return res, err
 }
 
 // errNoCachedConn tells net/http's Transport, by its method, to use another
