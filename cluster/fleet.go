@@ -72,6 +72,7 @@ type fleet struct {
 	known bool
 	peers map[string]Peer // by id
 	count int             // with this one
+	odd   bool            // one of them is not known to be as this one is
 }
 
 // live returns how many replicas there are, or fallback if that was never
@@ -83,6 +84,13 @@ func (f *fleet) live(fallback int) int {
 		return fallback
 	}
 	return f.count
+}
+
+// alike reports whether all replicas are known to decide as this one does.
+func (f *fleet) alike() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.known && !f.odd
 }
 
 func (r *Redis) replicaKey(id string) string { return r.key("replica:" + id) }
@@ -164,7 +172,10 @@ func (r *Redis) meet(ids []string) {
 		peers[id] = peer
 	}
 	r.fleet.mu.Lock()
-	r.fleet.known, r.fleet.peers, r.fleet.count = true, peers, len(peers)+1
+	r.fleet.known, r.fleet.peers, r.fleet.count, r.fleet.odd = true, peers, len(peers)+1, false
+	for _, peer := range peers {
+		r.fleet.odd = r.fleet.odd || !peer.read || len(peer.Differences) > 0
+	}
 	r.fleet.mu.Unlock()
 	for _, peer := range met {
 		if len(peer.Differences) > 0 {

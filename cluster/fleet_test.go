@@ -259,3 +259,43 @@ func TestRedis_ReplicasOfAWrongTypeAreTold(t *testing.T) {
 		})
 	}
 }
+
+// A replica with another limit admits what this one has refused: what this one
+// has found unlocked then is looked for again.
+func TestRedis_LockIsLookedForAgainWhereReplicasDiffer(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	self := func(i int, policy string) Replica {
+		return Replica{ID: fmt.Sprint("replica-", i), Routes: map[string]Digest{"slack": {"u", policy}}}
+	}
+	r := join(t, server.URL(), Options{Self: self(0, "1/h")})
+	one, ten := charge("slack", "1/h"), charge("slack", "10/h")
+	other := join(t, server.URL(), Options{Self: self(1, "10/h")})
+	knowEachOther(t, []replica{r, other})
+	eventually(t, "read", func() bool { return len(r.Status().Peers[0].Differences) > 0 })
+	admit(t, r, request("a", one))
+	for range 3 {
+		expect(t, r, Limited, request("b", one))
+	}
+	grant := admit(t, other, request("b", ten)).Grant
+	for range 3 {
+		expect(t, r, Duplicate, request("b", one))
+	}
+	grant.Release(0)
+	expect(t, r, Limited, request("b", one))
+}
+
+// Another replica may give back what has refused.
+func TestRedis_LockIsLookedForAgainAfterASecond(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	r, other := join(t, server.URL(), Options{}), join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
+	knowEachOther(t, []replica{r, other})
+	eventually(t, "alike", r.fleet.alike)
+	one := charge("one", "1/h")
+	unsent := admit(t, other, request("a", one)).Grant
+	expect(t, r, Limited, request("b", one))
+	unsent.Unsent()
+	admit(t, other, request("b", one))
+	eventually(t, "a duplicate", func() bool { return ask(t, r, request("b", one)).Outcome == Duplicate })
+}

@@ -27,7 +27,7 @@ type known struct {
 	locks    locks
 	denials  *limiter.Deadlines[string] // by a budget's key
 	pauses   pauses
-	unlocked *limiter.Deadlines[lockID] // see isUnlocked
+	unlocked *limiter.Deadlines[freeLock] // see isUnlocked
 }
 
 func newKnown(replica string) *known {
@@ -37,7 +37,7 @@ func newKnown(replica string) *known {
 		locks:    locks{known: make(map[lockID]*lock)},
 		denials:  limiter.NewDeadlines[string](Capacity),
 		pauses:   newPauses(),
-		unlocked: limiter.NewDeadlines[lockID](Capacity),
+		unlocked: limiter.NewDeadlines[freeLock](Capacity),
 	}
 }
 
@@ -126,17 +126,26 @@ func (k *known) limitedLocked(ask Ask, now time.Duration) (v Verdict, refused bo
 	return v, refused
 }
 
+// freeLock is a lock that was found to be free, and until when something refused
+// all who want it.
+type freeLock struct {
+	lockID
+	refused time.Duration
+}
+
 // isUnlocked reports whether the lock of ask is known not to be taken anywhere.
-// That is certain for as long as something refuses all equal asks that did so
-// when the lock was looked for: a budget that all callers share, or the cool-down
-// of all of them.
+// It cannot be for as long as what refuses all equal asks is what did so when the
+// lock was looked for: a budget that all callers share, or the cool-down of all of
+// them. But another replica may have given back to that budget, or have begun
+// with another limit: so it is known for no longer than replicas take to know of
+// each other.
 func (k *known) isUnlocked(ask Ask) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
 	k.unlocked.Expire(now)
-	until, ok := k.unlocked.Get(lockID{ask.Tag, *ask.Fingerprint})
-	return ok && until > now && until == k.allRefusedLocked(ask)
+	until, ok := k.unlocked.Get(freeLock{lockID{ask.Tag, *ask.Fingerprint}, k.allRefusedLocked(ask)})
+	return ok && until > now
 }
 
 // foundUnlocked remembers that the lock of ask, which is refused, is not taken.
@@ -150,8 +159,8 @@ func (k *known) foundUnlockedLocked(ask Ask) {
 	if ask.Fingerprint == nil {
 		return
 	}
-	if until := k.allRefusedLocked(ask); until > 0 {
-		k.unlocked.Set(lockID{ask.Tag, *ask.Fingerprint}, until)
+	if refused := k.allRefusedLocked(ask); refused > 0 {
+		k.unlocked.Set(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused}, min(refused, k.now()+beatInterval))
 	}
 }
 

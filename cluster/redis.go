@@ -124,7 +124,8 @@ func NewRedis(o Options) (*Redis, error) {
 //
 // A refusal that this replica knows by itself takes no trip; but where others
 // live and the ask has a fingerprint, its lock may be theirs: that is looked for
-// first, once for as long as what refuses it refuses all that are equal to it.
+// first, once a second at most where what refuses it refuses all that are equal
+// to it, and no replica has another policy.
 //
 // The trip is not cut short when the context is done: a client that leaves in
 // the middle of it would otherwise cost the connection, and the answer.
@@ -186,7 +187,7 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 // call a duplicate if its lock is another's. Where that cannot be found out the
 // refusal stands.
 func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
-	if ask.Fingerprint == nil || r.fleet.live(r.options.Replicas) < 2 || r.known.isUnlocked(ask) {
+	if ask.Fingerprint == nil || r.fleet.live(r.options.Replicas) < 2 || r.fleet.alike() && r.known.isUnlocked(ask) {
 		return refusal
 	}
 	part := r.partOf(ask.Tag)

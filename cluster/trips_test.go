@@ -28,8 +28,10 @@ func TestRedis_TripsOfEachKindOfRequest(t *testing.T) {
 		t.Helper()
 		for _, step := range steps {
 			m.reset()
+			from := time.Now()
 			step.do()
-			if scripts, gets := m.read(); scripts != step.scripts || gets != step.gets {
+			seconds := int(time.Since(from) / beatInterval) // after each of which a lock is looked for again
+			if scripts, gets := m.read(); scripts != step.scripts || gets < step.gets || gets > step.gets*(1+seconds) {
 				t.Errorf("%s: got %d scripts and %d gets, want %d and %d", step.name, scripts, gets, step.scripts, step.gets)
 			}
 		}

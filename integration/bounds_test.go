@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -125,28 +124,22 @@ func TestBoundsOfHeaders(t *testing.T) {
 		c.say(okay)
 	})
 	r := startQuiet(t, "--register", "hook="+u.url())
-	const fits, over = 60 << 10, 80 << 10
-	for name, tt := range map[string]struct {
-		text string
-		want int
-	}{
-		"one field fits":   {getHead + "X: " + strings.Repeat("x", fits) + "\r\n\r\n", 200},
-		"one field":        {getHead + "X: " + strings.Repeat("x", over) + "\r\n\r\n", 431},
-		"many fields":      {getHead + strings.Repeat("X: 1\r\n", over/6) + "\r\n", 431},
-		"a long target":    {"GET /hook/" + strings.Repeat("x", over) + " HTTP/1.1\r\nHost: a\r\n\r\n", 431},
-		"that never ends":  {getHead + "X: " + strings.Repeat("x", over), 431},
-		"a line's endless": {strings.Repeat("G", over), 431},
+	const over = 80 << 10
+	for name, text := range map[string]string{
+		"many fields":      getHead + strings.Repeat("X: 1\r\n", over/6) + "\r\n",
+		"that never ends":  getHead + "X: " + strings.Repeat("x", over),
+		"a line's endless": strings.Repeat("G", over),
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := dial(t, r.addr)
-			c.say(tt.text)
-			if res, _, _ := c.hear(t, ""); res.StatusCode != tt.want {
-				t.Errorf("got %d, want %d", res.StatusCode, tt.want)
+			c.say(text)
+			if res, body, _ := c.hear(t, ""); res.StatusCode != http.StatusRequestHeaderFieldsTooLarge || !strings.Contains(body, `"bad-request"`) {
+				t.Errorf("got %d %s, want 431", res.StatusCode, body)
 			}
 		})
 	}
-	if heard, _, _ := u.counts(); heard != 1 {
-		t.Errorf("%d requests reached the upstream, want 1", heard)
+	if heard, _, _ := u.counts(); heard != 0 {
+		t.Errorf("%d requests reached the upstream", heard)
 	}
 }
 
@@ -199,24 +192,6 @@ func TestBoundsOfPauses(t *testing.T) {
 			t.Error("the upstream can still write")
 		}
 	})
-	for name, text := range map[string]string{
-		"request line":   "GET /ho",
-		"header":         "GET /hook HTTP/1.1\nHost: gate",
-		"body":           "POST /hook HTTP/1.1\nHost: gateway\nContent-Length: 4\n\nbo",
-		"chunked body":   "POST /hook HTTP/1.1\nHost: gateway\nTransfer-Encoding: chunked\n\n4\nbo",
-		"trailers":       "POST /hook HTTP/1.1\nHost: gateway\nTransfer-Encoding: chunked\n\n4\nbody\n0\nX: ",
-		"streamed body":  "POST /stream HTTP/1.1\nHost: gateway\nContent-Length: 4\n\nbo",
-		"streamed chunk": "POST /stream HTTP/1.1\nHost: gateway\nTransfer-Encoding: chunked\n\n4\nbo",
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			c := dial(t, r.addr)
-			c.say(crlf(text))
-			if got := c.untilCut(t); got != "" && !strings.HasPrefix(got, "HTTP/1.1 400 ") && !strings.HasPrefix(got, "HTTP/1.1 408 ") {
-				t.Errorf("got %q", got)
-			}
-		})
-	}
 	t.Run("header that trickles", func(t *testing.T) { // each byte in time does not help
 		t.Parallel()
 		c := dial(t, r.addr)
@@ -385,74 +360,5 @@ func TestBoundsOfMemory(t *testing.T) {
 	t.Logf("%d MiB at most with %d bodies of %d bytes, %d MiB before", most, bodies, size, idle)
 	if most >= 300 {
 		t.Errorf("%d MiB of memory, want less than 300", most)
-	}
-}
-
-// A storm of calls that end in every way leaves nothing open, and nothing that
-// runs on.
-func TestBoundsAfterAStorm(t *testing.T) {
-	t.Parallel()
-	u := newUpstream(t)
-	defer u.open()
-	r := startQuiet(t, "--register", "hook="+u.URL+"/"+canary, "--register", "stream="+u.URL+"/"+canary, "--dedupe", "stream=off",
-		"--register", "gone=http://127.0.0.1:"+redistest.FreePort(t)+"/"+canary, "--hold", "0s", "--admin", "127.0.0.1:0")
-	goroutines := func() int { return int(r.metrics(t)["go_goroutines"].GetMetric()[0].GetGauge().GetValue()) }
-	c := newClient(nil)
-	defer c.CloseIdleConnections()
-	ask := func(ctx context.Context, target, body string, fields ...string) {
-		_, _ = try(ctx, c, http.MethodPost, r.url+target, body, fields...)
-	}
-	head := func(route, does string, i int) string {
-		return crlf(fmt.Sprintf("POST /%s/%d HTTP/1.1\nHost: gateway\n%s\nContent-Length: 100000\n\nhalf", route, i, does))
-	}
-	ask(t.Context(), "/hook", "", plain)
-	running, before := goroutines(), r.descriptors(t)
-	each(500, 20, func(i int) {
-		target := fmt.Sprint("/hook/", i)
-		switch i % 10 {
-		case 0:
-			ask(t.Context(), target, canary, plain)
-		case 1:
-			ask(t.Context(), target, canary, cuts)
-		case 2:
-			ask(t.Context(), target, canary, cutsBody)
-		case 3:
-			ask(t.Context(), target, canary, babbles)
-		case 4:
-			ask(t.Context(), "/gone", canary, plain)
-		case 5, 6: // the client leaves while the upstream is at it
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-			ask(ctx, target, canary, blocks)
-			cancel()
-		case 7: // within its body
-			conn := dial(t, r.addr)
-			conn.say(head("hook", plain, i))
-			_ = conn.Close()
-		case 8: // by a reset, while the upstream reads
-			conn := dial(t, r.addr)
-			conn.say(head("stream", plain, i))
-			_ = conn.SetLinger(0)
-			_ = conn.Close()
-		case 9: // before it has read an answer
-			conn := dial(t, r.addr)
-			conn.say(crlf("GET " + target + " HTTP/1.1\nHost: gateway\n" + writes40KiB + "\n\n"))
-			_, _ = io.ReadFull(conn, make([]byte, 10))
-			_ = conn.SetLinger(0)
-			_ = conn.Close()
-		}
-	})
-	u.open()
-	c.CloseIdleConnections()
-	eventually(t, "what was open is closed", func() bool {
-		u.CloseClientConnections() // those that the replica keeps for later
-		return r.descriptors(t) <= before+5
-	})
-	eventually(t, "what was running has ended", func() bool { return goroutines() <= running+5 })
-	if exchanges, locks := r.metric(t, "in_flight"), r.metric(t, "locks_held"); exchanges != 0 || locks != 0 {
-		t.Errorf("got %g exchanges and %g locks, want none", exchanges, locks)
-	}
-	ask(t.Context(), "/hook/after", "", plain)
-	if u.last().target != "/"+canary+"/after" {
-		t.Errorf("the upstream got %s", u.last().target)
 	}
 }

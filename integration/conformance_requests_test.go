@@ -174,6 +174,11 @@ var targetRows = []row{
 	{name: "an escaped slash behind the route", outside: true, want: nowhere, sends: "GET /hook%2fx"},
 	{name: "no slash first", outside: true, sends: "GET hook", want: refused, but: []but{refusedByHTTP2}},
 	{name: "no target", outside: true, sends: "GET\t", want: refused, but: []but{refusedByHTTP2}},
+	{name: "CONNECT to a place", outside: true, sends: "CONNECT gateway:443", want: want{arrives: "nothing", back: "404 unknown-route", or: "405 bad-method"},
+		but: []but{leave("HTTP/2 has no target for it", http2s)}},
+	{name: "CONNECT to a route", outside: true, sends: "CONNECT hook:443", want: want{arrives: "nothing", back: "404 unknown-route", or: "405 bad-method"},
+		but: []but{leave("HTTP/2 has no target for it", http2s)}},
+	{name: "GET of the server as a whole", outside: true, sends: "GET *", want: want{arrives: "nothing", back: "404 unknown-route", or: "400 bad-request"}},
 	{name: "the server as a whole", outside: true, sends: "OPTIONS *", want: want{arrives: "nothing", back: "404 unknown-route", or: "400 bad-request"}},
 }
 

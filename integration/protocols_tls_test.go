@@ -110,8 +110,8 @@ func TestClientsOverTLS(t *testing.T) {
 	if n := len(u.all()) - before; n != 0 {
 		t.Errorf("%d requests of two lengths reached the upstream", n)
 	}
-	if a, err := try(t.Context(), client, http.MethodPost, r.url+"/hook", "no TLS"); err == nil {
-		t.Errorf("without TLS: got %v", a)
+	if a, err := try(t.Context(), client, http.MethodPost, r.url+"/hook", "no TLS"); err != nil || a.Reason != "bad-request" {
+		t.Errorf("without TLS: got %v, %v, want bad-request", a, err)
 	}
 
 	p := run(t, append(variables, "THROTTLE_PROXY_LISTEN="+r.addr, "health")...)
@@ -201,4 +201,26 @@ func TestCertificateIsReadAgain(t *testing.T) {
 	if err != nil || res.StatusCode != http.StatusOK {
 		t.Errorf("a connection of the first certificate: %v", err)
 	}
+}
+
+// Fails if a client that speaks no TLS to a port that does is not told so.
+func TestPlainRequestToATLSPort(t *testing.T) {
+	t.Parallel()
+	_, cert, key := newKeyPair(t, "replica.test")
+	r := startReplica(t, "--register", "hook=http://127.0.0.1:1", "--tls-cert", writeFile(t, "cert.pem", cert), "--tls-key", writeFile(t, "key.pem", key))
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "POST /hook HTTP/1.1\r\nHost: replica\r\nContent-Length: 4\r\n\r\nbody")
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(res.Body)
+	if res.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), `"reason":"bad-request"`) || !strings.Contains(string(body), "write https") {
+		t.Errorf("got %d %s, want 400 bad-request that says to write https", res.StatusCode, body)
+	}
+	eventually(t, "the request is logged", func() bool { return strings.Contains(r.stderr.String(), "outcome=bad-request") })
 }

@@ -209,6 +209,7 @@ func TestWaitForAHeaderEndsInWords(t *testing.T) {
 			"request line":   {"GET /lock", "408 bad-request", ""},
 			"body":           {"POST /locked-plain HTTP/1.1\nHost: a\nContent-Length: 4\n\nbo", "408 bad-request", "499 client-gone"},
 			"chunk":          {"POST /locked-plain HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n4\nbo", "408 bad-request", "499 client-gone"},
+			"trailers":       {"POST /locked-plain HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n4\nbody\n0\nX: ", "408 bad-request", "499 client-gone"},
 			"streamed body":  {"POST /streamed-plain HTTP/1.1\nHost: a\nContent-Length: 4\n\nbo", "408 bad-request", "499 client-gone"},
 			"streamed chunk": {"POST /streamed-plain HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n4\nbo", "408 bad-request", "499 client-gone"},
 		} {

@@ -265,6 +265,9 @@ func (x *exchange) linger() bool {
 		x.proxy.inFlight.Add(1)
 	}
 	x.client.flush()
+	if x.client.closes {
+		wire.EndAnswers(x.in)
+	}
 	x.body.linger(max(x.proxy.options.MaxBody, reusable))
 	return x.body.read.Load()
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"throttle-proxy/proxy/upstream"
+	"throttle-proxy/proxy/wire"
 )
 
 // outcome is what has become of an exchange. How long equal requests stay
@@ -90,7 +91,10 @@ func (x *exchange) failed(ctx context.Context, f *upstream.Failure) (reason Reas
 // bodyFault says the same of the client's body, which has not come whole.
 func (x *exchange) bodyFault(err error) (reason Reason, status int) {
 	var broken *net.OpError
+	mistake := wire.Mistake(x.in)
 	switch {
+	case mistake != nil:
+		return ReasonBadRequest, mistake.Status
 	case err == errBodyTooLarge:
 		return ReasonBodyTooLarge, 0
 	case err == errNoMemory:
@@ -100,7 +104,7 @@ func (x *exchange) bodyFault(err error) (reason Reason, status int) {
 	case x.in.Context().Err() != nil, errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &broken):
 		return ReasonClientGone, 0
 	}
-	return ReasonBadRequest, 0 // a mistake in its chunks
+	return ReasonBadRequest, 0 // a mistake that only net/http finds
 }
 
 // refuseBody answers a request whose body was not read whole because of err.

@@ -90,8 +90,12 @@ func (l *tlsListener) handshake(ctx context.Context, conn net.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	secure := tls.Server(conn, l.config)
-	if secure.HandshakeContext(ctx) != nil {
-		_ = conn.Close()
+	if err := secure.HandshakeContext(ctx); err != nil {
+		if plain := (tls.RecordHeaderError{}); errors.As(err, &plain) && plain.Conn != nil && saysHTTP(plain.RecordHeader) {
+			l.accepted <- accepted{conn: wire.NewRefused(conn, l.timeouts, plainHTTP)}
+		} else {
+			_ = conn.Close()
+		}
 		return
 	}
 	var ready net.Conn = secure
@@ -99,6 +103,18 @@ func (l *tlsListener) handshake(ctx context.Context, conn net.Conn) {
 		ready = &tlsConn{wire.NewConn(secure, l.timeouts), state}
 	}
 	l.accepted <- accepted{conn: ready}
+}
+
+var plainHTTP = &wire.Refusal{Status: http.StatusBadRequest, Detail: "This port speaks TLS: write https."}
+
+// saysHTTP reports whether what should begin TLS begins a request.
+func saysHTTP(begin [5]byte) bool {
+	for _, c := range begin {
+		if (c < 'A' || c > 'Z') && c != ' ' && c != '/' {
+			return false
+		}
+	}
+	return true
 }
 
 // Accept is to be called until it returns [net.ErrClosed]: only then have all
@@ -113,13 +129,13 @@ func (l *tlsListener) Accept() (net.Conn, error) {
 
 type tlsStateKey struct{}
 
-// connContext hands a tlsConn's state to withTLSState, since the server sees
-// no TLS on it.
+// connContext lets the proxy know the connection, and hands a tlsConn's state to
+// withTLSState, since the server sees no TLS on it.
 func connContext(ctx context.Context, conn net.Conn) context.Context {
 	if secure, ok := conn.(*tlsConn); ok {
-		return context.WithValue(ctx, tlsStateKey{}, &secure.state)
+		ctx = context.WithValue(ctx, tlsStateKey{}, &secure.state)
 	}
-	return ctx
+	return wire.ConnContext(ctx, conn)
 }
 
 func withTLSState(next http.Handler) http.Handler {

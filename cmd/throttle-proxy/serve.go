@@ -125,6 +125,7 @@ func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) 
 	r.server = &http.Server{
 		Handler:        r.traffic.count(h.wrap(p)),
 		ConnState:      r.traffic.observe,
+		ConnContext:    connContext,
 		MaxHeaderBytes: maxHeader,
 		HTTP2:          &http.HTTP2Config{WriteByteTimeout: c.writeIdle},
 		IdleTimeout:    idleTimeout,
@@ -134,7 +135,7 @@ func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) 
 		ErrorLog:                     log.New(io.Discard, "", 0), // what clients send is not for the log
 	}
 	if r.certificate != nil {
-		r.server.ConnContext, r.server.Handler = connContext, withTLSState(r.server.Handler)
+		r.server.Handler = withTLSState(r.server.Handler)
 	}
 	return r, nil
 }

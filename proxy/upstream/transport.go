@@ -94,7 +94,7 @@ func (t *transport) send(ctx context.Context, end context.CancelCauseFunc, req *
 			_ = res.Body.Close()
 			err = errAnswer
 		case context.Cause(ctx) == nil && refusedUnseen(err):
-			if sends == 1 && (req.Body == nil || req.Held) {
+			if sends == 1 && (req.Body == nil || req.Held || !a.bodyRead.Load()) {
 				continue
 			}
 			a.rest(answering)
@@ -109,8 +109,9 @@ func (t *transport) send(ctx context.Context, end context.CancelCauseFunc, req *
 type attempt struct {
 	options Options
 	watch
-	sent    atomic.Bool // something of it may have been written
-	foreign atomic.Bool // the answer was there before the request
+	sent     atomic.Bool // something of it may have been written
+	bodyRead atomic.Bool // something of the body was read
+	foreign  atomic.Bool // the answer was there before the request
 
 	mu sync.Mutex // guards informer against the Transport, which may be late
 	informer
@@ -172,7 +173,7 @@ func (a *attempt) request(to *url.URL, req *Request) *http.Request {
 		if req.Held && req.Length >= 0 && req.Length <= oneWrite {
 			return req.Body(), nil // net/http knows its type, and writes it together with the header
 		}
-		return &pacedBody{req.Body(), a}, nil
+		return &pacedBody{req.Body(), a, req.Held}, nil
 	}
 	out.Body, _ = open()
 	out.ContentLength, out.Trailer = req.Length, req.Trailer
@@ -189,9 +190,20 @@ const oneWrite = 4 << 10
 type pacedBody struct {
 	io.ReadCloser
 	attempt *attempt
+	held    bool
+}
+
+// Close leaves a body that was not read to another attempt: whoever opened it
+// closes it in the end.
+func (b *pacedBody) Close() error {
+	if !b.held && !b.attempt.bodyRead.Load() {
+		return nil
+	}
+	return b.ReadCloser.Close()
 }
 
 func (b *pacedBody) Read(p []byte) (int, error) {
+	b.attempt.bodyRead.Store(true)
 	b.attempt.rest(sending) // the client has a time of its own
 	n, err := b.ReadCloser.Read(p)
 	b.pace()
@@ -201,6 +213,7 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 // WriteTo spares a body in memory being copied.
 func (b *pacedBody) WriteTo(w io.Writer) (int64, error) {
 	if held, ok := b.ReadCloser.(io.WriterTo); ok {
+		b.attempt.bodyRead.Store(true)
 		return held.WriteTo(pacedWriter{w, b})
 	}
 	return io.Copy(w, struct{ io.Reader }{b})

@@ -7,6 +7,7 @@ package wire
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -30,8 +31,8 @@ const (
 // server: bare LF, several or odd Content-Lengths, one beside a
 // Transfer-Encoding, folded lines, odd chunk sizes. The server reads a request
 // that [Refused] knows in its place, so that the answer is ours like any other;
-// where a body breaks off being one, the server finds an error in it. HTTP/2,
-// and what follows a 101, pass.
+// where a body breaks off being one, reading it fails by a [Refusal]. HTTP/2, and
+// what follows a 101, pass.
 //
 // It also ends what lasts too long: each write, and each header of a request
 // from its first byte on, has a deadline of its own.
@@ -44,8 +45,10 @@ type Conn struct {
 	ahead         []byte // what was read and not followed yet
 	timed         int    // what the bound of all reads is for
 	refused       bool
-	dropped       int          // bytes, since it was refused
-	upgrade       atomic.Int32 // of the request that was read last
+	mistake       *Refusal                // in a body, to be told; nil for none
+	told          atomic.Pointer[Refusal] // the mistake that was
+	dropped       int                     // bytes, since it was refused
+	upgrade       atomic.Int32            // of the request that was read last
 }
 
 // Timeouts are the longest that a Conn waits, each without bound where it is 0.
@@ -66,6 +69,13 @@ func NewConn(conn net.Conn, t Timeouts) *Conn {
 	return c
 }
 
+// NewRefused returns conn as a Conn of which all is refused that its client says.
+func NewRefused(conn net.Conn, t Timeouts, why *Refusal) *Conn {
+	c := NewConn(conn, t)
+	c.refuse(why)
+	return c
+}
+
 // What is timed by the bound of all reads.
 const (
 	timedNothing = iota
@@ -81,9 +91,6 @@ const (
 	upgradeRefused
 )
 
-// brokenChunk is refused by net/http wherever it stands in a body.
-var brokenChunk = []byte("\x00\r\n:\r\n\r\n")
-
 // Read gives the server what the client sent: headers whole, and all of it up
 // to what must not be read.
 func (c *Conn) Read(p []byte) (int, error) {
@@ -93,7 +100,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return n, nil
 		}
 		if c.refused {
-			return 0, c.drop()
+			return 0, c.broken()
 		}
 		if err := c.awaitAnswer(); err != nil {
 			return 0, err
@@ -154,16 +161,22 @@ func (c *Conn) follow(p []byte) (pass int) {
 func (c *Conn) refuse(why *Refusal) {
 	c.refused, c.head, c.ahead = true, nil, nil
 	c.timeHeader(false)
-	said := brokenChunk
 	if c.reader.inHead() {
-		said = why.request()
+		c.ready = append(c.ready, why.request()...)
+	} else {
+		c.mistake = why
 	}
-	c.ready = append(c.ready, said...)
 }
 
-// drop reads what a client says that was refused, until it has come to its end
-// or to reading the answer.
-func (c *Conn) drop() error {
+// broken returns the mistake in a body, once. From then on it reads what the
+// client says, and forgets it, until that ends or it has come to reading the
+// answer.
+func (c *Conn) broken() error {
+	if why := c.mistake; why != nil {
+		c.mistake = nil
+		c.told.Store(why)
+		return why
+	}
 	p := make([]byte, 4<<10)
 	for c.dropped < maxDropped {
 		n, err := c.lazyConn.Read(p)
@@ -231,6 +244,37 @@ func (c *Conn) Write(p []byte) (int, error) {
 		}
 	}
 	return c.lazyConn.Write(p)
+}
+
+type connKey struct{}
+
+// ConnContext is an [http.Server.ConnContext] by which [Mistake] and [EndAnswers]
+// know the connection of a request. conn may embed the Conn.
+func ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	if c, ok := conn.(interface{ strict() *Conn }); ok {
+		return context.WithValue(ctx, connKey{}, c.strict())
+	}
+	return ctx
+}
+
+func (c *Conn) strict() *Conn { return c }
+
+// Mistake returns the mistake that was found in the body of r, of which its
+// reader may make an error of its own; nil for none.
+func Mistake(r *http.Request) *Refusal {
+	if c, ok := r.Context().Value(connKey{}).(*Conn); ok {
+		return c.told.Load()
+	}
+	return nil
+}
+
+// EndAnswers tells the client of r, whose answer was the last of its connection
+// and has been flushed, that it was, while what the client says is still read. It
+// does nothing for other protocols than HTTP/1.
+func EndAnswers(r *http.Request) {
+	if c, ok := r.Context().Value(connKey{}).(*Conn); ok && r.ProtoMajor == 1 {
+		_ = c.CloseWrite() // or the client learns it later
+	}
 }
 
 // CloseWrite lets the server end its half, and the client read the answer

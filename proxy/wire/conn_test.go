@@ -40,9 +40,15 @@ func through(input string, size int) string {
 		n := min(size, len(rest))
 		s.pieces, rest = append(s.pieces, rest[:n]), rest[n:]
 	}
-	got, _ := io.ReadAll(NewConn(s, Timeouts{}))
+	got, err := io.ReadAll(NewConn(s, Timeouts{}))
+	if why := (*Refusal)(nil); errors.As(err, &why) {
+		return string(got) + mistake
+	}
 	return string(got)
 }
+
+// mistake stands for an error in a body.
+const mistake = "<mistake>"
 
 const postHead = "POST /slack HTTP/1.1\r\nHost: a\r\n"
 
@@ -142,7 +148,7 @@ var statuses = map[string]int{
 
 // cutRefusal returns what the server has read before a refusal.
 func cutRefusal(got string) (before string, refused bool) {
-	if before, ok := strings.CutSuffix(got, string(brokenChunk)); ok {
+	if before, ok := strings.CutSuffix(got, mistake); ok {
 		return before, true
 	}
 	head, _, found := strings.Cut(got, refusedField)
@@ -170,6 +176,8 @@ func TestConnRefusesWhatIsAmbiguous(t *testing.T) {
 					_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // nothing else ends the client
 				} else if _, err := io.Copy(io.Discard, r.Body); err == nil {
 					whole++
+				} else {
+					w.WriteHeader(http.StatusBadRequest) // in trailers net/http finds words of its own
 				}
 			})
 			if whole > 0 {
@@ -179,8 +187,8 @@ func TestConnRefusesWhatIsAmbiguous(t *testing.T) {
 			if !ok {
 				want = http.StatusBadRequest
 			}
-			if len(status) != 1 || status[0] != want && status[0] != http.StatusOK {
-				t.Errorf("answers: %v, want one, %d unless the handler had begun", status, want)
+			if len(status) != 1 || status[0] != want {
+				t.Errorf("answers: %v, want one, %d", status, want)
 			}
 		})
 	}

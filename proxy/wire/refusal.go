@@ -16,6 +16,8 @@ type Refusal struct {
 	Detail string // a sentence for the client
 }
 
+func (f *Refusal) Error() string { return f.Detail }
+
 // What readers of every protocol refuse.
 var (
 	badMethod  = &Refusal{http.StatusBadRequest, "The method is no token."}
