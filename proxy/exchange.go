@@ -258,6 +258,7 @@ func (x *exchange) finish() {
 // as in flight. It reports whether all of its body has come.
 func (x *exchange) linger() bool {
 	if x.event.Reason == ReasonTooManyInFlight {
+		_ = x.body.Close() // net/http does not wait for the rest either
 		return false
 	}
 	if !x.counted {

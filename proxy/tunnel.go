@@ -24,7 +24,7 @@ func (x *exchange) tunnel(ctx context.Context, a *upstream.Answer) {
 	}
 	x.event.Status, x.client.began = a.StatusCode, true
 	x.body.detach()
-	t := &tunnel{client: clientEnd{conn, buffered.Reader}, upstream: a.Body.(io.ReadWriteCloser), idle: x.route.AnswerIdle}
+	t := &tunnel{client: clientEnd{conn, buffered.Reader}, upstream: a.Body.(io.ReadWriteCloser), idle: x.route.AnswerIdle, write: x.route.Timeout}
 	defer t.close()
 	defer context.AfterFunc(ctx, t.close)()
 
@@ -41,6 +41,7 @@ func (x *exchange) tunnel(ctx context.Context, a *upstream.Answer) {
 type tunnel struct {
 	client, upstream io.ReadWriteCloser
 	idle             time.Duration // longest that a direction is silent when the other has ended
+	write            time.Duration // longest that the upstream takes for what comes
 	half             atomic.Bool   // one has
 
 	mu    sync.Mutex
@@ -69,7 +70,7 @@ func closeWrite(w io.Writer) error {
 func (t *tunnel) run() {
 	var directions sync.WaitGroup
 	directions.Go(func() { t.pass(t.client, t.upstream) })
-	directions.Go(func() { t.pass(t.upstream, t.client) })
+	directions.Go(func() { t.pass(timedWriter{t.upstream, t}, t.client) })
 	directions.Wait()
 	t.timer.Stop()
 }
@@ -95,6 +96,21 @@ func (t *tunnel) close() {
 	_ = t.client.Close()
 	_ = t.upstream.Close()
 }
+
+// timedWriter ends a tunnel whose upstream does not read. Of clients the
+// connection itself bounds each write.
+type timedWriter struct {
+	io.Writer
+	tunnel *tunnel
+}
+
+func (w timedWriter) Write(p []byte) (int, error) {
+	defer time.AfterFunc(w.tunnel.write, w.tunnel.close).Stop()
+	return w.Writer.Write(p)
+}
+
+// CloseWrite ends one half.
+func (w timedWriter) CloseWrite() error { return closeWrite(w.Writer) }
 
 // halfTimed moves the end of a half tunnel with all that comes.
 type halfTimed struct {

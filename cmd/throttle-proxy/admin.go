@@ -25,6 +25,10 @@ type admin struct {
 	metrics *metrics
 }
 
+// adminWrite is the longest that an answer to an operator may take: pprof's, which
+// last as long as they are asked to, must be shorter.
+const adminWrite = 5 * time.Minute
+
 // listenAdmin takes the address of --admin. A unix socket that a killed process
 // has left is in the way, and not looked at: it is the operator's path.
 func (c *config) listenAdmin() (net.Listener, error) {
@@ -40,6 +44,9 @@ func (a *admin) server(logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           recovering(a.handler(), logger),
 		ReadHeaderTimeout: a.config.headerTimeout,
+		ReadTimeout:       a.config.bodyIdle,
+		WriteTimeout:      adminWrite,
+		IdleTimeout:       idleTimeout,
 		ErrorLog:          log.New(io.Discard, "", 0), // what clients send is not for the log
 	}
 }

@@ -37,6 +37,11 @@ func (h *health) wrap(next http.Handler) http.Handler {
 		case "/-/ready":
 			status, text = h.ready()
 		}
+		if r.ContentLength != 0 {
+			// Or net/http would wait for a body that nobody reads.
+			w.Header().Set("Connection", "close")
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now())
+		}
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(status)

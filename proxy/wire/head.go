@@ -18,6 +18,7 @@ const (
 	stateChunk     // left bytes of it
 	stateChunkEnd  // the line end after it
 	stateTrailer
+	statePreface   // of HTTP/2, left bytes of it
 	stateUndecided // after a request for an upgrade that is not answered yet
 	stateRaw       // nothing that is read here
 )
@@ -52,7 +53,9 @@ var (
 )
 
 // inHead reports whether no part of the current request may be seen yet.
-func (r *reader) inHead() bool { return r.state == stateRequestLine || r.state == stateHeader }
+func (r *reader) inHead() bool {
+	return r.state == stateRequestLine || r.state == stateHeader || r.state == statePreface
+}
 
 // follow reads p up to read: to its end, to what breaks a rule, to a line that
 // is to be left out, or to where its protocol is not decided. The server may
@@ -64,6 +67,13 @@ func (r *reader) follow(p []byte) (good, read int, bad *Refusal) {
 			return len(p), len(p), nil
 		case stateUndecided:
 			return read, read, nil
+		case statePreface:
+			n := min(r.left, int64(len(p)-read))
+			r.left -= n
+			if read += int(n); r.left == 0 {
+				r.state = stateRaw
+			}
+			continue
 		case stateBody, stateChunk:
 			n := min(r.left, int64(len(p)-read))
 			r.left -= n
@@ -161,7 +171,7 @@ func (r *reader) readRequestLine(line []byte) *Refusal {
 		return emptyLine
 	}
 	if !r.began && string(line) == "PRI * HTTP/2.0" {
-		r.state = stateRaw
+		r.state, r.left = statePreface, int64(len("\r\nSM\r\n\r\n"))
 		return nil
 	}
 	method, rest, _ := bytes.Cut(line, []byte(" "))
