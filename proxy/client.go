@@ -1,65 +1,58 @@
 package proxy
 
 import (
+	"maps"
 	"net/http"
-	"net/netip"
-	"strings"
 )
 
-// Trust says from whom X-Forwarded-* is believed.
-type Trust struct {
-	Prefixes []netip.Prefix
-	Unix     bool // whoever connects to a unix socket
+// client is where answers go. Nobody else writes to the one who asked.
+type client struct {
+	http.ResponseWriter
+	in     *http.Request
+	body   *clientBody
+	began  bool // a final header has been sent
+	ended  bool // all of the answer has
+	closes bool // the connection ends with this answer
 }
 
-// believes reports whether the peer of r may speak for others.
-func (t Trust) believes(r *http.Request) bool {
-	addr, ok := peer(r)
-	if !ok {
-		return t.Unix
+// reusable is the longest declared body that is read, after its request was
+// answered, so that the connection can be used again.
+const reusable = 256 << 10
+
+// inform passes an informational answer on. HTTP/1.0 has none.
+func (c *client) inform(status int, header http.Header) {
+	if !c.in.ProtoAtLeast(1, 1) || c.began {
+		return
 	}
-	return t.contains(addr)
+	h := c.Header()
+	maps.Copy(h, header)
+	removeHopByHop(h)
+	c.ResponseWriter.WriteHeader(status)
+	clear(h)
 }
 
-func (t Trust) contains(addr netip.Addr) bool {
-	for _, p := range t.Prefixes {
-		if p.Contains(addr) {
-			return true
+// begin sends the header of the answer.
+func (c *client) begin(status int) {
+	c.began = true
+	if unread := c.body.unread(); c.in.ProtoMajor == 1 {
+		// The rest of a body is not to be read as another request.
+		c.closes = c.closes || unread && (c.in.ContentLength < 0 || c.in.ContentLength > reusable)
+		if c.closes {
+			c.Header().Set("Connection", "close")
+		} else if unread {
+			// Or net/http would wait for it before it lets the answer out.
+			_ = c.body.control.EnableFullDuplex()
 		}
 	}
-	return false
+	if types, ok := c.Header()["Content-Type"]; ok && status == http.StatusNotModified && types != nil {
+		// net/http takes it out by its canonical name.
+		delete(c.Header(), "Content-Type")
+		c.Header()["content-type"] = types
+	}
+	c.ResponseWriter.WriteHeader(status)
 }
 
-// client returns the address that r comes from: the peer, or, as far as the
-// peer is trusted, the rightmost address of X-Forwarded-For outside the
-// trusted ones. An IPv6 address stands for its /64, which is what one
-// customer gets.
-func (t Trust) client(r *http.Request) string {
-	client, known := peer(r)
-	if t.believes(r) {
-		hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
-		for i := len(hops) - 1; i >= 0; i-- {
-			addr, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-			if err != nil {
-				break
-			}
-			if client, known = addr.Unmap(), true; !t.contains(client) {
-				break
-			}
-		}
-	}
-	switch {
-	case !known:
-		return "unix"
-	case client.Is6():
-		return netip.PrefixFrom(client.WithZone(""), 64).Masked().String()
-	}
-	return client.String()
-}
-
-// peer returns the address at the other end of the connection; it has none if
-// that is a unix socket.
-func peer(r *http.Request) (addr netip.Addr, ok bool) {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	return ap.Addr().Unmap(), err == nil
+// flush sends what was written.
+func (c *client) flush() {
+	_ = c.body.control.Flush() // the next write tells
 }

@@ -201,16 +201,6 @@ func (x *exchange) forward() {
 	x.settle()
 }
 
-// settle ends what was granted by what has become of the exchange so far. Calls
-// after the first do nothing.
-func (x *exchange) settle() {
-	if x.outcome == unsent {
-		x.grant.Unsent()
-	} else {
-		x.grant.Release(x.route.holdAfter(x.outcome))
-	}
-}
-
 // survive answers a request in which something panicked. The panic that cuts an
 // answer passes.
 func (x *exchange) survive() {

@@ -1,17 +1,6 @@
 package proxy
 
-import (
-	"context"
-	"errors"
-	"io"
-	"net"
-	"net/http"
-	"os"
-	"time"
-
-	"throttle-proxy/proxy/upstream"
-	"throttle-proxy/proxy/wire"
-)
+import "time"
 
 // outcome is what has become of an exchange. How long equal requests stay
 // refused follows from it.
@@ -45,67 +34,12 @@ func (rt *route) holdAfter(o outcome) time.Duration {
 	return 0
 }
 
-// fail answers a request to which the upstream gave no answer because of err.
-func (x *exchange) fail(ctx context.Context, err error) {
-	failure := new(upstream.Failure)
-	if !errors.As(err, &failure) {
-		panic(err) // every error of a sender is one
+// settle ends what was granted by what has become of the exchange so far. Calls
+// after the first do nothing.
+func (x *exchange) settle() {
+	if x.outcome == unsent {
+		x.grant.Unsent()
+	} else {
+		x.grant.Release(x.route.holdAfter(x.outcome))
 	}
-	if !failure.Sent {
-		x.outcome = unsent
-	}
-	x.settle()
-	reason, status := x.failed(ctx, failure)
-	if reason != ReasonClientGone && reason != ReasonBadRequest {
-		x.event.Fault = failure.Fault
-	}
-	x.refuseAs(reason, status)
 }
-
-// failed says what a failure means to the client: a reason, and the status where
-// it is not the reason's own.
-func (x *exchange) failed(ctx context.Context, f *upstream.Failure) (reason Reason, status int) {
-	switch cause := context.Cause(ctx); {
-	case x.body.cut.Load():
-		return x.bodyFault(x.body.err)
-	case cause == errClientLeft:
-		return ReasonClientGone, 0
-	case cause == errCut:
-		return ReasonDraining, 0
-	}
-	switch f.Kind {
-	case upstream.TimedOut:
-		return ReasonUpstreamTimeout, 0
-	case upstream.Closed:
-		// The upstream knows how long the caller waits, and may be the first to
-		// end a call whose time is over.
-		if timeout, ok := grpcTimeout(x.in.Header); ok && x.event.Upstream >= timeout {
-			f.Fault = "http_response_timeout"
-			return ReasonUpstreamTimeout, 0
-		}
-		return ReasonUpstreamClosed, x.route.ClosedStatus
-	}
-	return ReasonUpstreamRefused, 0
-}
-
-// bodyFault says the same of the client's body, which has not come whole.
-func (x *exchange) bodyFault(err error) (reason Reason, status int) {
-	var broken *net.OpError
-	mistake := wire.Mistake(x.in)
-	switch {
-	case mistake != nil:
-		return ReasonBadRequest, mistake.Status
-	case err == errBodyTooLarge:
-		return ReasonBodyTooLarge, 0
-	case err == errNoMemory:
-		return ReasonNoMemory, 0
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return ReasonBadRequest, http.StatusRequestTimeout
-	case x.in.Context().Err() != nil, errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &broken):
-		return ReasonClientGone, 0
-	}
-	return ReasonBadRequest, 0 // a mistake that only net/http finds
-}
-
-// refuseBody answers a request whose body was not read whole because of err.
-func (x *exchange) refuseBody(err error) { x.refuseAs(x.bodyFault(err)) }
