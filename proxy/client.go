@@ -12,6 +12,7 @@ type client struct {
 	body   *clientBody
 	began  bool // a final header has been sent
 	ended  bool // all of the answer has
+	cut    bool // it breaks off
 	closes bool // the connection ends with this answer
 }
 
@@ -21,7 +22,9 @@ const reusable = 256 << 10
 
 // inform passes an informational answer on. HTTP/1.0 has none.
 func (c *client) inform(status int, header http.Header) {
-	if !c.in.ProtoAtLeast(1, 1) || c.began {
+	// Nor has a client one that is yet to be told to go on: net/http does that when
+	// its body is read, which a sender may do at the same time.
+	if !c.in.ProtoAtLeast(1, 1) || c.began || c.in.Header["Expect"] != nil && c.body.unread() {
 		return
 	}
 	h := c.Header()
@@ -35,8 +38,10 @@ func (c *client) inform(status int, header http.Header) {
 func (c *client) begin(status int) {
 	c.began = true
 	if unread := c.body.unread(); c.in.ProtoMajor == 1 {
-		// The rest of a body is not to be read as another request.
-		c.closes = c.closes || unread && (c.in.ContentLength < 0 || c.in.ContentLength > reusable)
+		// The rest of a body is not to be read as another request, and where a sender
+		// waits for it the wait ends the connection.
+		keeps := !c.body.streams && c.in.ContentLength >= 0 && c.in.ContentLength <= reusable && c.in.Header["Expect"] == nil
+		c.closes = c.closes || unread && !keeps
 		if c.closes {
 			c.Header().Set("Connection", "close")
 		} else if unread {
@@ -50,6 +55,12 @@ func (c *client) begin(status int) {
 		c.Header()["content-type"] = types
 	}
 	c.ResponseWriter.WriteHeader(status)
+}
+
+// abort cuts the answer: the client must not take a part for the whole.
+func (c *client) abort() {
+	c.cut = true
+	panic(http.ErrAbortHandler)
 }
 
 // flush sends what was written.

@@ -43,8 +43,10 @@ type clientBody struct {
 	held    *heldBody // what was read into memory; nil if it streams
 	counted int64     // bytes that are held, counted in all
 
+	streams bool        // a sender reads it as it comes
 	stopped atomic.Bool // nobody asks for it any more
 	read    atomic.Bool // to its end, or there is none
+	drained bool        // to its end, after it was stopped
 	cut     atomic.Bool // the client broke it off, or made a mistake in it
 	err     error       // which; set before cut
 
@@ -94,6 +96,7 @@ func (b *clientBody) isHeld() bool { return b.held != nil && b.read.Load() }
 
 // stream returns the body as it comes, what was read of it first.
 func (b *clientBody) stream() io.ReadCloser {
+	b.streams = true
 	if b.held == nil {
 		return b
 	}
@@ -195,10 +198,10 @@ const lingerPause = 5 * time.Second
 // body had come: many write all of it before they read, and would lose the
 // answer with the connection. It ends after limit bytes, when the client stops,
 // and at the latest after the longest pause of a body. A client that waits to be
-// told to go on is not told.
-func (b *clientBody) linger(limit int64) {
+// told to go on is not told. It reports whether all of the body has come.
+func (b *clientBody) linger(limit int64) (whole bool) {
 	if b.in.Header["Expect"] != nil && b.counted == 0 {
-		return
+		return false
 	}
 	_ = b.Close()
 	b.reading.Lock()
@@ -206,21 +209,26 @@ func (b *clientBody) linger(limit int64) {
 	buffer := copyBuffers.Get()
 	defer copyBuffers.Put(buffer)
 	end := time.Now().Add(b.pause)
-	for rest := limit; rest > 0 && !b.read.Load(); {
+	for rest := limit; rest > 0 && !b.read.Load() && !b.drained; {
 		until := time.Now().Add(lingerPause)
 		if until.After(end) {
 			until = end
 		}
-		b.until = until
 		b.setDeadline(until)
 		n, err := b.in.Body.Read(buffer)
 		rest -= int64(n)
-		if err == io.EOF {
-			b.done()
-		} else if err != nil {
-			return
+		b.drained = err == io.EOF
+		if err != nil {
+			break
 		}
 	}
+	whole = b.read.Load() || b.drained
+	b.until = time.Time{}
+	if !whole {
+		b.until = time.Unix(1, 0) // net/http does not wait for the rest either
+	}
+	b.setDeadline(b.until)
+	return whole
 }
 
 // detach leaves the connection to somebody else.

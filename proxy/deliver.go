@@ -66,7 +66,7 @@ func (x *exchange) copyBody(a *upstream.Answer) {
 		}
 		if n > 0 {
 			if _, err := x.client.Write(buffer[:n]); err != nil {
-				panic(http.ErrAbortHandler)
+				x.client.abort()
 			}
 			if left != 0 {
 				x.client.flush() // more is to come, maybe late: what is there is not kept waiting for it
@@ -80,13 +80,12 @@ func (x *exchange) copyBody(a *upstream.Answer) {
 	}
 }
 
-// cutAnswer ends an answer whose body breaks off: the client must not take a
-// part for the whole.
+// cutAnswer ends an answer whose body breaks off.
 func (x *exchange) cutAnswer(err error) {
 	if failure, ok := err.(*upstream.Failure); ok {
 		x.event.Fault = failure.Fault
 	}
-	panic(http.ErrAbortHandler)
+	x.client.abort()
 }
 
 // sendTrailers ends an answer that has trailers, of which some were announced.

@@ -214,7 +214,7 @@ func (x *exchange) survive() {
 	x.event.Panic, x.event.Stack = cause, debug.Stack()
 	x.event.Reason = ReasonInternal
 	if x.client.began {
-		panic(http.ErrAbortHandler)
+		x.client.abort()
 	}
 	clear(x.client.Header())
 	x.refuse(ReasonInternal)
@@ -225,28 +225,35 @@ func (x *exchange) finish() {
 	if x.route != nil {
 		x.settle()
 	}
-	unread := x.in.ProtoMajor == 1 && x.client.began && x.body.unread() // an HTTP/2 client is told to stop
 	if !x.sent.IsZero() && (x.gone || !x.client.ended && x.in.Context().Err() != nil) {
 		x.event.ClientGone, x.event.Status = true, StatusClientGone
 		x.event.UpstreamWentOn = x.outcome.answered()
 	}
 	x.event.Duration = time.Since(x.event.Started)
+	defer x.leave()
 	if x.proxy.options.Observe != nil {
 		x.proxy.options.Observe(&x.event)
 	}
-	cut := unread && !x.linger()
+}
+
+// leave gives back what the request has taken, once its client has come to reading
+// the answer.
+func (x *exchange) leave() {
+	// An HTTP/2 client is told to stop.
+	unread := x.in.ProtoMajor == 1 && x.client.began && !x.client.cut && x.body.unread()
+	whole := !unread || x.linger()
 	x.body.finish()
 	if x.counted {
 		x.proxy.inFlight.Add(-1)
 	}
-	if cut && !x.client.closes {
+	if !whole && !x.client.closes {
 		panic(http.ErrAbortHandler) // what follows is no request
 	}
 }
 
 // linger lets a client that has been answered come to reading that, which counts
 // as in flight. It reports whether all of its body has come.
-func (x *exchange) linger() bool {
+func (x *exchange) linger() (whole bool) {
 	if x.event.Reason == ReasonTooManyInFlight {
 		_ = x.body.Close() // net/http does not wait for the rest either
 		return false
@@ -259,6 +266,5 @@ func (x *exchange) linger() bool {
 	if x.client.closes {
 		wire.EndAnswers(x.in)
 	}
-	x.body.linger(max(x.proxy.options.MaxBody, reusable))
-	return x.body.read.Load()
+	return x.body.linger(max(x.proxy.options.MaxBody, reusable))
 }

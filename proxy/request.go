@@ -26,13 +26,15 @@ var requestHeaders = sync.Pool{New: func() any { return http.Header{} }}
 // request makes the upstream's request out of the client's.
 func (x *exchange) request() *upstream.Request {
 	header := requestHeaders.Get().(http.Header)
-	clear(header)
 	out := &upstream.Request{
-		Method:  x.in.Method,
-		Target:  x.target,
-		Header:  header,
-		Inform:  x.inform,
-		Recycle: func() { requestHeaders.Put(header) },
+		Method: x.in.Method,
+		Target: x.target,
+		Header: header,
+		Inform: x.inform,
+		Recycle: func() {
+			clear(header) // it may have credentials
+			requestHeaders.Put(header)
+		},
 	}
 	x.fillHeader(out)
 	switch {

@@ -28,6 +28,9 @@ func (x *exchange) tunnel(ctx context.Context, a *upstream.Answer) {
 	defer t.close()
 	defer context.AfterFunc(ctx, t.close)()
 
+	removeHopByHop(a.Header)
+	a.Header["Connection"], a.Header["Upgrade"] = []string{"Upgrade"}, []string{x.in.Header.Get("Upgrade")}
+	x.mapLocations(a.Header)
 	maps.Copy(a.Header, x.client.Header())
 	a.Body = nil // only the header is written
 	if a.Write(buffered) == nil && buffered.Flush() == nil {

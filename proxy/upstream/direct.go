@@ -33,7 +33,7 @@ const (
 // no client an error where the upstream has closed it.
 type direct struct {
 	options Options
-	dialer  *net.Dialer
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	address string
 	host    string      // field of requests
 	tls     *tls.Config // nil without TLS
@@ -63,7 +63,7 @@ func newDirect(u *URL, o Options) *direct {
 	if err != nil || strings.Contains(field, "%") { // a zone, which is not for the upstream
 		return nil
 	}
-	d := &direct{options: o, dialer: u.dialer(o), address: address, host: field, handshakes: make(chan struct{}, maxHandshakes)}
+	d := &direct{options: o, dial: u.dialer(o).DialContext, address: address, host: field, handshakes: make(chan struct{}, maxHandshakes)}
 	if scheme == "https" {
 		name, _, _ := net.SplitHostPort(address)
 		d.tls = &tls.Config{
@@ -83,7 +83,7 @@ func (d *direct) speaks(req *Request) bool {
 	return !isGRPC && req.Header["Upgrade"] == nil && req.Header["Expect"] == nil && !d.unable.Load()
 }
 
-// send is [sender].send. It returns errNotSpoken, and has sent nothing, where the
+// send is [Client.Send]. It returns errNotSpoken, and has sent nothing, where the
 // upstream speaks only HTTP/2.
 func (d *direct) send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
 	w := &watch{end: end}
@@ -125,7 +125,7 @@ func (d *direct) take(ctx context.Context) (c *directConn, reused bool, err erro
 		}
 		_ = c.Close()
 	}
-	conn, err := d.dialer.DialContext(ctx, "tcp", d.address)
+	conn, err := d.dial(ctx, "tcp", d.address)
 	if err != nil {
 		return nil, false, err
 	}
@@ -155,7 +155,7 @@ func (d *direct) newConn(ctx context.Context, conn net.Conn) (*directConn, error
 // it says nothing to such questions, or because it speaks only HTTP/2, which some
 // servers do not say either.
 func (d *direct) learn(ctx context.Context) error {
-	conn, err := d.dialer.DialContext(ctx, "tcp", d.address)
+	conn, err := d.dial(ctx, "tcp", d.address)
 	if err != nil {
 		return err
 	}

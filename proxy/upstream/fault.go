@@ -42,6 +42,7 @@ func (f *Failure) Error() string {
 // Errors of our own about what an upstream says.
 var (
 	errAnswer     = errors.New("an answer that is none")
+	errFull       = errors.New("the upstream takes no request on any connection")
 	errForeign    = errors.New("an answer that was there before its request")
 	errNotSpoken  = errors.New("the upstream does not speak HTTP/1.1")
 	errHeaderSize = errors.New("the header of the answer is too large")
@@ -53,6 +54,8 @@ func failure(ctx context.Context, err error, sent bool) *Failure {
 	switch cause := context.Cause(ctx); {
 	case cause == errTimeout:
 		f.Kind, f.Fault = TimedOut, "http_response_timeout"
+	case cause == errFull:
+		f.Kind, f.Fault, f.Sent = Refused, "connection_limit_reached", false
 	case cause != nil:
 		f.Kind = Ended
 	case !sent:

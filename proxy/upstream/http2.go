@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -16,21 +18,25 @@ import (
 const (
 	pingAfter   = 10 * time.Second // of silence on a connection with streams
 	pingTimeout = 5 * time.Second
+
+	// maxConnections is how many connections one request is offered, each of which
+	// takes no more requests, until it is given up.
+	maxConnections = 16
 )
 
 // speakHTTP2 lets t speak HTTP/2 where the upstream does, without sending
 // anything again by itself: net/http's own HTTP/2 sends a request up to eight
 // times, and also one that the upstream has reset for a fault in it.
 func speakHTTP2(t *http.Transport, o Options) {
-	h2 := &http2.Transport{
+	pool := &http2Pool{transport: &http2.Transport{
 		DisableCompression: true,
 		ReadIdleTimeout:    pingAfter,
 		PingTimeout:        pingTimeout,
 		WriteByteTimeout:   o.Timeout,
 		IdleConnTimeout:    t.IdleConnTimeout,
-	}
+	}}
 	t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{
-		"h2": func(_ string, conn *tls.Conn) http.RoundTripper { return newHTTP2Conn(h2, conn) },
+		"h2": func(_ string, conn *tls.Conn) http.RoundTripper { return pool.add(conn, conn.NetConn()) },
 		// By this name, and in this wrapping, net/http hands over connections
 		// without TLS.
 		"unencrypted_http2": func(_ string, conn *tls.Conn) http.RoundTripper {
@@ -38,54 +44,89 @@ func speakHTTP2(t *http.Transport, o Options) {
 			if !ok {
 				return unusable{errNotSpoken}
 			}
-			return newHTTP2Conn(h2, inner.UnencryptedNetConn())
+			return pool.add(inner.UnencryptedNetConn(), inner.UnencryptedNetConn())
 		},
 	}
 	t.TLSClientConfig = &tls.Config{RootCAs: o.RootCAs, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12}
 }
 
+// http2Pool has the connections to an upstream that speak HTTP/2. net/http, which
+// makes them, forgets one for good that is full for a moment.
+type http2Pool struct {
+	transport *http2.Transport
+
+	mu    sync.Mutex
+	conns []*http2Conn // the last made last
+}
+
 // http2Conn is a connection on which requests are sent by HTTP/2.
 type http2Conn struct {
 	*http2.ClientConn
-	conn net.Conn
+	conn  net.Conn
+	under *upstreamConn // which knows whether it is closed; nil where another has made it
+	pool  *http2Pool
 }
 
-func newHTTP2Conn(h2 *http2.Transport, conn net.Conn) http.RoundTripper {
-	cc, err := h2.NewClientConn(conn)
+// add takes a connection in, of which under is what carries it.
+func (p *http2Pool) add(conn, under net.Conn) http.RoundTripper {
+	cc, err := p.transport.NewClientConn(conn)
 	if err != nil {
 		_ = conn.Close()
 		return unusable{err}
 	}
-	return http2Conn{cc, conn}
+	c := &http2Conn{ClientConn: cc, conn: conn, pool: p}
+	c.under, _ = under.(*upstreamConn)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conns = append(p.conns, c)
+	return c
 }
 
-// RoundTrip sends req, once. A connection on which an answer did not come in time
-// may be dead, and is left to those who wait on it already.
-func (c http2Conn) RoundTrip(req *http.Request) (*http.Response, error) {
-	if !c.ReserveNewRequest() {
+// reserve returns a connection on which one more request may be sent, or nil if
+// there is none.
+func (p *http2Pool) reserve() *http2Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// http2 itself takes one that was closed before its first request for usable.
+	p.conns = slices.DeleteFunc(p.conns, func(c *http2Conn) bool { return c.under != nil && c.under.closed.Load() })
+	for _, c := range p.conns {
+		if c.ReserveNewRequest() {
+			return c
+		}
+	}
+	return nil
+}
+
+// RoundTrip sends req, once, on a connection of the pool. One on which an answer
+// did not come in time may be dead, and is left to those who wait on it already.
+func (c *http2Conn) RoundTrip(req *http.Request) (*http.Response, error) {
+	on := c.pool.reserve()
+	if on == nil {
 		return nil, errNoCachedConn{}
 	}
 	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotConn != nil {
-		trace.GotConn(httptrace.GotConnInfo{Conn: c.conn})
+		trace.GotConn(httptrace.GotConnInfo{Conn: on.conn})
 	}
-	res, err := c.ClientConn.RoundTrip(req)
+	res, err := on.ClientConn.RoundTrip(req)
 	if context.Cause(req.Context()) == errTimeout {
-		c.SetDoNotReuse()
+		on.SetDoNotReuse()
 	}
 	return res, err
 }
 
-// errNoCachedConn tells net/http's Transport, by its method, to use another
+// errNoCachedConn tells net/http's Transport, by its method, to make another
 // connection.
 type errNoCachedConn struct{}
 
-func (errNoCachedConn) Error() string             { return "no more requests on this connection" }
+func (errNoCachedConn) Error() string             { return "no more requests on these connections" }
 func (errNoCachedConn) IsHTTP2NoCachedConnError() {}
 
-// unusable is a connection that did not come to be.
+// unusable is a connection that did not come to be. net/http does not keep what
+// has the method RoundTripErr.
 type unusable struct{ err error }
 
 func (u unusable) RoundTrip(*http.Request) (*http.Response, error) { return nil, u.err }
+func (u unusable) RoundTripErr() error                             { return u.err }
 
 // refusedUnseen reports whether err says that the upstream has not looked at the
 // request, and will not: it may be sent again (RFC 9113 8.7).
@@ -96,6 +137,10 @@ func refusedUnseen(err error) bool {
 	// http2 has no types for these: the stream is beyond those of a GOAWAY, or the
 	// connection ended before it could begin.
 	text := err.Error()
-	return strings.Contains(text, "graceful shutdown GOAWAY") || strings.Contains(text, "client conn not usable") ||
-		strings.Contains(text, "client conn is closed")
+	for _, unseen := range [...]string{"graceful shutdown GOAWAY", "client conn not usable", "client conn is closed", "client conn could not be established"} {
+		if strings.Contains(text, unseen) {
+			return true
+		}
+	}
+	return false
 }

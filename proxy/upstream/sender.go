@@ -57,12 +57,6 @@ type Answer struct {
 	Whole bool // all of the body is here: reading it does not wait
 }
 
-// sender is one way to send a request and get its answer.
-type sender interface {
-	// send is [Client.Send]. Every error is a *Failure, but errNotSpoken.
-	send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error)
-}
-
 // Client has the connections to one upstream. It is safe for concurrent use.
 type Client struct {
 	direct    *direct // nil where it cannot be used
@@ -86,7 +80,7 @@ func Over(rt http.RoundTripper, u *URL, o Options) *Client {
 	return &Client{transport: &transport{RoundTripper: rt, url: u, options: o}}
 }
 
-// Send sends req, and returns when the header of its answer has come. ctx ends
+// Send sends req, directly where that can be done, and returns when the header of its answer has come. ctx ends
 // it, and the answer; end ends ctx, which Send does itself where the upstream
 // lets it wait too long. The error is a [*Failure].
 func (c *Client) Send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {

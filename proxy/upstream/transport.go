@@ -74,7 +74,7 @@ func (t *transport) closeIdle() {
 	}
 }
 
-// send is [sender].send. What is refused unseen is sent once more.
+// send is [Client.Send]. What is refused unseen is sent once more.
 func (t *transport) send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
 	a := &attempt{options: t.options, watch: watch{end: end}, informer: informer{tell: req.Inform}}
 	defer a.over()
@@ -112,14 +112,20 @@ type attempt struct {
 	sent     atomic.Bool // something of it may have been written
 	bodyRead atomic.Bool // something of the body was read
 	foreign  atomic.Bool // the answer was there before the request
+	stop     func()      // ends a wait for the client's body; nil where it is held
+	conn     *upstreamConn
 
 	mu sync.Mutex // guards informer against the Transport, which may be late
 	informer
 	ended bool
 }
 
-// over ends what the client is told of informational answers.
+// over ends what the client is told of informational answers, and what the
+// connection may do to its body.
 func (a *attempt) over() {
+	if a.conn != nil {
+		a.conn.ends.CompareAndSwap(a, nil)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ended = true
@@ -130,16 +136,25 @@ func (a *attempt) over() {
 // may be.
 func (a *attempt) trace(h2c bool) *httptrace.ClientTrace {
 	var conn *upstreamConn
+	offered := 0
 	return &httptrace.ClientTrace{
 		GetConn: func(string) {
-			a.sent.Store(false)
-			a.rest(sending)
+			if a.sent.Swap(false) || offered == 0 {
+				a.rest(sending)
+				offered = 0
+			}
+			// An upstream may take no request on any connection.
+			if offered++; offered > maxConnections {
+				a.end(errFull)
+			}
 		},
 		GotConn: func(info httptrace.GotConnInfo) {
 			a.sent.Store(true)
+			offered = 0
 			if conn = http1Conn(info.Conn, h2c); conn != nil {
-				conn.begin()
+				conn.begin(a)
 			}
+			a.conn = conn
 			a.await(sending, a.options.Timeout, errTimeout)
 		},
 		WroteRequest: func(httptrace.WroteRequestInfo) { a.await(sending, a.options.Timeout, errTimeout) },
@@ -173,7 +188,11 @@ func (a *attempt) request(to *url.URL, req *Request) *http.Request {
 		if req.Held && req.Length >= 0 && req.Length <= oneWrite {
 			return req.Body(), nil // net/http knows its type, and writes it together with the header
 		}
-		return &pacedBody{req.Body(), a, req.Held}, nil
+		body := req.Body()
+		if !req.Held && a.stop == nil {
+			a.stop = func() { _ = body.Close() }
+		}
+		return &pacedBody{body, a, req.Held}, nil
 	}
 	out.Body, _ = open()
 	out.ContentLength, out.Trailer = req.Length, req.Trailer
@@ -284,13 +303,26 @@ func (u *URL) verbatim(target string, proxied bool) *url.URL {
 // it since a request got it.
 type upstreamConn struct {
 	net.Conn
-	read  atomic.Bool // something
-	wrote atomic.Bool // something
+	read   atomic.Bool // something
+	wrote  atomic.Bool // something
+	closed atomic.Bool
+	ends   atomic.Pointer[attempt] // whose body is not asked for any more when it is closed
 }
 
-func (c *upstreamConn) begin() {
+// begin lets it be a's, whose use of it ends with the answer.
+func (c *upstreamConn) begin(a *attempt) {
 	c.read.Store(false)
 	c.wrote.Store(false)
+	c.ends.Store(a)
+}
+
+// Close ends a wait for the client's next part of a body, too.
+func (c *upstreamConn) Close() error {
+	c.closed.Store(true)
+	if a := c.ends.Swap(nil); a != nil && a.stop != nil {
+		go a.stop() // it may wait for a read that it ends
+	}
+	return c.Conn.Close()
 }
 
 func (c *upstreamConn) Read(p []byte) (int, error) {

@@ -23,6 +23,8 @@ const (
 	// maxAhead is the most that a client may say before it knows in which
 	// protocol.
 	maxAhead = 64 << 10
+	// readSize is how much is read at once where the server wants less.
+	readSize = 4 << 10
 	// maxDropped is the most that is read of a client after it was refused.
 	maxDropped = 16 << 20
 )
@@ -96,7 +98,9 @@ const (
 func (c *Conn) Read(p []byte) (int, error) {
 	for len(p) > 0 {
 		if n := copy(p, c.ready); n > 0 {
-			c.ready = c.ready[n:]
+			if c.ready = c.ready[n:]; len(c.ready) == 0 {
+				c.noteAsk()
+			}
 			return n, nil
 		}
 		if c.refused {
@@ -105,9 +109,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 		if err := c.awaitAnswer(); err != nil {
 			return 0, err
 		}
-		n, err := copy(p, c.ahead), error(nil)
+		in := p
+		if c.head != nil && len(in) < readSize && c.reader.state != stateRaw {
+			in = make([]byte, readSize) // the server looks for one byte only, during a request
+		}
+		n, err := copy(in, c.ahead), error(nil)
 		if c.ahead = c.ahead[n:]; n == 0 {
-			n, err = c.lazyConn.Read(p)
+			n, err = c.lazyConn.Read(in)
 		}
 		if c.reader.state == stateRaw {
 			return n, err
@@ -120,7 +128,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		if n > 0 {
-			n = c.follow(p[:n])
+			n = c.follow(in[:n])
 		}
 		if n > 0 {
 			return n, nil // err comes again
@@ -149,11 +157,21 @@ func (c *Conn) follow(p []byte) (pass int) {
 	if read < len(p) {
 		c.ahead = append(bytes.Clone(p[read:]), c.ahead...)
 	}
-	if c.reader.state == stateUndecided {
+	c.timeHeader(c.head != nil)
+	if pass > 0 {
+		c.noteAsk()
+	}
+	return pass
+}
+
+// noteAsk is called when the server has all that it may see. Where that ends a
+// header that asks for another protocol, the next answer is to it: the server has
+// given all others by then.
+func (c *Conn) noteAsk() {
+	if c.reader.asks {
+		c.reader.asks = false
 		c.upgrade.Store(upgradeAsked)
 	}
-	c.timeHeader(c.head != nil)
-	return pass
 }
 
 // refuse lets the server read why, in place of what the client says from here
@@ -177,7 +195,7 @@ func (c *Conn) broken() error {
 		c.told.Store(why)
 		return why
 	}
-	p := make([]byte, 4<<10)
+	p := make([]byte, readSize)
 	for c.dropped < maxDropped {
 		n, err := c.lazyConn.Read(p)
 		if c.dropped += n; err != nil {
@@ -219,7 +237,7 @@ func (c *Conn) awaitAnswer() error {
 			if len(c.ahead) >= maxAhead {
 				return errAhead
 			}
-			p := make([]byte, 4<<10)
+			p := make([]byte, readSize)
 			n, err := c.lazyConn.Read(p)
 			if c.ahead = append(c.ahead, p[:n]...); err != nil {
 				return err

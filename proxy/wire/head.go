@@ -36,6 +36,7 @@ type reader struct {
 	length    int64 // -1 if none is given
 	coding    bool  // a Transfer-Encoding is given
 	upgrading bool
+	asks      bool // its header, which asks for another protocol, has just ended
 	began     bool // it is not the first
 	emptied   bool // an empty line stood before it
 }
@@ -57,9 +58,10 @@ func (r *reader) inHead() bool {
 	return r.state == stateRequestLine || r.state == stateHeader || r.state == statePreface
 }
 
-// follow reads p up to read: to its end, to what breaks a rule, to a line that
-// is to be left out, or to where its protocol is not decided. The server may
-// see it up to good: what lies between is a header that has not ended.
+// follow reads p up to read: to its end or that of a request, to what breaks a
+// rule, to a line that is to be left out, or to where its protocol is not decided.
+// The server may see it up to good: what lies between is a header that has not
+// ended.
 func (r *reader) follow(p []byte) (good, read int, bad *Refusal) {
 	for read < len(p) {
 		switch r.state {
@@ -83,6 +85,7 @@ func (r *reader) follow(p []byte) (good, read int, bad *Refusal) {
 				r.state = stateChunkEnd
 			} else if r.left == 0 {
 				r.state = r.next()
+				return good, read, nil
 			}
 			continue
 		}
@@ -110,7 +113,11 @@ func (r *reader) follow(p []byte) (good, read int, bad *Refusal) {
 		} else if bad != nil {
 			return good, read, bad
 		}
-		if read += end + 1; !r.inHead() || r.state == stateRequestLine {
+		read += end + 1
+		if r.state == stateRequestLine || r.state == stateUndecided {
+			return read, read, nil
+		}
+		if !r.inHead() {
 			good = read
 		}
 	}
@@ -250,19 +257,23 @@ func (r *reader) endHeader() *Refusal {
 	case r.coding && (r.length >= 0 || r.http10):
 		return framing
 	case r.coding:
-		r.state = stateChunkSize
+		r.state, r.asks = stateChunkSize, r.asksUpgrade()
 	case r.length > 0:
-		r.state, r.left = stateBody, r.length
+		r.state, r.left, r.asks = stateBody, r.length, r.asksUpgrade()
 	default:
-		r.state = r.next()
+		r.state, r.asks = r.next(), r.asksUpgrade()
 	}
 	r.size = 0
 	return nil
 }
 
+// asksUpgrade reports whether the request asks for another protocol: HTTP/1.0 has
+// none.
+func (r *reader) asksUpgrade() bool { return r.upgrading && !r.http10 }
+
 // next is what follows a whole request.
 func (r *reader) next() state {
-	if r.upgrading && !r.http10 { // HTTP/1.0 has no other protocols
+	if r.asksUpgrade() {
 		return stateUndecided
 	}
 	return stateRequestLine

@@ -33,6 +33,15 @@ func (c *lazyConn) SetDeadline(t time.Time) error {
 	return errors.Join(err, c.SetReadDeadline(t))
 }
 
+// SetWriteDeadline does nothing where each write has a time of its own, which
+// net/http would take away with each request that ends.
+func (c *lazyConn) SetWriteDeadline(t time.Time) error {
+	if c.writeIdle > 0 {
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
+
 // SetReadDeadline takes note of the deadline, and passes it on to a read that
 // waits.
 func (c *lazyConn) SetReadDeadline(t time.Time) error {
