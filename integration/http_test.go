@@ -196,12 +196,6 @@ func (c *rawClient) hear(t *testing.T, method string) (*http.Response, string, e
 	return res, string(body), err
 }
 
-// rest returns all that the replica still says before it closes.
-func (c *rawClient) rest() string {
-	text, _ := io.ReadAll(c.in)
-	return string(text)
-}
-
 // crlf turns LF into CRLF.
 func crlf(text string) string { return strings.ReplaceAll(text, "\n", "\r\n") }
 

@@ -1,5 +1,7 @@
 package upstream
 
+//lint:file-ignore SA1019 What net/http has in place of http2.Transport, its ClientConn, makes its connections itself. Here net/http's Transport has made them, and found out what the upstream speaks.
+
 import (
 	"context"
 	"crypto/tls"
