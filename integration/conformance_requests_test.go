@@ -6,11 +6,9 @@ import "strings"
 
 func http10(l *lane) bool   { return l.client.version == "1.0" }
 func http11(l *lane) bool   { return l.client.version == "1.1" }
-func http1(l *lane) bool    { return !l.client.http2() }
 func http2s(l *lane) bool   { return l.client.http2() }
 func toHTTP1(l *lane) bool  { return !l.upstream.http2 }
 func toHTTP2(l *lane) bool  { return l.upstream.http2 }
-func locked(l *lane) bool   { return !l.streams }
 func streamed(l *lane) bool { return l.streams }
 func both(in, and func(*lane) bool) func(*lane) bool {
 	return func(l *lane) bool { return in(l) && and(l) }
