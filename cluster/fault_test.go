@@ -211,7 +211,7 @@ func TestFaultOf(t *testing.T) {
 		"no-replicas":    {reply("NOREPLICAS Not enough good replicas to write.")},
 		"refused":        {syscall.ECONNREFUSED, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}},
 		"pool":           {redis.ErrPoolTimeout, redis.ErrPoolExhausted},
-		"timeout":        {context.DeadlineExceeded, os.ErrDeadlineExceeded, fmt.Errorf("ask: %w", context.DeadlineExceeded), &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}},
+		"timeout":        {context.DeadlineExceeded, os.ErrDeadlineExceeded, reply("LATE nobody waits for this renewal any more"), fmt.Errorf("ask: %w", context.DeadlineExceeded), &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}},
 		"closed":         {io.EOF, io.ErrUnexpectedEOF, redis.ErrClosed, net.ErrClosed, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, &net.OpError{Op: "write", Err: syscall.EPIPE}},
 		"other":          {errors.New("anything"), reply("ERR anything"), reply("")},
 	} {

@@ -32,7 +32,7 @@ type lockID struct {
 // while the lock is in flight (and taken again where it was missing, or lost
 // while it is another's), and changed or deleted by an ending, which is told
 // until the store answers or the TTL has passed, and never while a renewal is
-// under way, which would undo it.
+// under way, which would undo it. One that comes later is found late by the store.
 type lock struct {
 	id       lockID
 	hash     [sha256.Size]byte // by which a store knows the fingerprint
@@ -147,11 +147,20 @@ func (e ending) args(c *command, now time.Duration) {
 // renewal keeps a lock for another TTL.
 type renewal struct {
 	*lock
-	ttl time.Duration
+	ttl, timeout time.Duration
+	clock        *clock // of the part of the store that has it
 }
 
-func (r renewal) args(c *command, _ time.Duration) {
+func (r *Redis) renewal(lock *lock) renewal {
+	return renewal{lock, r.options.LockTTL, r.options.Timeout, &r.partOf(lock.id.tag).clock}
+}
+
+// args says until when the renewal is waited for. One that the store finds later
+// would undo what it was told meanwhile: it would take a lock again that is gone,
+// or cut a hold short.
+func (r renewal) args(c *command, now time.Duration) {
 	c.arg(r.token())
 	c.number(r.ttl.Milliseconds())
 	c.arg(r.value)
+	c.number(r.clock.at(now + r.timeout).Microseconds())
 }
