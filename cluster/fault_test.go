@@ -94,6 +94,15 @@ var readable = map[string]struct {
 			must(t, c.Do(t.Context(), "replicaof", "no", "one"))
 		},
 	},
+	"too few replicas": {
+		"no-replicas",
+		func(t *testing.T, _ *redistest.Server, c *redis.Client) {
+			must(t, c.ConfigSet(t.Context(), "min-replicas-to-write", "1"))
+		},
+		func(t *testing.T, _ *redistest.Server, c *redis.Client) {
+			must(t, c.ConfigSet(t.Context(), "min-replicas-to-write", "0"))
+		},
+	},
 	"a password": {
 		"auth",
 		func(t *testing.T, _ *redistest.Server, c *redis.Client) {
@@ -163,6 +172,29 @@ func TestRedis_StoreThatCannotBeWrittenIsAway(t *testing.T) {
 			}
 		})
 	}
+}
+
+// That it can be read is no answer to an ask.
+func TestRedis_StoreThatIsOnlyReadIsAway(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	r, other := join(t, server.URL(), Options{}), join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
+	knowEachOther(t, []replica{r, other})
+	alices, many := charge("alices", "1/h"), charge("many", "1000/h")
+	alices.Caller = "alice"
+	admit(t, r, unlocked(alices))
+	expect(t, r, Limited, request("a", alices))
+	must(t, server.Client().ConfigSet(t.Context(), "min-replicas-to-write", "1"))
+	for range 4 * failuresRunning {
+		degraded(t, r, Admitted, by(Open, unlocked(many)))
+		for range 3 { // looks for a lock each time
+			expect(t, r, Limited, by(Open, request("a", alices)))
+		}
+		if _, away := r.Away(); away {
+			return
+		}
+	}
+	t.Error("is asked on")
 }
 
 // go-redis believes for a second that there is nothing to connect to, once as

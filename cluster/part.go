@@ -82,9 +82,8 @@ type part struct {
 	unpaused  bool          // it has not been told of some cool-down
 
 	// Guarded by the mutex of what is known.
-	solo   *solo            // nil while the store answers
-	beside *limiter.Budgets // for asks that meet a fault of one key; nil until needed
-	debts  *limiter.Debts
+	solo  *solo // nil until needed
+	debts *limiter.Debts
 }
 
 func newPart() *part {
@@ -141,9 +140,11 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 		r.stopped.Go(func() { r.probe(p) })
 	}
 	if from != asked && to == asked {
-		r.known.mu.Lock()
-		p.solo = nil
-		r.known.mu.Unlock()
+		if from > away {
+			r.known.mu.Lock()
+			p.solo = nil
+			r.known.mu.Unlock()
+		}
 		r.queue.add(append(later, r.owed(p)...)...)
 	}
 	if unpaused {

@@ -197,16 +197,15 @@ func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
 	ctx, _ := r.deadlines.context(r.known.now())
 	key := r.key(string(appendLockKey(nil, ask.Tag, ask.Fingerprint.hash())))
 	value, err := r.conn.Load().process(ctx, redis.NewCmd(ctx, "get", key)).Text()
-	free := err == redis.Nil
-	if free {
+	switch err {
+	case nil:
+		return heldBy(value, part.clock.at(r.known.now()))
+	case redis.Nil:
 		r.known.foundUnlocked(ask)
-		err = nil
+	default:
+		r.record(part, err) // but no answer: a store that can only be read is of no use
 	}
-	r.record(part, err)
-	if free || err != nil {
-		return refusal
-	}
-	return heldBy(value, part.clock.at(r.known.now()))
+	return refusal
 }
 
 // giveBack ends the exchange of a request that was never sent.
