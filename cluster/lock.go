@@ -30,7 +30,7 @@ type lockID struct {
 //
 // The store's copy follows. It is taken by the guard, renewed by [Redis.renew]
 // while the lock is in flight (and taken again where it was missing, or lost
-// while it is another's), and changed or deleted by an ending, which is told
+// while it is another's), and deleted or made a hold by an ending, which is told
 // until the store answers or the TTL has passed, and never while a renewal is
 // under way, which would undo it. One that comes later is found late by the store.
 type lock struct {
@@ -108,14 +108,14 @@ func parseHolder(value string, now time.Duration) (h Holder, held bool) {
 
 // release ends lock's exchange. Without a hold it waits until the store has
 // been told, so that a client which repeats its request after the answer is
-// not refused for a lock that is about to go.
+// not refused for a lock that is about to go. Of a hold it is told also where it
+// never had the lock.
 func (r *Redis) release(lock *lock, hold time.Duration) {
 	r.known.release(lock, hold)
 	switch {
-	case !lock.stored.Load():
 	case hold > 0:
 		r.queue.add(r.ending(lock, hold))
-	default:
+	case lock.stored.Load():
 		r.tell(r.ending(lock, 0))
 	}
 }
@@ -142,6 +142,7 @@ type ending struct {
 func (e ending) args(c *command, now time.Duration) {
 	c.arg(e.token())
 	c.number(millis(e.until - now))
+	c.arg(e.value)
 }
 
 // renewal keeps a lock for another TTL.
