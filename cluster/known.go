@@ -277,6 +277,16 @@ func (k *known) endLocked(lock *lock, hold time.Duration) {
 	}
 }
 
+// longestHold returns the longest that any lock has had.
+func (k *known) longestHold() (longest time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, q := range k.locks.holds {
+		longest = max(longest, q.length)
+	}
+	return longest
+}
+
 // inFlight returns the locks whose exchanges are under way.
 func (k *known) inFlight() []*lock {
 	k.mu.Lock()

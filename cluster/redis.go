@@ -122,10 +122,10 @@ func NewRedis(o Options) (*Redis, error) {
 // verdict is what the ask says, or else an error that wraps [ErrUndecided]; the
 // verdict's Fault then says why.
 //
-// A refusal that this replica knows by itself takes no trip; but where others
-// live and the ask has a fingerprint, its lock may be theirs: that is looked for
-// first, once a second at most where what refuses it refuses all that are equal
-// to it, and no replica has another policy.
+// A refusal that this replica knows by itself takes no trip; but where the ask has
+// a fingerprint, its lock may be another's, as long as there has been another:
+// that is looked for first, once a second at most where what refuses it refuses
+// all that are equal to it, and no replica has another policy.
 //
 // The trip is not cut short when the context is done: a client that leaves in
 // the middle of it would otherwise cost the connection, and the answer.
@@ -185,9 +185,10 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 
 // lookElsewhere is the verdict on an ask that this replica refuses, but would
 // call a duplicate if its lock is another's. Where that cannot be found out the
-// refusal stands.
+// refusal stands. So it does for an ask that is equal to one of this replica's own
+// whose answer has not come yet: that may be a refusal too.
 func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
-	if ask.Fingerprint == nil || r.fleet.live(r.options.Replicas) < 2 || r.fleet.alike() && r.known.isUnlocked(ask) {
+	if ask.Fingerprint == nil || r.isAlone() || r.fleet.alike() && r.known.isUnlocked(ask) {
 		return refusal
 	}
 	part := r.partOf(ask.Tag)
@@ -206,6 +207,13 @@ func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
 		r.record(part, err) // but no answer: a store that can only be read is of no use
 	}
 	return refusal
+}
+
+// isAlone reports whether no lock in the store can be another replica's. Locks and
+// holds outlive their replica, and one that is silent may have some.
+func (r *Redis) isAlone() bool {
+	const least = time.Minute // for holds longer than this replica has had
+	return r.fleet.aloneFor(r.known.now()) > max(least, r.options.LockTTL, r.known.longestHold())
 }
 
 // giveBack ends the exchange of a request that was never sent.

@@ -17,6 +17,7 @@ func TestRedis_TripsOfEachKindOfRequest(t *testing.T) {
 	var ours, theirs meter
 	r := join(t, server.URL(), Options{Connect: ours.connect(t, server.URL())})
 	eventually(t, "alone", func() bool { return r.Status().Live == 1 })
+	longAlone(r)
 	one, many, day := charge("one", "1/h"), charge("many", "100/h"), charge("day", "100/d")
 	var grant *Grant
 	type steps []struct {
