@@ -196,9 +196,8 @@ func (k *known) denyLocked(ask Ask, decisions []limiter.Decision, asked time.Dur
 	}
 }
 
-// giveBack gives back what a grant has spent here, and has its budgets asked
-// again.
-func (k *known) giveBack(g *Grant) {
+// askAgain has the budgets of a grant asked again, which are given back to.
+func (k *known) askAgain(g *Grant) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
@@ -207,6 +206,12 @@ func (k *known) giveBack(g *Grant) {
 			k.denials.Set(key, now)
 		}
 	}
+}
+
+// giveBack gives back what a grant has spent here.
+func (k *known) giveBack(g *Grant) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if g.local != nil {
 		g.local.giveBackLocked()
 	}

@@ -216,7 +216,8 @@ func (r *Redis) isAlone() bool {
 	return r.fleet.aloneFor(r.known.now()) > max(least, r.options.LockTTL, r.known.longestHold())
 }
 
-// giveBack ends the exchange of a request that was never sent.
+// giveBack ends the exchange of a request that was never sent. Refusals of its
+// budgets are forgotten once the store has been told: until then more can come.
 func (r *Redis) giveBack(g *Grant) {
 	tasks := r.refunds(g)
 	r.known.giveBack(g)
@@ -224,6 +225,7 @@ func (r *Redis) giveBack(g *Grant) {
 		tasks = append(tasks, r.ending(g.lock, 0))
 	}
 	r.tell(tasks...)
+	r.known.askAgain(g)
 }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
