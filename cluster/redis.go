@@ -59,7 +59,8 @@ type Options struct {
 
 // Redis lets the replicas that share a Redis decide together, by its clock.
 // What this replica knows by itself it answers without asking: see
-// [Memory.Refusal]. What is to be done while the Redis gives no answer each ask
+// [Memory.Refusal]. A budget that refuses is asked again after a second, since
+// another replica may have given back to it: one trip a second for each such. What is to be done while the Redis gives no answer each ask
 // says itself.
 type Redis struct {
 	options   Options
@@ -107,6 +108,7 @@ func NewRedis(o Options) (*Redis, error) {
 	if _, isCluster := conn.client.(*redis.ClusterClient); !isCluster {
 		r.parts.whole = newPart()
 	}
+	r.known.believed = beatInterval
 	r.conn.Store(conn)
 	r.stopped.Go(r.run)
 	r.stopped.Go(r.tellAll)
@@ -188,7 +190,11 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 // refusal stands. So it does for an ask that is equal to one of this replica's own
 // whose answer has not come yet: that may be a refusal too.
 func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
-	if ask.Fingerprint == nil || r.isAlone() || r.fleet.alike() && r.known.isUnlocked(ask) {
+	if ask.Fingerprint == nil || r.isAlone() {
+		return refusal
+	}
+	unlocked, refused := r.known.isUnlocked(ask)
+	if unlocked && r.fleet.alike() {
 		return refusal
 	}
 	part := r.partOf(ask.Tag)
@@ -202,7 +208,7 @@ func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
 	case nil:
 		return heldBy(value, part.clock.at(r.known.now()))
 	case redis.Nil:
-		r.known.foundUnlocked(ask)
+		r.known.foundUnlocked(ask, refused)
 	default:
 		r.record(part, err) // but no answer: a store that can only be read is of no use
 	}
