@@ -100,15 +100,15 @@ func TestRedis_AnotherClockCostsNoVerdict(t *testing.T) {
 		two := charge("two", "2/h")
 		admit(t, r, request("a", two)).Grant.Release(0)
 		part := r.partOf("slack")
-		offset := part.clock.offset.Load()
+		offset := part.clock.at(0)
 		// As if what was known came from the other.
 		client := skewed.Client()
 		now := must(t, client.Time(t.Context()))
-		part.clock.set(time.Duration(now.UnixMicro())*time.Microsecond, r.known.now())
+		part.clock.set(time.Duration(now.UnixMicro())*time.Microsecond, r.known.now(), r.options.Timeout)
 		if admit(t, r, request("a", two)).Decisions[0].Remaining != 0 {
 			t.Errorf("%v: not charged once", skew)
 		}
-		if got := time.Duration(part.clock.offset.Load() - offset); got.Abs() > time.Minute {
+		if got := part.clock.at(0) - offset; got.Abs() > time.Minute {
 			t.Errorf("%v: still off by %v", skew, got)
 		}
 		if s := r.Status(); len(s.Faults) > 0 {
