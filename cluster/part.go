@@ -117,8 +117,6 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 	look := to != asked && !p.probing
 	p.probing = p.probing || look
 	var change Change
-	var later []*task
-	unpaused := false
 	switch {
 	case from < away && to == away:
 		p.since, p.err = time.Now(), err
@@ -129,8 +127,6 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 		change = Change{Kind: StoreBack, Tag: p.tags.String(), Lasted: time.Since(p.since)}
 		p.lasted += change.Lasted
 		p.since, p.err = time.Time{}, nil
-		later, _ = p.postponed.take(int(classes) * Capacity)
-		unpaused, p.unpaused = p.unpaused, false
 	}
 	if change.Kind != 0 {
 		r.changes.tell(change)
@@ -145,14 +141,7 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 			p.solo = nil
 			r.known.mu.Unlock()
 		}
-		r.queue.add(append(later, r.owed(p)...)...)
-	}
-	if unpaused {
-		for id, until := range r.known.cooling() {
-			if r.partOf(id.tag) == p {
-				r.queue.add(pausing{id, until}.task())
-			}
-		}
+		r.queue.add(r.kept(p)...)
 	}
 	return from, to
 }

@@ -246,11 +246,15 @@ func (r *Redis) Pause(tag, name string, d time.Duration) {
 	r.tell(pausing{pauseID{tag, name}, until}.task())
 }
 
-// Close gives back what is queued for it, waits for the loops to end and
-// closes the client. Locks in flight must have been released before.
+// Close gives back what is queued for it, also where the store was away until now,
+// waits for the loops to end and closes the client. Locks in flight must have been
+// released before.
 func (r *Redis) Close() error {
 	close(r.stop)
 	r.stopped.Wait()
+	r.perform(r.left(), true)
+	r.leave()
+	r.stopped.Wait() // whoever looks for a part that has not answered
 	r.changes.close(r.options.Timeout)
 	return r.conn.Load().close()
 }
