@@ -147,7 +147,8 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 }
 
 // record takes note of whether an ask of p was answered. err is nil, or why it
-// was not. Once p is away only probes count: what ends then is from before.
+// was not. Once p is away only probes count: what ends then is from before, as it is
+// where p has nothing of ours any more.
 func (r *Redis) record(p *part, err error) {
 	if err == nil {
 		state := p.state()
@@ -163,7 +164,7 @@ func (r *Redis) record(p *part, err error) {
 	}
 	fault := FaultOf(err)
 	r.counts.fault(fault)
-	if ofOneKey(fault) || p.away() {
+	if ofOneKey(fault) || p.away() || r.parts.bare(p) {
 		return
 	}
 	if fault != faultClosed || p.cutAnew(r.known.now(), r.options.Timeout/5) {

@@ -32,7 +32,8 @@ func TestRedis_BreakerOpens(t *testing.T) {
 		"ffff" + strings.Repeat("w", 100) + "f":             true,
 	} {
 		var changes []ChangeKind
-		r := &Redis{known: newKnown("replica-0"), changes: newObserver(), stop: make(chan struct{})}
+		p := newPart()
+		r := &Redis{parts: parts{whole: p}, known: newKnown("replica-0"), changes: newObserver(), stop: make(chan struct{})}
 		told := func() []ChangeKind {
 			for len(r.changes.changes) > 0 {
 				changes = append(changes, (<-r.changes.changes).Kind)
@@ -40,7 +41,6 @@ func TestRedis_BreakerOpens(t *testing.T) {
 			return changes
 		}
 		close(r.stop) // nobody looks for it
-		p := newPart()
 		for _, end := range ends {
 			r.record(p, map[rune]error{'s': nil, 'f': io.EOF, 'w': wrongType{}}[end])
 		}
@@ -71,16 +71,17 @@ func (wrongType) RedisError() {}
 // unasked is a replica of two that nobody asks, and a part that nobody probes. It
 // decides asks of a limit to which the store gives no answer because of err.
 func unasked(t *testing.T, limit string) (r *Redis, p *part, decide func(err error) Verdict) {
+	p = newPart()
+	p.probing = true
 	r = &Redis{
 		options: Options{Replicas: 2},
+		parts:   parts{whole: p},
 		known:   newKnown("replica-0"),
 		queue:   newQueue(),
 		changes: newObserver(),
 		stop:    make(chan struct{}),
 	}
 	t.Cleanup(func() { close(r.stop) })
-	p = newPart()
-	p.probing = true
 	return r, p, func(err error) Verdict {
 		t.Helper()
 		v, err := r.undecided(by(Local, unlocked(charge("limit", limit))), nil, p, err)
@@ -172,6 +173,50 @@ func TestPart_SharesLastWhileAsksAreDecidedAlone(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A master whose routes have gone to others is not missed, whatever becomes of what
+// it was asked before.
+func TestPart_WithoutTagsMovesNowhere(t *testing.T) {
+	r := &Redis{known: newKnown("replica-0"), changes: newObserver(), stop: make(chan struct{})}
+	close(r.stop)
+	old := r.parts.put("slack", "first")
+	now := r.parts.put("slack", "second")
+	for range failuresRunning {
+		r.record(old, io.EOF)
+	}
+	if old.state() != asked || len(r.changes.changes) > 0 {
+		t.Errorf("got state %d and %d changes, want it left alone", old.state(), len(r.changes.changes))
+	}
+	for range failuresRunning {
+		r.record(now, io.EOF)
+	}
+	if change := <-r.changes.changes; now.state() != away || change.Tag != "slack" {
+		t.Errorf("got state %d, told %+v, want it away", now.state(), change)
+	}
+	r.stopped.Wait()
+}
+
+// A part is placed every second, and never seen without its tags meanwhile.
+func TestParts_TagThatStaysIsNeverMissing(t *testing.T) {
+	var p parts
+	part := p.put("slack", "first")
+	part.tags.mu.Lock()
+	placed := make(chan struct{})
+	go func() {
+		defer close(placed)
+		p.put("slack", "first") // touches no tag
+	}()
+	select {
+	case <-placed:
+	case <-time.After(20 * time.Second):
+		t.Error("got the tags changed, want them left")
+	}
+	part.tags.mu.Unlock()
+	<-placed
+	if p.put("slack", "second"); part.tags.first() != "" || p.put("slack", "first") != part || part.tags.String() != "slack" {
+		t.Errorf("got %q", part.tags.String())
 	}
 }
 
