@@ -107,7 +107,7 @@ func (r *Redis) owed(p *part) (tasks []*task) {
 
 // charging is the task to charge what was spent while the store was away.
 func (r *Redis) charging(d limiter.Debt) *task {
-	return &task{class: sums, tag: tagOf(d.Key), script: chargeScript, what: debt{d, r.limitArgs(d.Limit)}, forget: d.End}
+	return &task{class: sums.ofCallers(d.ByCaller), tag: tagOf(d.Key), script: chargeScript, what: debt{d, r.limitArgs(d.Limit)}, forget: d.End}
 }
 
 // debt is what is owed to a budget of the store.

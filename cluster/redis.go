@@ -243,7 +243,7 @@ func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) { return r.known.refu
 // told, or for its timeout.
 func (r *Redis) Pause(tag, name string, d time.Duration) {
 	until := r.known.pause(tag, name, d)
-	r.tell(pausing{pauseID{tag, name}, until}.task())
+	r.tell(r.pausing(pauseID{tag, name}, until))
 }
 
 // Close gives back what is queued for it, also where the store was away until now,

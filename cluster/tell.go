@@ -81,7 +81,7 @@ func (r *Redis) kept(p *part) []*task {
 	if unpaused {
 		for id, until := range r.known.cooling() {
 			if r.partOf(id.tag) == p {
-				kept = append(kept, pausing{id, until}.task())
+				kept = append(kept, r.pausing(id, until))
 			}
 		}
 	}
@@ -142,7 +142,7 @@ func (p *part) postpone(t *task) bool {
 		return false
 	}
 	t.settle()
-	if t.class == coolings { // it is known here, once
+	if _, is := t.what.(pausing); is { // it is known here, once
 		p.unpaused = true
 	} else {
 		p.postponed.add(t)
