@@ -60,8 +60,8 @@ type Options struct {
 // Redis lets the replicas that share a Redis decide together, by its clock.
 // What this replica knows by itself it answers without asking: see
 // [Memory.Refusal]. A budget that refuses is asked again after a second, since
-// another replica may have given back to it: one trip a second for each such. What is to be done while the Redis gives no answer each ask
-// says itself.
+// another replica may have given back to it: one trip a second for each such.
+// What is to be done while the Redis gives no answer each ask says itself.
 type Redis struct {
 	options   Options
 	known     *known
