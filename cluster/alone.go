@@ -16,7 +16,7 @@ func (r *Redis) undecided(ask Ask, g *Grant, part *part, err error) (Verdict, er
 	case Local, Open:
 		var share int
 		fault := v.Fault
-		if v, share = r.decideAlone(ask, g, part, fault); ask.WhenUndecided == Local {
+		if v, share = r.decideAlone(ask, g, part); ask.WhenUndecided == Local {
 			v.Share = share
 		}
 		v.Degraded, v.Fault, err = true, fault, nil
@@ -38,12 +38,12 @@ func (r *Redis) undecided(ask Ask, g *Grant, part *part, err error) (Verdict, er
 
 // decideAlone decides ask by what this replica knows. Whatever it admits is
 // owed to the store's budgets.
-func (r *Redis) decideAlone(ask Ask, g *Grant, part *part, fault string) (v Verdict, share int) {
+func (r *Redis) decideAlone(ask Ask, g *Grant, part *part) (v Verdict, share int) {
 	charges := ask.charges()
 	r.known.mu.Lock()
 	defer r.known.mu.Unlock()
 	now := r.known.now()
-	alone := part.alone(now, r.fleet.live(r.options.Replicas), fault)
+	alone := part.alone(now, r.fleet.live(r.options.Replicas), charges)
 	spent := &spentHere{owes: &owes{debts: part.debts, charges: charges, replicas: alone.replicas}}
 	if ask.WhenUndecided == Local {
 		spent.budgets, spent.charges = alone.budgets, make([]limiter.Charge, len(charges))
@@ -61,27 +61,37 @@ func (r *Redis) decideAlone(ask Ask, g *Grant, part *part, fault string) (v Verd
 type solo struct {
 	replicas int              // that share each budget
 	budgets  *limiter.Budgets // this replica's shares
+	used     time.Duration    // for the last time
+	away     bool             // the store was away then
 }
 
-// alone returns how to decide without the store, which has not answered because
-// of fault. Its budgets begin empty, so that an outage hands out no burst.
-func (p *part) alone(now time.Duration, replicas int, fault string) *solo {
-	if ofOneKey(fault) {
-		if p.beside == nil {
-			p.beside = limiter.NewEmptyBudgets(Capacity, now)
-		}
-		return &solo{replicas, p.beside}
-	}
+// soloIdle is for how long a replica's shares last unused while the store answers
+// other asks, and maybe theirs too.
+const soloIdle = time.Second
+
+// alone returns how to decide an ask of charges without the store. Its budgets
+// begin empty, so that an outage hands out no burst, and last for as long as it is
+// away. Where only some asks get no answer, as for one key or from a store that
+// fails now and then, they last while such asks follow each other: within
+// soloIdle, or by the time in which a share earns two requests. Else the next to
+// come would find all that was saved up since.
+func (p *part) alone(now time.Duration, replicas int, charges []limiter.Charge) *solo {
+	away := p.away()
 	if p.solo != nil {
-		return p.solo
+		idle := soloIdle
+		for _, c := range charges {
+			share := c.Limit.Share(p.solo.replicas)
+			idle = max(idle, 2*(share.Period/time.Duration(share.Rate)))
+		}
+		if now-p.solo.used > idle && !(away && p.solo.away) {
+			p.solo = nil
+		}
 	}
-	begun := &solo{replicas, limiter.NewEmptyBudgets(Capacity, now)}
-	// Where the store has answered another ask meanwhile, nothing ends what
-	// begins here: the next outage would find all that it has saved up.
-	if p.state() != asked {
-		p.solo = begun
+	if p.solo == nil {
+		p.solo = &solo{replicas: replicas, budgets: limiter.NewEmptyBudgets(Capacity, now)}
 	}
-	return begun
+	p.solo.used, p.solo.away = now, away
+	return p.solo
 }
 
 // owed returns the tasks to charge what was admitted without p.
@@ -97,7 +107,7 @@ func (r *Redis) owed(p *part) (tasks []*task) {
 
 // charging is the task to charge what was spent while the store was away.
 func (r *Redis) charging(d limiter.Debt) *task {
-	return &task{class: sums, tag: tagOf(d.Key), script: chargeScript, what: debt{d, r.limitArgs(d.Limit)}, forget: d.End}
+	return &task{class: sums.ofCallers(d.ByCaller), tag: tagOf(d.Key), script: chargeScript, what: debt{d, r.limitArgs(d.Limit)}, forget: d.End}
 }
 
 // debt is what is owed to a budget of the store.

@@ -33,7 +33,7 @@ func TestRedis_OneBadKeyOfABatchCostsOnlyItself(t *testing.T) {
 	}
 	renewals := func() (tasks []*task) {
 		for _, l := range locks {
-			tasks = append(tasks, &task{script: renewScript, what: renewal{l, time.Hour}, tag: "slack", forget: now + time.Hour})
+			tasks = append(tasks, &task{script: renewScript, what: r.renewal(l), tag: "slack", forget: now + time.Hour})
 		}
 		return tasks
 	}
@@ -65,10 +65,10 @@ func TestRedis_OneBadKeyOfABatchCostsOnlyItself(t *testing.T) {
 	}
 	// What cannot be written now can be renewed all the same.
 	lock := storedLock(request("renewed"))
-	renew := []*task{{script: renewScript, what: renewal{lock, time.Hour}, tag: "slack", forget: now + time.Hour}}
+	renew := []*task{{script: renewScript, what: r.renewal(lock), tag: "slack", forget: now + time.Hour}}
 	r.pipeline(callsOf(r, renew))
 	must(t, client.ConfigSet(t.Context(), "maxmemory", "1"))
-	calls := callsOf(r, append([]*task{{script: renewScript, what: renewal{storedLock(request("new")), time.Hour}, tag: "slack"}}, renew...))
+	calls := callsOf(r, append([]*task{{script: renewScript, what: r.renewal(storedLock(request("new"))), tag: "slack"}}, renew...))
 	r.pipeline(calls)
 	if FaultOf(calls[0].err) != "out-of-memory" || calls[1].err != nil || calls[1].result != 1 {
 		t.Errorf("got %v, %v, want one that has no room, and one renewed", calls[0].err, calls[1].err)
@@ -154,7 +154,7 @@ func TestRedis_BatchThatIsNotSentTellsWhy(t *testing.T) {
 	grant := admit(t, r, request("a")).Grant
 	must(t, client.ConfigSet(t.Context(), "requirepass", "new"))
 	must(t, client.Do(t.Context(), "client", "kill", "type", "normal", "skipme", "yes"))
-	renewal := callsOf(r, []*task{{script: renewScript, what: renewal{grant.lock, time.Hour}, tag: "slack"}})
+	renewal := callsOf(r, []*task{{script: renewScript, what: r.renewal(grant.lock), tag: "slack"}})
 	for range 10 {
 		r.batch([]*call{&renewal[0]}, groupSize)
 		if fault := FaultOf(renewal[0].err); fault != "auth" && fault != faultClosed {

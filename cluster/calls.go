@@ -9,7 +9,8 @@ import (
 
 // call is a script's run for one key.
 type call struct {
-	part   *part // nil to call it even if it is away
+	part   *part
+	anyway bool // also if the part is away
 	tag    string
 	script *script
 	what   subject
@@ -27,7 +28,7 @@ const (
 func (r *Redis) pipeline(calls []call) {
 	var reached []*call
 	for i := range calls {
-		if c := &calls[i]; c.part != nil && c.part.away() {
+		if c := &calls[i]; c.part.away() && !c.anyway {
 			c.err = errAway
 		} else {
 			reached = append(reached, c)
@@ -66,9 +67,7 @@ func (r *Redis) noteSilence(batch []*call, silent map[*part]error) {
 	for _, c := range batch {
 		if !spoke[c.part] && silent[c.part] == nil {
 			silent[c.part] = c.err
-			if c.part != nil {
-				r.record(c.part, c.err)
-			}
+			r.record(c.part, c.err)
 		}
 	}
 }

@@ -60,6 +60,7 @@ var replyFaults = map[string]string{
 	"NOAUTH": "auth", "WRONGPASS": "auth", "NOPERM": "auth",
 	"LOADING": "loading", "READONLY": "readonly", "MASTERDOWN": "readonly", "OOM": "out-of-memory", "MISCONF": "no-persistence",
 	"CLUSTERDOWN": "cluster-down", "MOVED": faultMoved, "ASK": faultMoved, "TRYAGAIN": faultMoved,
+	"LATE": "timeout", // by our own scripts
 	"BUSY": "busy", "WRONGTYPE": faultWrongType, "NOREPLICAS": "no-replicas",
 }
 

@@ -36,6 +36,39 @@ func TestRedis_CloseGivesBackWhatIsQueued(t *testing.T) {
 	}
 }
 
+// Also while the store is not known to answer again.
+func TestRedis_CloseTellsWhatIsKept(t *testing.T) {
+	for name, asks := range map[string]int{"suspect": 1, "away": failuresRunning + 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startRedis(t)
+			link := redistest.NewLink(t, server.Addr)
+			r := open(t, link.URL(), Options{Timeout: storeTimeout})
+			ten := charge("ten", "10/h")
+			ended := admit(t, r, under(request("ended"), "")).Grant
+			eventually(t, "alone", func() bool { return r.Status().Live == 1 })
+			link.Refuse()
+			link.Cut()
+			for i := range asks {
+				degraded(t, r, Admitted, by(Open, request(fmt.Sprint(i), ten))).Grant.Release(0)
+			}
+			degraded(t, r, Admitted, by(Open, request("held"))).Grant.Release(time.Hour)
+			ended.Release(0)
+			r.Pause("slack", "", time.Hour)
+			link.Heal()
+			if err := r.Close(); err != nil {
+				t.Fatal(err)
+			}
+			other := join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
+			if got := admit(t, other, request("ended", ten)).Decisions[0].Remaining; got != 9-asks {
+				t.Errorf("got %d remaining, want %d", got, 9-asks)
+			}
+			expect(t, other, Held, request("held"))
+			expect(t, other, CoolingDown, under(unlocked(), ""))
+		})
+	}
+}
+
 func TestRedis_CloseLeavesNoGoroutine(t *testing.T) {
 	server := startRedis(t)
 	r := open(t, server.URL(), Options{})

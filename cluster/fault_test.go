@@ -94,6 +94,15 @@ var readable = map[string]struct {
 			must(t, c.Do(t.Context(), "replicaof", "no", "one"))
 		},
 	},
+	"too few replicas": {
+		"no-replicas",
+		func(t *testing.T, _ *redistest.Server, c *redis.Client) {
+			must(t, c.ConfigSet(t.Context(), "min-replicas-to-write", "1"))
+		},
+		func(t *testing.T, _ *redistest.Server, c *redis.Client) {
+			must(t, c.ConfigSet(t.Context(), "min-replicas-to-write", "0"))
+		},
+	},
 	"a password": {
 		"auth",
 		func(t *testing.T, _ *redistest.Server, c *redis.Client) {
@@ -165,6 +174,29 @@ func TestRedis_StoreThatCannotBeWrittenIsAway(t *testing.T) {
 	}
 }
 
+// That it can be read is no answer to an ask.
+func TestRedis_StoreThatIsOnlyReadIsAway(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	r, other := join(t, server.URL(), Options{}), join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
+	knowEachOther(t, []replica{r, other})
+	alices, many := charge("alices", "1/h"), charge("many", "1000/h")
+	alices.Caller = "alice"
+	admit(t, r, unlocked(alices))
+	expect(t, r, Limited, request("a", alices))
+	must(t, server.Client().ConfigSet(t.Context(), "min-replicas-to-write", "1"))
+	for range 4 * failuresRunning {
+		degraded(t, r, Admitted, by(Open, unlocked(many)))
+		for range 3 { // looks for a lock each time
+			expect(t, r, Limited, by(Open, request("a", alices)))
+		}
+		if _, away := r.Away(); away {
+			return
+		}
+	}
+	t.Error("is asked on")
+}
+
 // go-redis believes for a second that there is nothing to connect to, once as
 // many dials have failed as a pool has connections.
 func TestRedis_StoreIsFoundBackByANewClient(t *testing.T) {
@@ -211,7 +243,7 @@ func TestFaultOf(t *testing.T) {
 		"no-replicas":    {reply("NOREPLICAS Not enough good replicas to write.")},
 		"refused":        {syscall.ECONNREFUSED, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}},
 		"pool":           {redis.ErrPoolTimeout, redis.ErrPoolExhausted},
-		"timeout":        {context.DeadlineExceeded, os.ErrDeadlineExceeded, fmt.Errorf("ask: %w", context.DeadlineExceeded), &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}},
+		"timeout":        {context.DeadlineExceeded, os.ErrDeadlineExceeded, reply("LATE nobody waits for this renewal any more"), fmt.Errorf("ask: %w", context.DeadlineExceeded), &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}},
 		"closed":         {io.EOF, io.ErrUnexpectedEOF, redis.ErrClosed, net.ErrClosed, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, &net.OpError{Op: "write", Err: syscall.EPIPE}},
 		"other":          {errors.New("anything"), reply("ERR anything"), reply("")},
 	} {

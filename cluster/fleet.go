@@ -73,6 +73,10 @@ type fleet struct {
 	peers map[string]Peer // by id
 	count int             // with this one
 	odd   bool            // one of them is not known to be as this one is
+
+	// Instants on the clock of what is known; 0 is this replica's start.
+	heard time.Duration // when the store told last
+	met   time.Duration // when there was another, for the last time
 }
 
 // live returns how many replicas there are, or fallback if that was never
@@ -84,6 +88,17 @@ func (f *fleet) live(fallback int) int {
 		return fallback
 	}
 	return f.count
+}
+
+// aloneFor returns for how long there has been no other replica, at an instant;
+// 0 where that is not known.
+func (f *fleet) aloneFor(now time.Duration) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.known || f.count > 1 || now-f.heard > beatExpiry {
+		return 0
+	}
+	return now - f.met
 }
 
 // alike reports whether all replicas are known to decide as this one does.
@@ -173,6 +188,10 @@ func (r *Redis) meet(ids []string) {
 	}
 	r.fleet.mu.Lock()
 	r.fleet.known, r.fleet.peers, r.fleet.count, r.fleet.odd = true, peers, len(peers)+1, false
+	r.fleet.heard = r.known.now()
+	if len(peers) > 0 {
+		r.fleet.met = r.fleet.heard
+	}
 	for _, peer := range peers {
 		r.fleet.odd = r.fleet.odd || !peer.read || len(peer.Differences) > 0
 	}

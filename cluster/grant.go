@@ -121,7 +121,7 @@ func (r *Redis) refunds(g *Grant) (tasks []*task) {
 	now := r.known.now()
 	for i, s := range g.stored {
 		tasks = append(tasks, &task{
-			class:  sums,
+			class:  sums.ofCallers(g.charges[i].Caller != ""),
 			tag:    g.tag,
 			script: refundScript,
 			what:   refund{g.charges[i], g.tag, s.tat},

@@ -32,7 +32,7 @@ func (r *Redis) ask(ctx context.Context, end time.Duration, part *part, ask Ask,
 		if err != nil {
 			return answer{}, asked, err
 		}
-		part.clock.set(a.at, r.known.now())
+		part.clock.set(a.at, r.known.now(), r.options.Timeout)
 		if !a.late {
 			return a, asked, nil
 		}

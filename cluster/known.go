@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -15,17 +16,18 @@ import (
 const Capacity = 100_000
 
 // known is what a replica knows by itself: its own locks, until when budgets
-// that have refused go on to refuse, and cool-downs. All of it is certain, as
-// cool-downs are only ever extended and the instant of GCRA only ever moves on,
-// but where another replica gives back a request that was never sent: then a
-// budget can have one to spend before this replica asks it again.
+// that have refused go on to refuse, and cool-downs. Most of it is certain, as
+// cool-downs are only ever extended and the instant of GCRA only ever moves on.
+// But a budget in a store can be given back to by another replica, raised or
+// deleted: its refusal is believed for a while, and then it is asked again.
 type known struct {
-	replica string
-	start   time.Time // epoch of every instant of a replica; carries a monotonic clock
+	replica  string
+	start    time.Time     // epoch of every instant of a replica; carries a monotonic clock
+	believed time.Duration // for how long a refusal is, at most
 
 	mu       sync.Mutex // also of the budgets by which this replica decides alone
 	locks    locks
-	denials  *limiter.Deadlines[string] // by a budget's key
+	denials  *limiter.Denials // by a budget's key
 	pauses   pauses
 	unlocked *limiter.Deadlines[freeLock] // see isUnlocked
 }
@@ -34,8 +36,9 @@ func newKnown(replica string) *known {
 	return &known{
 		replica:  replica,
 		start:    time.Now(),
+		believed: math.MaxInt64,
 		locks:    locks{known: make(map[lockID]*lock)},
-		denials:  limiter.NewDeadlines[string](Capacity),
+		denials:  limiter.NewDenials(Capacity),
 		pauses:   newPauses(),
 		unlocked: limiter.NewDeadlines[freeLock](Capacity),
 	}
@@ -116,11 +119,11 @@ func (k *known) limitedLocked(ask Ask, now time.Duration) (v Verdict, refused bo
 		return Verdict{}, false
 	}
 	for i, c := range ask.Charges {
-		if until, ok := k.denials.Get(c.rateKey(ask.Tag)); ok && until > now {
+		if next, ok := k.denials.Next(c.rateKey(ask.Tag), now); ok {
 			if !refused {
 				v, refused = Verdict{Outcome: Limited, Decisions: make([]limiter.Decision, len(ask.Charges))}, true
 			}
-			v.Decisions[i] = limiter.Decision{NextAfter: until - now}
+			v.Decisions[i] = limiter.Decision{NextAfter: next - now}
 		}
 	}
 	return v, refused
@@ -133,47 +136,47 @@ type freeLock struct {
 	refused time.Duration
 }
 
-// isUnlocked reports whether the lock of ask is known not to be taken anywhere.
-// It cannot be for as long as what refuses all equal asks is what did so when the
-// lock was looked for: a budget that all callers share, or the cool-down of all of
-// them. But another replica may have given back to that budget, or have begun
-// with another limit: so it is known for no longer than replicas take to know of
-// each other.
-func (k *known) isUnlocked(ask Ask) bool {
+// isUnlocked reports whether the lock of ask is known not to be taken anywhere, and
+// until when all equal asks are refused. It cannot be taken for as long as what
+// refuses them all is what did so when the lock was looked for: a budget that all
+// callers share, or the cool-down of all of them. But another replica may have
+// given back to that budget, or have begun with another limit: so it is known for
+// no longer than replicas take to know of each other.
+func (k *known) isUnlocked(ask Ask) (unlocked bool, refused time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
-	k.unlocked.Expire(now)
-	until, ok := k.unlocked.Get(freeLock{lockID{ask.Tag, *ask.Fingerprint}, k.allRefusedLocked(ask)})
-	return ok && until > now
+	refused = k.allRefusedLocked(ask, now)
+	until, ok := k.unlocked.Get(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused})
+	return ok && until > now, refused
 }
 
-// foundUnlocked remembers that the lock of ask, which is refused, is not taken.
-func (k *known) foundUnlocked(ask Ask) {
+// foundUnlocked remembers that the lock of ask was not taken when it was looked
+// for. refused is until when all equal asks were refused before that: what refuses
+// them since may have begun after somebody took it.
+func (k *known) foundUnlocked(ask Ask, refused time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.foundUnlockedLocked(ask)
+	k.foundUnlockedLocked(ask, refused, k.now())
 }
 
-func (k *known) foundUnlockedLocked(ask Ask) {
-	if ask.Fingerprint == nil {
-		return
-	}
-	if refused := k.allRefusedLocked(ask); refused > 0 {
-		k.unlocked.Set(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused}, min(refused, k.now()+beatInterval))
+func (k *known) foundUnlockedLocked(ask Ask, refused, now time.Duration) {
+	k.unlocked.Expire(now)
+	if ask.Fingerprint != nil && refused > now {
+		k.unlocked.Set(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused}, min(refused, now+beatInterval))
 	}
 }
 
 // allRefusedLocked returns until when all asks that are equal to ask are refused,
 // by what is known; 0 if they are not. It changes with what refuses them.
-func (k *known) allRefusedLocked(ask Ask) (until time.Duration) {
+func (k *known) allRefusedLocked(ask Ask, now time.Duration) (until time.Duration) {
 	if len(ask.Pauses) > 0 {
 		until = k.pauses.until(pauseID{ask.Tag, ask.Pauses[0]})
 	}
 	for _, c := range ask.Charges {
 		if c.Caller == "" {
-			denied, _ := k.denials.Get(c.rateKey(ask.Tag))
-			until = max(until, denied)
+			next, _ := k.denials.Next(c.rateKey(ask.Tag), now)
+			until = max(until, next)
 		}
 	}
 	return until
@@ -185,39 +188,41 @@ func (k *known) deny(ask Ask, decisions []limiter.Decision, asked time.Duration)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.denyLocked(ask, decisions, asked)
-	k.foundUnlockedLocked(ask)
+	now := k.now()
+	k.foundUnlockedLocked(ask, k.allRefusedLocked(ask, now), now)
 }
 
 func (k *known) denyLocked(ask Ask, decisions []limiter.Decision, asked time.Duration) {
 	for i, d := range decisions {
 		if !d.Allowed {
-			k.denials.Set(ask.Charges[i].rateKey(ask.Tag), asked+d.NextAfter)
+			k.denials.Set(ask.Charges[i].rateKey(ask.Tag), asked+d.NextAfter, asked+min(d.NextAfter, k.believed))
 		}
 	}
 }
 
-// giveBack gives back what a grant has spent here, and has its budgets asked
-// again.
-func (k *known) giveBack(g *Grant) {
+// askAgain has the budgets of a grant asked again, which are given back to.
+func (k *known) askAgain(g *Grant) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
 	for _, c := range g.charges {
-		if key := c.rateKey(g.tag); k.denied(key, now) {
-			k.denials.Set(key, now)
+		key := c.rateKey(g.tag)
+		if _, denied := k.denials.Next(key, now); denied {
+			k.denials.Set(key, now, now)
 		}
 	}
+}
+
+// giveBack gives back what a grant has spent here.
+func (k *known) giveBack(g *Grant) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if g.local != nil {
 		g.local.giveBackLocked()
 	}
 	if g.lock != nil {
 		k.endLocked(g.lock, 0)
 	}
-}
-
-func (k *known) denied(key string, now time.Duration) bool {
-	until, ok := k.denials.Get(key)
-	return ok && until > now
 }
 
 // pause remembers a cool-down, and only ever extends one.
@@ -239,7 +244,8 @@ func (k *known) cool(ask Ask, waits []time.Duration, asked time.Duration) {
 			k.pauses.extend(pauseID{ask.Tag, ask.Pauses[i]}, asked+wait)
 		}
 	}
-	k.foundUnlockedLocked(ask) // the store looks for it first
+	now := k.now()
+	k.foundUnlockedLocked(ask, k.allRefusedLocked(ask, now), now) // the store looks for it first
 }
 
 // add makes lock, which a store has granted, known as in flight, unless ask is
@@ -275,6 +281,16 @@ func (k *known) endLocked(lock *lock, hold time.Duration) {
 	if k.locks.known[lock.id] == lock { // or it was never added
 		k.locks.end(lock, k.now(), hold)
 	}
+}
+
+// longestHold returns the longest that any lock has had.
+func (k *known) longestHold() (longest time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, q := range k.locks.holds {
+		longest = max(longest, q.length)
+	}
+	return longest
 }
 
 // inFlight returns the locks whose exchanges are under way.

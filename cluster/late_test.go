@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -99,19 +100,79 @@ func TestRedis_AnotherClockCostsNoVerdict(t *testing.T) {
 		two := charge("two", "2/h")
 		admit(t, r, request("a", two)).Grant.Release(0)
 		part := r.partOf("slack")
-		offset := part.clock.offset.Load()
+		offset := part.clock.at(0)
 		// As if what was known came from the other.
 		client := skewed.Client()
 		now := must(t, client.Time(t.Context()))
-		part.clock.set(time.Duration(now.UnixMicro())*time.Microsecond, r.known.now())
+		part.clock.set(time.Duration(now.UnixMicro())*time.Microsecond, r.known.now(), r.options.Timeout)
 		if admit(t, r, request("a", two)).Decisions[0].Remaining != 0 {
 			t.Errorf("%v: not charged once", skew)
 		}
-		if got := time.Duration(part.clock.offset.Load() - offset); got.Abs() > time.Minute {
+		if got := part.clock.at(0) - offset; got.Abs() > time.Minute {
 			t.Errorf("%v: still off by %v", skew, got)
 		}
 		if s := r.Status(); len(s.Faults) > 0 {
 			t.Errorf("%v: got faults %v, want none", skew, s.Faults)
 		}
+	}
+}
+
+// A network can hold back what it was given: a renewal then arrives when the end
+// of its lock has been told.
+func TestRedis_RenewalThatComesLateUndoesNoEnd(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{})
+	renew := func(l *lock, sent time.Duration) {
+		t.Helper()
+		c := newCommand(r.options.Prefix)
+		defer c.done()
+		c.beginKey()
+		c.text = l.appendKey(c.text)
+		c.endKey()
+		r.renewal(l).args(c, sent)
+		if err := r.conn.Load().once(t.Context(), renewScript, c).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for sent, ago := range map[string]time.Duration{"just now": 0, "long ago": 2 * r.options.Timeout} {
+		held := request("held, renewed " + sent)
+		lock := admit(t, r, held).Grant
+		lock.Release(time.Hour)
+		eventually(t, "held", func() bool { return strings.HasSuffix(client.Get(t.Context(), lockKey(held)).Val(), heldMark) })
+		renew(lock.lock, r.known.now()-ago)
+		if left := must(t, client.PTTL(t.Context(), lockKey(held))); left < 50*time.Minute {
+			t.Errorf("%s: got a hold of %v, want what is left of an hour", sent, left)
+		}
+	}
+	gone := request("gone")
+	lock := admit(t, r, gone).Grant
+	lock.Release(0)
+	renew(lock.lock, r.known.now()-2*r.options.Timeout)
+	if must(t, client.Exists(t.Context(), lockKey(gone))) > 0 {
+		t.Error("got a lock that nobody has")
+	}
+}
+
+// A renewal that came too late is no answer, and is tried again.
+func TestRedis_RenewalThatComesLateIsTriedAgain(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{LockTTL: time.Hour}) // renewed by this test alone
+	a := request("a")
+	lock := admit(t, r, a).Grant
+	must(t, client.PExpire(t.Context(), lockKey(a), time.Minute))
+	renewal := r.renewal(lock.lock)
+	renewal.timeout = -time.Minute
+	calls := []call{{part: r.partOf("slack"), tag: "slack", script: renewScript, what: renewal}}
+	r.pipeline(calls)
+	if FaultOf(calls[0].err) != "timeout" {
+		t.Errorf("got %d, %v, want no answer in time", calls[0].result, calls[0].err)
+	}
+	if left := must(t, client.PTTL(t.Context(), lockKey(a))); left > time.Minute {
+		t.Errorf("got %v left, want it as it was", left)
+	}
+	if !r.renew() || must(t, client.PTTL(t.Context(), lockKey(a))) < 50*time.Minute {
+		t.Error("not renewed by the next one")
 	}
 }

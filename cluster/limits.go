@@ -21,17 +21,20 @@ func (r *Redis) tellLimitChanges(ask Ask, was []limiter.Former) {
 			continue
 		}
 		change := limitChange{ask.Tag, ask.Charges[i].Name, was, ask.Charges[i].Limit}
-		if _, told := r.changed.LoadOrStore(change, true); told {
+		if _, known := r.changed.LoadOrStore(change, true); known {
 			continue
 		}
 		rate := change.is
 		rate.Burst = rate.Rate // which is how none is named
-		r.changes.tell(Change{
+		told := r.changes.tell(Change{
 			Kind:  LimitChanged,
 			Tag:   change.tag,
 			Limit: change.name,
 			Is:    fmt.Sprintf("%s burst %d", rate, change.is.Burst),
 			Was:   was.String(),
 		})
+		if !told {
+			r.changed.Delete(change) // or it never would be
+		}
 	}
 }

@@ -3,6 +3,8 @@ package cluster
 import (
 	"testing"
 	"time"
+
+	"throttle-proxy/limiter"
 )
 
 // What was spent under one limit stays spent under another, in requests, and is
@@ -44,5 +46,27 @@ func TestRedis_ChangedLimits(t *testing.T) {
 			ask(t, r, unlocked(charge("slack", test.is)))
 			told.none(t)
 		})
+	}
+}
+
+// A change that nobody took was not told.
+func TestRedis_ChangedLimitThatWasDroppedIsToldTheNextTime(t *testing.T) {
+	r := &Redis{changes: newObserver()}
+	for r.changes.tell(Change{Kind: LockLost}) {
+	}
+	found := func() {
+		r.tellLimitChanges(unlocked(charge("slack", "1/s")), []limiter.Former{{Interval: time.Minute, Furthest: 1}})
+	}
+	found()
+	for len(r.changes.changes) > 0 {
+		if change := <-r.changes.changes; change.Kind == LimitChanged {
+			t.Fatalf("got %+v, want it dropped", change)
+		}
+	}
+	for range 3 {
+		found()
+	}
+	if n := len(r.changes.changes); n != 1 || (<-r.changes.changes).Kind != LimitChanged {
+		t.Errorf("got %d changes, want one of a limit", n)
 	}
 }

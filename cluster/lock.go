@@ -30,9 +30,9 @@ type lockID struct {
 //
 // The store's copy follows. It is taken by the guard, renewed by [Redis.renew]
 // while the lock is in flight (and taken again where it was missing, or lost
-// while it is another's), and changed or deleted by an ending, which is told
+// while it is another's), and deleted or made a hold by an ending, which is told
 // until the store answers or the TTL has passed, and never while a renewal is
-// under way, which would undo it.
+// under way, which would undo it. One that comes later is found late by the store.
 type lock struct {
 	id       lockID
 	hash     [sha256.Size]byte // by which a store knows the fingerprint
@@ -108,14 +108,14 @@ func parseHolder(value string, now time.Duration) (h Holder, held bool) {
 
 // release ends lock's exchange. Without a hold it waits until the store has
 // been told, so that a client which repeats its request after the answer is
-// not refused for a lock that is about to go.
+// not refused for a lock that is about to go. Of a hold it is told also where it
+// never had the lock.
 func (r *Redis) release(lock *lock, hold time.Duration) {
 	r.known.release(lock, hold)
 	switch {
-	case !lock.stored.Load():
 	case hold > 0:
 		r.queue.add(r.ending(lock, hold))
-	default:
+	case lock.stored.Load():
 		r.tell(r.ending(lock, 0))
 	}
 }
@@ -142,16 +142,26 @@ type ending struct {
 func (e ending) args(c *command, now time.Duration) {
 	c.arg(e.token())
 	c.number(millis(e.until - now))
+	c.arg(e.value)
 }
 
 // renewal keeps a lock for another TTL.
 type renewal struct {
 	*lock
-	ttl time.Duration
+	ttl, timeout time.Duration
+	clock        *clock // of the part of the store that has it
 }
 
-func (r renewal) args(c *command, _ time.Duration) {
+func (r *Redis) renewal(lock *lock) renewal {
+	return renewal{lock, r.options.LockTTL, r.options.Timeout, &r.partOf(lock.id.tag).clock}
+}
+
+// args says until when the renewal is waited for. One that the store finds later
+// would undo what it was told meanwhile: it would take a lock again that is gone,
+// or cut a hold short.
+func (r renewal) args(c *command, now time.Duration) {
 	c.arg(r.token())
 	c.number(r.ttl.Milliseconds())
 	c.arg(r.value)
+	c.number(r.clock.at(now + r.timeout).Microseconds())
 }

@@ -48,7 +48,10 @@ func (m *Memory) Pause(tag, name string, d time.Duration) { m.known.pause(tag, n
 
 func (m *Memory) release(lock *lock, hold time.Duration) { m.known.release(lock, hold) }
 
-func (m *Memory) giveBack(g *Grant) { m.known.giveBack(g) }
+func (m *Memory) giveBack(g *Grant) {
+	m.known.giveBack(g)
+	m.known.askAgain(g)
+}
 
 // Status returns what this replica has in flight.
 func (m *Memory) Status() Status { return m.known.status() }

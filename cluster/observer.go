@@ -15,10 +15,13 @@ func newObserver() observer {
 	return observer{make(chan Change, 1000), make(chan struct{}), make(chan struct{})}
 }
 
-func (o *observer) tell(change Change) {
+// tell tells of change, and reports whether that was not dropped.
+func (o *observer) tell(change Change) (told bool) {
 	select {
 	case o.changes <- change:
+		return true
 	default:
+		return false
 	}
 }
 

@@ -135,3 +135,37 @@ func TestMemory_StatusIsCopiedInPieces(t *testing.T) {
 		close(stop)
 	})
 }
+
+// There are as many callers as clients like: beyond the bound theirs goes first.
+func TestRedis_WhatCallersShareIsToldHoweverManyThereAre(t *testing.T) {
+	r, p, _ := unasked(t, "10/s")
+	r.known.refusal(under(unlocked(), "")) // of a route
+	r.known.pause("slack", "", time.Hour)
+	shared := charge("shared", "1/h")
+	p.debts.Add(r.known.now(), unlocked(shared).charges(), 1)
+	for i := range Capacity {
+		callers := charge("callers", "1/h")
+		callers.Caller = fmt.Sprint(i)
+		p.debts.Add(r.known.now(), unlocked(callers).charges(), 1)
+		r.known.pause("slack", callers.Caller, time.Hour)
+	}
+	p.unpaused = true
+	r.queue.add(r.kept(p)...)
+	tasks := r.queue.take(int(classes) * Capacity)
+	var sharedDebts, routes int
+	for _, task := range tasks {
+		switch what := task.what.(type) {
+		case debt:
+			if !what.ByCaller {
+				sharedDebts++
+			}
+		case pausing:
+			if what.name == "" {
+				routes++
+			}
+		}
+	}
+	if sharedDebts != 1 || routes != 1 || len(tasks) != Capacity+2 {
+		t.Errorf("got %d shared debts and %d routes' cool-downs of %d, want one each of %d", sharedDebts, routes, len(tasks), Capacity+2)
+	}
+}

@@ -90,6 +90,9 @@ var orderBehaviours = map[string]func(t *testing.T, fleet []replica){
 		if v, known := r.Refusal(request("a")); !known || v.Outcome != Held || v.Holder.RequestID == "" {
 			t.Errorf("on hold: got %+v, %t, want held", v, known)
 		}
+		if r, ok := r.(*Redis); ok {
+			believeLong(r)
+		}
 		expect(t, r, Limited, request("b", one, two))
 		// Before the body is read there is no fingerprint.
 		v, known := r.Refusal(unlocked(one, two))

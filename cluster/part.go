@@ -82,9 +82,8 @@ type part struct {
 	unpaused  bool          // it has not been told of some cool-down
 
 	// Guarded by the mutex of what is known.
-	solo   *solo            // nil while the store answers
-	beside *limiter.Budgets // for asks that meet a fault of one key; nil until needed
-	debts  *limiter.Debts
+	solo  *solo // nil until needed
+	debts *limiter.Debts
 }
 
 func newPart() *part {
@@ -118,8 +117,6 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 	look := to != asked && !p.probing
 	p.probing = p.probing || look
 	var change Change
-	var later []*task
-	unpaused := false
 	switch {
 	case from < away && to == away:
 		p.since, p.err = time.Now(), err
@@ -130,8 +127,6 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 		change = Change{Kind: StoreBack, Tag: p.tags.String(), Lasted: time.Since(p.since)}
 		p.lasted += change.Lasted
 		p.since, p.err = time.Time{}, nil
-		later, _ = p.postponed.take(int(classes) * Capacity)
-		unpaused, p.unpaused = p.unpaused, false
 	}
 	if change.Kind != 0 {
 		r.changes.tell(change)
@@ -141,23 +136,19 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 		r.stopped.Go(func() { r.probe(p) })
 	}
 	if from != asked && to == asked {
-		r.known.mu.Lock()
-		p.solo = nil
-		r.known.mu.Unlock()
-		r.queue.add(append(later, r.owed(p)...)...)
-	}
-	if unpaused {
-		for id, until := range r.known.cooling() {
-			if r.partOf(id.tag) == p {
-				r.queue.add(pausing{id, until}.task())
-			}
+		if from > away {
+			r.known.mu.Lock()
+			p.solo = nil
+			r.known.mu.Unlock()
 		}
+		r.queue.add(r.kept(p)...)
 	}
 	return from, to
 }
 
 // record takes note of whether an ask of p was answered. err is nil, or why it
-// was not. Once p is away only probes count: what ends then is from before.
+// was not. Once p is away only probes count: what ends then is from before, as it is
+// where p has nothing of ours any more.
 func (r *Redis) record(p *part, err error) {
 	if err == nil {
 		state := p.state()
@@ -173,7 +164,7 @@ func (r *Redis) record(p *part, err error) {
 	}
 	fault := FaultOf(err)
 	r.counts.fault(fault)
-	if ofOneKey(fault) || p.away() {
+	if ofOneKey(fault) || p.away() || r.parts.bare(p) {
 		return
 	}
 	if fault != faultClosed || p.cutAnew(r.known.now(), r.options.Timeout/5) {

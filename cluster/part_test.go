@@ -32,7 +32,8 @@ func TestRedis_BreakerOpens(t *testing.T) {
 		"ffff" + strings.Repeat("w", 100) + "f":             true,
 	} {
 		var changes []ChangeKind
-		r := &Redis{known: newKnown("replica-0"), changes: newObserver(), stop: make(chan struct{})}
+		p := newPart()
+		r := &Redis{parts: parts{whole: p}, known: newKnown("replica-0"), changes: newObserver(), stop: make(chan struct{})}
 		told := func() []ChangeKind {
 			for len(r.changes.changes) > 0 {
 				changes = append(changes, (<-r.changes.changes).Kind)
@@ -40,7 +41,6 @@ func TestRedis_BreakerOpens(t *testing.T) {
 			return changes
 		}
 		close(r.stop) // nobody looks for it
-		p := newPart()
 		for _, end := range ends {
 			r.record(p, map[rune]error{'s': nil, 'f': io.EOF, 'w': wrongType{}}[end])
 		}
@@ -68,30 +68,35 @@ func (wrongType) Error() string {
 
 func (wrongType) RedisError() {}
 
+// unasked is a replica of two that nobody asks, and a part that nobody probes. It
+// decides asks of a limit to which the store gives no answer because of err.
+func unasked(t *testing.T, limit string) (r *Redis, p *part, decide func(err error) Verdict) {
+	p = newPart()
+	p.probing = true
+	r = &Redis{
+		options: Options{Replicas: 2},
+		parts:   parts{whole: p},
+		known:   newKnown("replica-0"),
+		queue:   newQueue(),
+		changes: newObserver(),
+		stop:    make(chan struct{}),
+	}
+	t.Cleanup(func() { close(r.stop) })
+	return r, p, func(err error) Verdict {
+		t.Helper()
+		v, err := r.undecided(by(Local, unlocked(charge("limit", limit))), nil, p, err)
+		if err != nil || !v.Degraded || v.Share != 2 {
+			t.Fatalf("got %+v, %v, want a degraded verdict", v, err)
+		}
+		return v
+	}
+}
+
 // An ask may be decided alone after another has been answered, or because of
 // one key: neither may leave a budget that fills until the next outage.
 func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &Redis{
-			options: Options{Replicas: 2},
-			known:   newKnown("replica-0"),
-			queue:   newQueue(),
-			changes: newObserver(),
-			stop:    make(chan struct{}),
-		}
-		defer close(r.stop)
-		p := newPart()
-		decide := func(err error) Verdict {
-			t.Helper()
-			a := unlocked(charge("ten", "10/s,burst=10"))
-			a.WhenUndecided = Local
-			v, err := r.undecided(a, nil, p, err)
-			if err != nil || !v.Degraded || v.Share != 2 {
-				t.Fatalf("got %+v, %v, want a degraded verdict", v, err)
-			}
-			return v
-		}
-		p.probing = true // by nobody
+		r, p, decide := unasked(t, "10/s,burst=10")
 		for range 3 {
 			// An outage, in which the share fills.
 			r.record(p, io.EOF)
@@ -111,8 +116,11 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 			if v := decide(io.EOF); v.Outcome != Limited {
 				t.Fatalf("got %+v, want nothing to spend yet", v)
 			}
-			// One of a key, which has a budget of its own.
-			decide(wrongType{})
+			time.Sleep(time.Minute)
+			// Those that a key keeps from being decided.
+			if v := decide(wrongType{}); v.Outcome != Limited {
+				t.Fatalf("got %+v, want nothing to spend yet", v)
+			}
 			time.Sleep(200 * time.Millisecond)
 			if v := decide(wrongType{}); v.Outcome != Admitted {
 				t.Fatalf("got %+v, want what time has brought", v)
@@ -123,6 +131,93 @@ func TestPart_SharesBeginEmptyInEveryOutage(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 	})
+}
+
+// A store may answer some asks, and never those that this replica decides alone:
+// what their shares earn is not lost by that, and neither while nobody asks.
+func TestPart_SharesLastWhileAsksAreDecidedAlone(t *testing.T) {
+	for name, test := range map[string]struct {
+		limit   string
+		between func(r *Redis, p *part, wait time.Duration)
+		err     error
+	}{
+		"a store that fails now and then": {"10/s,burst=1", func(r *Redis, p *part, wait time.Duration) {
+			time.Sleep(wait)
+			r.record(p, nil)
+			r.record(p, io.EOF)
+		}, io.EOF},
+		"a bad key, and a slow limit": {"1/h", func(_ *Redis, _ *part, wait time.Duration) {
+			time.Sleep(wait)
+		}, wrongType{}},
+		"an outage without asks": {"10/s,burst=1", func(r *Redis, p *part, wait time.Duration) {
+			for range failuresRunning {
+				r.record(p, io.EOF)
+			}
+			time.Sleep(wait + time.Hour)
+		}, errAway},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, p, decide := unasked(t, test.limit)
+				test.between(r, p, 0)
+				v := decide(test.err)
+				if v.Outcome != Limited {
+					t.Fatalf("got %+v, want nothing to spend yet", v)
+				}
+				wait := v.Decisions[0].NextAfter
+				for range 5 {
+					test.between(r, p, wait)
+					if v := decide(test.err); v.Outcome != Admitted {
+						t.Fatalf("got %+v, want what time has brought", v)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A master whose routes have gone to others is not missed, whatever becomes of what
+// it was asked before.
+func TestPart_WithoutTagsMovesNowhere(t *testing.T) {
+	r := &Redis{known: newKnown("replica-0"), changes: newObserver(), stop: make(chan struct{})}
+	close(r.stop)
+	old := r.parts.put("slack", "first")
+	now := r.parts.put("slack", "second")
+	for range failuresRunning {
+		r.record(old, io.EOF)
+	}
+	if old.state() != asked || len(r.changes.changes) > 0 {
+		t.Errorf("got state %d and %d changes, want it left alone", old.state(), len(r.changes.changes))
+	}
+	for range failuresRunning {
+		r.record(now, io.EOF)
+	}
+	if change := <-r.changes.changes; now.state() != away || change.Tag != "slack" {
+		t.Errorf("got state %d, told %+v, want it away", now.state(), change)
+	}
+	r.stopped.Wait()
+}
+
+// A part is placed every second, and never seen without its tags meanwhile.
+func TestParts_TagThatStaysIsNeverMissing(t *testing.T) {
+	var p parts
+	part := p.put("slack", "first")
+	part.tags.mu.Lock()
+	placed := make(chan struct{})
+	go func() {
+		defer close(placed)
+		p.put("slack", "first") // touches no tag
+	}()
+	select {
+	case <-placed:
+	case <-time.After(20 * time.Second):
+		t.Error("got the tags changed, want them left")
+	}
+	part.tags.mu.Unlock()
+	<-placed
+	if p.put("slack", "second"); part.tags.first() != "" || p.put("slack", "first") != part || part.tags.String() != "slack" {
+		t.Errorf("got %q", part.tags.String())
+	}
 }
 
 // TestState_After is the life of a part, by what happens to it: an ask that is

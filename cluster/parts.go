@@ -88,13 +88,21 @@ func (p *parts) put(tag, master string) *part {
 		to = newPart()
 		p.byMaster[master] = to
 	}
-	before, _ := p.byTag.Swap(tag, to)
-	if before != nil {
-		before.(*part).tags.remove(tag)
+	before, placed := p.byTag.Load(tag)
+	if before == to {
+		return to
 	}
 	to.tags.add(tag)
+	p.byTag.Store(tag, to)
+	if placed {
+		before.(*part).tags.remove(tag)
+	}
 	return to
 }
+
+// bare reports whether a part has nothing of ours: a master's whose slots have gone
+// to others.
+func (p *parts) bare(part *part) bool { return part != p.whole && part.tags.first() == "" }
 
 func (p *parts) all() iter.Seq[*part] {
 	if p.whole != nil {

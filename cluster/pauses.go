@@ -106,8 +106,9 @@ type pausing struct {
 	until time.Duration
 }
 
-func (p pausing) task() *task {
-	return &task{class: coolings, tag: p.tag, script: pauseScript, what: p, forget: p.until}
+func (r *Redis) pausing(id pauseID, until time.Duration) *task {
+	class := coolings.ofCallers(r.known.isCallers(id))
+	return &task{class: class, tag: id.tag, script: pauseScript, what: pausing{id, until}, forget: until}
 }
 
 func (p pausing) appendKey(b []byte) []byte { return appendPauseKey(b, p.tag, p.name) }

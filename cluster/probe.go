@@ -124,7 +124,7 @@ func (r *Redis) tryAsk(conn *connection, p *part) error {
 	}
 	a, err := readAnswer(Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}, reply)
 	if err == nil {
-		p.clock.set(a.at, r.known.now())
+		p.clock.set(a.at, r.known.now(), r.options.Timeout)
 	}
 	return err
 }

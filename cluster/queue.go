@@ -25,10 +25,19 @@ type class int
 const (
 	awaited  class = iota // what somebody waits for, whatever it is
 	endings               // of locks
-	coolings              // cool-downs
-	sums                  // what budgets are owed, and get back
+	coolings              // cool-downs of all who ask for a route
+	sums                  // what budgets that all callers share are owed, and get back
+	callers               // cool-downs and sums of single callers, of which there are as many as clients like
 	classes
 )
+
+// ofCallers returns callers where that is whose the work is, or else the class.
+func (c class) ofCallers(whose bool) class {
+	if whose {
+		return callers
+	}
+	return c
+}
 
 // subject is what a script is told about: a key, and arguments for it.
 type subject interface {

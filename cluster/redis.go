@@ -59,8 +59,9 @@ type Options struct {
 
 // Redis lets the replicas that share a Redis decide together, by its clock.
 // What this replica knows by itself it answers without asking: see
-// [Memory.Refusal]. What is to be done while the Redis gives no answer each ask
-// says itself.
+// [Memory.Refusal]. A budget that refuses is asked again after a second, since
+// another replica may have given back to it: one trip a second for each such.
+// What is to be done while the Redis gives no answer each ask says itself.
 type Redis struct {
 	options   Options
 	known     *known
@@ -107,6 +108,7 @@ func NewRedis(o Options) (*Redis, error) {
 	if _, isCluster := conn.client.(*redis.ClusterClient); !isCluster {
 		r.parts.whole = newPart()
 	}
+	r.known.believed = beatInterval
 	r.conn.Store(conn)
 	r.stopped.Go(r.run)
 	r.stopped.Go(r.tellAll)
@@ -122,10 +124,10 @@ func NewRedis(o Options) (*Redis, error) {
 // verdict is what the ask says, or else an error that wraps [ErrUndecided]; the
 // verdict's Fault then says why.
 //
-// A refusal that this replica knows by itself takes no trip; but where others
-// live and the ask has a fingerprint, its lock may be theirs: that is looked for
-// first, once a second at most where what refuses it refuses all that are equal
-// to it, and no replica has another policy.
+// A refusal that this replica knows by itself takes no trip; but where the ask has
+// a fingerprint, its lock may be another's, as long as there has been another:
+// that is looked for first, once a second at most where what refuses it refuses
+// all that are equal to it, and no replica has another policy.
 //
 // The trip is not cut short when the context is done: a client that leaves in
 // the middle of it would otherwise cost the connection, and the answer.
@@ -185,9 +187,14 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 
 // lookElsewhere is the verdict on an ask that this replica refuses, but would
 // call a duplicate if its lock is another's. Where that cannot be found out the
-// refusal stands.
+// refusal stands. So it does for an ask that is equal to one of this replica's own
+// whose answer has not come yet: that may be a refusal too.
 func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
-	if ask.Fingerprint == nil || r.fleet.live(r.options.Replicas) < 2 || r.fleet.alike() && r.known.isUnlocked(ask) {
+	if ask.Fingerprint == nil || r.isAlone() {
+		return refusal
+	}
+	unlocked, refused := r.known.isUnlocked(ask)
+	if unlocked && r.fleet.alike() {
 		return refusal
 	}
 	part := r.partOf(ask.Tag)
@@ -197,19 +204,26 @@ func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
 	ctx, _ := r.deadlines.context(r.known.now())
 	key := r.key(string(appendLockKey(nil, ask.Tag, ask.Fingerprint.hash())))
 	value, err := r.conn.Load().process(ctx, redis.NewCmd(ctx, "get", key)).Text()
-	free := err == redis.Nil
-	if free {
-		r.known.foundUnlocked(ask)
-		err = nil
+	switch err {
+	case nil:
+		return heldBy(value, part.clock.at(r.known.now()))
+	case redis.Nil:
+		r.known.foundUnlocked(ask, refused)
+	default:
+		r.record(part, err) // but no answer: a store that can only be read is of no use
 	}
-	r.record(part, err)
-	if free || err != nil {
-		return refusal
-	}
-	return heldBy(value, part.clock.at(r.known.now()))
+	return refusal
 }
 
-// giveBack ends the exchange of a request that was never sent.
+// isAlone reports whether no lock in the store can be another replica's. Locks and
+// holds outlive their replica, and one that is silent may have some.
+func (r *Redis) isAlone() bool {
+	const least = time.Minute // for holds longer than this replica has had
+	return r.fleet.aloneFor(r.known.now()) > max(least, r.options.LockTTL, r.known.longestHold())
+}
+
+// giveBack ends the exchange of a request that was never sent. Refusals of its
+// budgets are forgotten once the store has been told: until then more can come.
 func (r *Redis) giveBack(g *Grant) {
 	tasks := r.refunds(g)
 	r.known.giveBack(g)
@@ -217,6 +231,7 @@ func (r *Redis) giveBack(g *Grant) {
 		tasks = append(tasks, r.ending(g.lock, 0))
 	}
 	r.tell(tasks...)
+	r.known.askAgain(g)
 }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
@@ -228,14 +243,18 @@ func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) { return r.known.refu
 // told, or for its timeout.
 func (r *Redis) Pause(tag, name string, d time.Duration) {
 	until := r.known.pause(tag, name, d)
-	r.tell(pausing{pauseID{tag, name}, until}.task())
+	r.tell(r.pausing(pauseID{tag, name}, until))
 }
 
-// Close gives back what is queued for it, waits for the loops to end and
-// closes the client. Locks in flight must have been released before.
+// Close gives back what is queued for it, also where the store was away until now,
+// waits for the loops to end and closes the client. Locks in flight must have been
+// released before.
 func (r *Redis) Close() error {
 	close(r.stop)
 	r.stopped.Wait()
+	r.perform(r.left(), true)
+	r.leave()
+	r.stopped.Wait() // whoever looks for a part that has not answered
 	r.changes.close(r.options.Timeout)
 	return r.conn.Load().close()
 }

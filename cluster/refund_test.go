@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -70,6 +71,30 @@ func TestRedis_RefundIsToldOnce(t *testing.T) {
 	time.Sleep(2 * retryAfter)       // for a second time
 	admit(t, other, unlocked(three))
 	expect(t, other, Limited, unlocked(three))
+}
+
+// A refusal can be on its way while what it refuses for is given back.
+func TestRedis_RefusalFromBeforeARefundIsForgotten(t *testing.T) {
+	server := startRedis(t)
+	link, client := redistest.NewLink(t, server.Addr), server.Client()
+	r := join(t, link.URL(), Options{})
+	one := charge("one", "1/h")
+	grant := admit(t, r, request("a", one)).Grant
+	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
+	before := scriptsRun(t, client)
+	link.Delay(700 * time.Millisecond)
+	refused := make(chan Verdict)
+	go func() {
+		v, _ := r.Admit(context.Background(), request("b", one))
+		refused <- v
+	}()
+	eventually(t, "decided", func() bool { return scriptsRun(t, client) > before })
+	grant.Unsent()
+	link.Heal()
+	if v := <-refused; v.Outcome != Limited {
+		t.Fatalf("got %+v, want a refusal from before", v)
+	}
+	admit(t, r, request("b", one))
 }
 
 // Whatever number of callers comes, what all of them share is not forgotten.

@@ -1,25 +1,34 @@
 -- Renews locks whose exchanges are still under way.
 --
 -- KEYS[i]       a lock's key; all are of one tag
--- ARGV[3i - 2]  its token
--- ARGV[3i - 1]  its TTL in milliseconds
--- ARGV[3i]      '1 TOKEN REPLICA REQUEST-ID'
+-- ARGV[4i - 3]  its token
+-- ARGV[4i - 2]  its TTL in milliseconds
+-- ARGV[4i - 1]  '1 TOKEN REPLICA REQUEST-ID'
+-- ARGV[4i]      until when somebody waits for the answer, in microseconds by this
+--               server's clock; 0 where its clock is not known
 --
 -- Returns for each 1 if renewed, or taken again because the key was gone (a
--- flush, a failover, a pause longer than the TTL); 0 if it is another's, whose
--- lock is not touched; or as a text the error of a key that is no lock, or cannot
--- be written. None keeps the others from being renewed.
+-- flush, a failover, a pause longer than the TTL), or a hold by now; 0 if it is
+-- another's, whose lock is not touched; or as a text the error of a key that is no
+-- lock, cannot be written, or is told of too late: its exchange may be over, and
+-- its end told. None keeps the others from being renewed.
 
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
 local results = {}
 for i, key in ipairs(KEYS) do
-  local token, ttl, lock = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]
+  local token, ttl, lock, deadline = ARGV[4 * i - 3], ARGV[4 * i - 2], ARGV[4 * i - 1], tonumber(ARGV[4 * i])
   local value = redis.pcall('GET', key)
   local reply = value
-  if not value then
-    local time = redis.call('TIME')
-    reply = redis.pcall('SET', key, lock .. ' ' .. time[1] .. string.format('%06d', time[2]), 'NX', 'PX', ttl)
+  if deadline ~= 0 and now > deadline then
+    reply = {err = 'LATE nobody waits for this renewal any more'}
+  elseif not value then
+    reply = redis.pcall('SET', key, lock .. string.format(' %.0f', now), 'NX', 'PX', ttl)
   elseif type(value) == 'string' then
-    reply = string.match(value, '^%S+ (%S+)') == token and redis.pcall('PEXPIRE', key, ttl)
+    reply = string.match(value, '^%S+ (%S+)') == token
+    if reply and string.sub(value, -5) ~= ' held' then
+      reply = redis.pcall('PEXPIRE', key, ttl)
+    end
   end
   if type(reply) == 'table' and reply.err then
     results[i] = reply.err

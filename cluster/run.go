@@ -89,7 +89,7 @@ func (r *Redis) renewBatch(p *part, locks []*lock) (failed int) {
 			part:   p,
 			tag:    lock.id.tag,
 			script: renewScript,
-			what:   renewal{lock, r.options.LockTTL},
+			what:   r.renewal(lock),
 		}
 	}
 	r.pipeline(calls)

@@ -35,7 +35,8 @@ func (r *Redis) tell(tasks ...*task) {
 }
 
 // tellAll is the loop that tells the store of what has ended and begun. It
-// waits for no renewal, but of a lock whose end it is to tell.
+// waits for no renewal, but of a lock whose end it is to tell. What is left when
+// the run loop has ended is [Redis.Close]'s.
 func (r *Redis) tellAll() {
 	var again <-chan time.Time // set while something is to be told again
 	var failed backlog
@@ -54,22 +55,49 @@ func (r *Redis) tellAll() {
 			r.queue.add(tasks...)
 		case <-r.ran: // so that nothing is parked any more
 			tasks, _ := failed.take(int(classes) * Capacity)
-			r.perform(append(tasks, r.queue.take(int(classes)*Capacity)...), false)
-			r.leave()
+			r.queue.add(tasks...) // for Close
 			return
 		}
 	}
 }
 
+// left takes all that the store is to be told, also what is kept for when a part of
+// it answers again.
+func (r *Redis) left() []*task {
+	left := r.queue.take(int(classes) * Capacity)
+	for p := range r.parts.all() {
+		left = append(left, r.kept(p)...)
+	}
+	return left
+}
+
+// kept takes what p is to be told when it answers again.
+func (r *Redis) kept(p *part) []*task {
+	p.mu.Lock()
+	kept, _ := p.postponed.take(int(classes) * Capacity)
+	unpaused := p.unpaused
+	p.unpaused = false
+	p.mu.Unlock()
+	if unpaused {
+		for id, until := range r.known.cooling() {
+			if r.partOf(id.tag) == p {
+				kept = append(kept, r.pausing(id, until))
+			}
+		}
+	}
+	return append(kept, r.owed(p)...)
+}
+
 // perform tells the store of tasks, and returns those that are to be told again.
-// Those of a part that is away wait until it answers, unless they are told anyway.
+// Those of a part that is away wait until it answers, unless they are told anyway:
+// then nothing more of it is tried after a batch in which it has answered nothing.
 func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
 	now := r.known.now()
 	calls := make([]call, 0, len(tasks))
 	told := make([]*task, 0, len(tasks))
 	var parked []*task
 	for _, t := range tasks {
-		c := call{part: r.partOf(t.tag), tag: t.tag, script: t.script, what: t.what}
+		c := call{part: r.partOf(t.tag), anyway: anyway, tag: t.tag, script: t.script, what: t.what}
 		switch {
 		case now >= t.forget:
 			t.settle()
@@ -77,9 +105,7 @@ func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
 		case t.lock != nil && t.lock.renewing.Load():
 			parked = append(parked, t)
 			continue
-		case anyway:
-			c.part = nil
-		case c.part.postpone(t):
+		case !anyway && c.part.postpone(t):
 			continue
 		}
 		calls, told = append(calls, c), append(told, t)
@@ -116,7 +142,7 @@ func (p *part) postpone(t *task) bool {
 		return false
 	}
 	t.settle()
-	if t.class == coolings { // it is known here, once
+	if _, is := t.what.(pausing); is { // it is known here, once
 		p.unpaused = true
 	} else {
 		p.postponed.add(t)

@@ -17,6 +17,8 @@ func TestRedis_TripsOfEachKindOfRequest(t *testing.T) {
 	var ours, theirs meter
 	r := join(t, server.URL(), Options{Connect: ours.connect(t, server.URL())})
 	eventually(t, "alone", func() bool { return r.Status().Live == 1 })
+	longAlone(r)
+	believeLong(r)
 	one, many, day := charge("one", "1/h"), charge("many", "100/h"), charge("day", "100/d")
 	var grant *Grant
 	type steps []struct {
@@ -63,6 +65,7 @@ func TestRedis_TripsOfEachKindOfRequest(t *testing.T) {
 		{"nothing asked for", 0, 0, func() { admit(t, r, unlocked()) }},
 	})
 	other := join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}, Connect: theirs.connect(t, server.URL())})
+	believeLong(other)
 	knowEachOther(t, []replica{r, other})
 	admit(t, other, request("theirs", many))
 	again := func(r *Redis, n int, want Outcome, a Ask) func() {
@@ -88,6 +91,13 @@ func TestRedis_TripsOfEachKindOfRequest(t *testing.T) {
 		{"and again: another caller's equal request may have the lock", 0, 3, again(r, 3, Limited, request("d", alices))},
 		{"a known cool-down, and again", 0, 1, again(r, 5, CoolingDown, under(request("e"), ""))},
 	})
+}
+
+// believeLong lets r believe refusals for longer than the test takes.
+func believeLong(r *Redis) {
+	r.known.mu.Lock()
+	defer r.known.mu.Unlock()
+	r.known.believed = time.Hour
 }
 
 // meter is a hook that counts what a client sends.
