@@ -250,13 +250,7 @@ func synctestRun(t *testing.T, name string, f func(*testing.T)) {
 // statuses of its answers.
 func serveConn(t *testing.T, input string, handler http.HandlerFunc) (statuses []int) {
 	t.Helper()
-	client, server := net.Pipe()
-	listener := &oneConn{conns: make(chan net.Conn, 1)}
-	listener.conns <- NewConn(server, Timeouts{})
-	srv := &http.Server{Handler: handler}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = srv.Serve(listener) }()
-	defer func() { close(listener.conns); _ = srv.Close(); <-done }()
+	client := serve(t, Timeouts{}, handler)
 	_ = client.SetDeadline(time.Now().Add(30 * time.Second))
 	go func() { _, _ = io.WriteString(client, input) }()
 	in := bufio.NewReader(client)
@@ -268,6 +262,25 @@ func serveConn(t *testing.T, input string, handler http.HandlerFunc) (statuses [
 		_, _ = io.Copy(io.Discard, res.Body)
 		statuses = append(statuses, res.StatusCode)
 	}
+}
+
+// serve returns the client's end of a Conn on which a net/http server answers. In a
+// bubble its time is the bubble's.
+func serve(t *testing.T, timeouts Timeouts, handler http.HandlerFunc) (client net.Conn) {
+	t.Helper()
+	client, server := net.Pipe()
+	listener := &oneConn{conns: make(chan net.Conn, 1)}
+	listener.conns <- NewConn(server, timeouts)
+	srv := &http.Server{Handler: handler}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(listener) }()
+	t.Cleanup(func() {
+		_ = client.Close()
+		close(listener.conns)
+		_ = srv.Close()
+		<-done
+	})
+	return client
 }
 
 type oneConn struct{ conns chan net.Conn }
@@ -326,32 +339,6 @@ func wholeLines(passed string) string {
 	}
 	return before[:strings.LastIndexByte(before, '\n')+1]
 }
-
-func TestConnAfterAnUpgrade(t *testing.T) {
-	const ask = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-	for _, test := range []struct{ answer, then, want string }{
-		{"HTTP/1.1 101 Switching Protocols\r\n\r\n", "\x81\x00\n\n", "\x81\x00\n\n"},
-		{"HTTP/1.1 103 Early Hints\r\n\r\n", "\n", ""}, // still undecided
-		{"HTTP/1.1 200 OK\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
-		{"HTTP/1.1 200 OK\r\n\r\n", "GET / HTTP/1.1\n\n", string(malformed.request())},
-	} {
-		s := &script{pieces: [][]byte{[]byte(ask)}, Conn: discardConn{}}
-		w := NewConn(s, Timeouts{})
-		if _, err := io.ReadFull(w, make([]byte, len(ask))); err != nil {
-			t.Fatal(err)
-		}
-		_, _ = w.Write([]byte(test.answer))
-		s.pieces = [][]byte{[]byte(test.then)}
-		got, _ := io.ReadAll(w)
-		if string(got) != test.want {
-			t.Errorf("after %.12q: got %q, want %q", test.answer, got, test.want)
-		}
-	}
-}
-
-type discardConn struct{ net.Conn }
-
-func (discardConn) Write(p []byte) (int, error) { return len(p), nil }
 
 func BenchmarkConn(b *testing.B) {
 	request := []byte(postHead + "User-Agent: bench\r\nAccept: */*\r\nContent-Type: application/json\r\nX-Api-Key: bench\r\nContent-Length: 200\r\n\r\n" + strings.Repeat("x", 200))

@@ -1,9 +1,11 @@
 package wire
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"testing"
 	"testing/synctest"
@@ -67,6 +69,37 @@ func TestLazyConn(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(20 * time.Second)
+		}
+	})
+}
+
+// TestConn_WriteIsBoundInLaterRequests: net/http takes the deadline of writes away
+// after each.
+func TestConn_WriteIsBoundInLaterRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan error)
+		client := serve(t, Timeouts{Write: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/stuck" {
+				_, err := w.Write(make([]byte, 1<<20))
+				stuck <- err
+			}
+		})
+		in := bufio.NewReader(client)
+		for range 2 {
+			say(t, client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+			wantStatus(t, in, http.StatusOK)
+		}
+		begun := time.Now()
+		say(t, client, "GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n")
+		select {
+		case err := <-stuck:
+			if took := time.Since(begun); !errors.Is(err, os.ErrDeadlineExceeded) || took != time.Minute {
+				t.Errorf("got %v after %s, want %v after a minute", err, took, os.ErrDeadlineExceeded)
+			}
+		case <-time.After(time.Hour):
+			t.Error("the write has not ended after an hour, want a minute")
+			_ = client.Close()
+			<-stuck
 		}
 	})
 }
