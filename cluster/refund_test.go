@@ -82,6 +82,7 @@ func TestRedis_RefusalFromBeforeARefundIsForgotten(t *testing.T) {
 	grant := admit(t, r, request("a", one)).Grant
 	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
 	before := scriptsRun(t, client)
+	believeLong(r)
 	link.Delay(700 * time.Millisecond)
 	refused := make(chan Verdict)
 	go func() {
