@@ -112,6 +112,8 @@ func ConnectFault(err error) (kind Kind, fault string) {
 		alert       tls.AlertError
 	)
 	switch {
+	case errors.Is(err, errFull):
+		return Refused, "connection_limit_reached"
 	case errors.As(err, &dns):
 		return Refused, "dns_error"
 	case errors.As(err, &certificate), errors.As(err, &host):
