@@ -141,10 +141,11 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	case err != nil:
 		// The deadline stays: net/http reads on before it closes the connection,
 		// and would wait for the rest without end.
-		if !b.stopped.Load() {
-			b.err = err
-			b.cut.Store(true)
+		if b.stopped.Load() {
+			return n, http.ErrBodyReadAfterClose // which ended the wait, and not the client
 		}
+		b.err = err
+		b.cut.Store(true)
 	}
 	return n, err
 }
@@ -190,6 +191,10 @@ func (b *clientBody) setDeadline(until time.Time) {
 func (b *clientBody) unread() bool {
 	return !b.read.Load() && !b.cut.Load()
 }
+
+// aborted reports whether a wait for it was ended by us, which net/http takes for
+// the client's leaving.
+func (b *clientBody) aborted() bool { return b.stopped.Load() && b.unread() }
 
 // lingerPause is the longest pause of a client that has been answered.
 const lingerPause = 5 * time.Second

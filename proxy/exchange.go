@@ -167,7 +167,11 @@ var (
 func (x *exchange) forward() {
 	ctx, end := context.WithCancelCause(x.proxy.cut)
 	defer end(nil)
-	leave := func() { end(errClientLeft) }
+	leave := func() {
+		if !x.body.aborted() {
+			end(errClientLeft)
+		}
+	}
 	// The client's leaving does not end an exchange that has a lock, until the
 	// upstream's header has arrived.
 	outlives := x.grant.Locked() && x.route.ClientGone == Finish

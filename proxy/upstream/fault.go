@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"syscall"
 
@@ -87,7 +88,8 @@ func isClosed(err error) bool {
 	if stream := (http2.StreamError{}); errors.As(err, &stream) {
 		return stream.Cause != nil && stream.Cause.Error() == "received from peer" // or it is our own
 	}
-	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
+	// A body is closed under whoever sends it where its connection ends.
+	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, http.ErrBodyReadAfterClose, net.ErrClosed, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
 		if errors.Is(err, end) {
 			return true
 		}
@@ -112,6 +114,8 @@ func ConnectFault(err error) (kind Kind, fault string) {
 		alert       tls.AlertError
 	)
 	switch {
+	case errors.Is(err, errFull):
+		return Refused, "connection_limit_reached"
 	case errors.As(err, &dns):
 		return Refused, "dns_error"
 	case errors.As(err, &certificate), errors.As(err, &host):

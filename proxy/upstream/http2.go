@@ -20,10 +20,11 @@ import (
 const (
 	pingAfter   = 10 * time.Second // of silence on a connection with streams
 	pingTimeout = 5 * time.Second
+	settleTime  = time.Second // longest that a new connection is waited for to say how many requests it takes
 
 	// maxConnections is how many connections one request is offered, each of which
-	// takes no more requests, until it is given up.
-	maxConnections = 16
+	// others have filled or the upstream has closed, until it is given up.
+	maxConnections = 100
 )
 
 // speakHTTP2 lets t speak HTTP/2 where the upstream does, without sending
@@ -69,12 +70,22 @@ type http2Conn struct {
 	pool  *http2Pool
 }
 
-// add takes a connection in, of which under is what carries it.
+// add takes a connection in, of which under is what carries it, when its upstream
+// has said how many requests it takes: too many would be reset, maybe as mistakes.
 func (p *http2Pool) add(conn, under net.Conn) http.RoundTripper {
 	cc, err := p.transport.NewClientConn(conn)
 	if err != nil {
 		_ = conn.Close()
 		return unusable{err}
+	}
+	// Its settings come before the answer. Where that does not come, the first
+	// request tells.
+	settle, cancel := context.WithTimeout(context.Background(), settleTime)
+	_ = cc.Ping(settle)
+	cancel()
+	if !cc.CanTakeNewRequest() {
+		_ = conn.Close()
+		return unusable{errFull}
 	}
 	c := &http2Conn{ClientConn: cc, conn: conn, pool: p}
 	c.under, _ = under.(*upstreamConn)

@@ -143,7 +143,7 @@ func (a *attempt) trace(h2c bool) *httptrace.ClientTrace {
 				a.rest(sending)
 				offered = 0
 			}
-			// An upstream may take no request on any connection.
+			// An upstream may take no request on any connection, and close each.
 			if offered++; offered > maxConnections {
 				a.end(errFull)
 			}

@@ -1,0 +1,195 @@
+//go:build unix
+
+package upstream
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// deadConn is a connection that dies while it is idle, unnoticed until somebody
+// writes.
+type deadConn struct {
+	net.Conn
+	dead atomic.Bool
+}
+
+func (c *deadConn) Write(p []byte) (int, error) {
+	if c.dead.Load() {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(p)
+}
+
+func TestUnsentRequestIsSentAgain(t *testing.T) {
+	for name, tt := range map[string]struct {
+		restarts bool // a new connection can be made
+		want     string
+	}{
+		"on a new connection":      {true, "200 second"},
+		"if the upstream is there": {false, "refused: connection_refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
+			t.Cleanup(up.Close)
+			c := New(mustParse(t, up.URL), patient)
+			t.Cleanup(c.CloseIdleConnections)
+			var first *deadConn
+			c.direct.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if first != nil && !tt.restarts {
+					return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+				}
+				conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+				if first == nil {
+					first = &deadConn{Conn: conn}
+					return first, err
+				}
+				return conn, err
+			}
+			wantOutcome(t, send(t, c, held(http.MethodPost, "/", "first")), "200 first")
+			first.dead.Store(true)
+			wantOutcome(t, send(t, c, held(http.MethodPost, "/", "second")), tt.want)
+		})
+	}
+}
+
+// secure returns a Client of an upstream over TLS whose connections talk gets,
+// each ended when it returns, and how many there were.
+func secure(t *testing.T, protocols []string, talk func(conn *tls.Conn, r *bufio.Reader)) (*Client, *atomic.Int64) {
+	t.Helper()
+	certified := httptest.NewUnstartedServer(nil)
+	certified.StartTLS()
+	t.Cleanup(certified.Close)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: certified.TLS.Certificates, NextProtos: protocols})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	made := new(atomic.Int64)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			made.Add(1)
+			go func() {
+				defer conn.Close()
+				talk(conn.(*tls.Conn), bufio.NewReader(conn))
+			}()
+		}
+	}()
+	o := patient
+	o.RootCAs = certified.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	c := New(mustParse(t, "https://"+l.Addr().String()), o)
+	t.Cleanup(c.CloseIdleConnections)
+	return c, made
+}
+
+// echo answers a request by its body, and reports whether there was one.
+func echo(conn io.Writer, r *bufio.Reader, more string) bool {
+	req, err := http.ReadRequest(r)
+	if err != nil {
+		return false
+	}
+	body, _ := io.ReadAll(req.Body)
+	_, err = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s%s", len(body), body, more)
+	return err == nil
+}
+
+// awaitWord returns when the upstream has said something on an idle connection.
+func awaitWord(t *testing.T, c *Client) {
+	t.Helper()
+	c.direct.mu.Lock()
+	defer c.direct.mu.Unlock()
+	for _, idle := range c.direct.idle {
+		_ = idle.SetReadDeadline(time.Now().Add(20 * time.Second))
+		err := idle.look.raw.Read(func(fd uintptr) bool {
+			var b [1]byte
+			_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK)
+			return err != syscall.EAGAIN
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const unasked = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nunasked"
+
+// TestSmallRequestsOverTLS get their own answers, once, whatever the upstream does
+// to a connection between them.
+func TestSmallRequestsOverTLS(t *testing.T) {
+	const requests = 40
+	for name, tt := range map[string]struct {
+		protocols   []string
+		more        string               // behind each answer
+		then        func(conn *tls.Conn) // after it has been read; nil for nothing
+		connections int64
+	}{
+		"reused, beside session tickets": {[]string{"http/1.1"}, "", nil, 1},
+		"reused, by who knows no ALPN":   {nil, "", nil, 2}, // one of them to find that out
+		"closed while it is idle":        {[]string{"http/1.1"}, "", func(conn *tls.Conn) { _ = conn.Close() }, requests},
+		"unasked bytes with the answer":  {[]string{"http/1.1"}, unasked, nil, requests},
+		"unasked bytes while it is idle": {[]string{"http/1.1"}, "", func(conn *tls.Conn) { _, _ = io.WriteString(conn, unasked) }, requests},
+	} {
+		t.Run(name, func(t *testing.T) {
+			goOn := make(chan bool)
+			c, made := secure(t, tt.protocols, func(conn *tls.Conn, r *bufio.Reader) {
+				for echo(conn, r, tt.more) {
+					if tt.then != nil {
+						<-goOn
+						tt.then(conn)
+					}
+				}
+			})
+			for i := range requests {
+				wantOutcome(t, send(t, c, held(http.MethodPost, "/", fmt.Sprint("request ", i))), fmt.Sprint("200 request ", i))
+				if tt.then != nil {
+					goOn <- true
+					awaitWord(t, c)
+				}
+			}
+			if got := made.Load(); got != tt.connections {
+				t.Errorf("got %d connections for %d requests, want %d", got, requests, tt.connections)
+			}
+		})
+	}
+}
+
+// TestEarlyRefusalOverTLS reaches the caller although the connection is closed on
+// the rest of the request.
+func TestEarlyRefusalOverTLS(t *testing.T) {
+	c, _ := secure(t, []string{"http/1.1"}, func(conn *tls.Conn, r *bufio.Reader) {
+		if _, err := http.ReadRequest(r); err == nil {
+			_, _ = io.WriteString(conn, "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	for range 40 {
+		wantOutcome(t, send(t, c, held(http.MethodPost, "/", strings.Repeat("b", directBody))), "413")
+	}
+}
+
+func TestUpstreamOfHTTP2AloneOverTLS(t *testing.T) {
+	up := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }))
+	up.EnableHTTP2, up.TLS = true, &tls.Config{NextProtos: []string{"h2"}}
+	up.StartTLS()
+	t.Cleanup(up.Close)
+	o := patient
+	o.RootCAs = up.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	c := New(mustParse(t, up.URL), o)
+	for range 2 {
+		wantOutcome(t, send(t, c, held(http.MethodPost, "/", "body")), "200 HTTP/2.0")
+	}
+}

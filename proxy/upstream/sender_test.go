@@ -1,0 +1,64 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+var patient = Options{Timeout: time.Minute, AnswerIdle: time.Minute}
+
+// held returns a request whose body is in memory.
+func held(method, target, body string) *Request {
+	r := &Request{Method: method, Target: target, Header: http.Header{}, Length: int64(len(body)), Held: true}
+	if body != "" {
+		r.Body = func() io.ReadCloser { return io.NopCloser(bytes.NewReader([]byte(body))) }
+	}
+	return r
+}
+
+// send says what becomes of req: the status and body of its answer, or the
+// failure.
+func send(t *testing.T, c *Client, req *Request) string {
+	t.Helper()
+	ctx, end := context.WithCancelCause(t.Context())
+	defer end(nil)
+	answer, err := c.Send(ctx, end, req)
+	if err != nil {
+		return outcome(t, err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return outcome(t, err)
+	}
+	return strings.TrimSpace(fmt.Sprint(answer.StatusCode, " ", string(body)))
+}
+
+var kinds = map[Kind]string{Refused: "refused", TimedOut: "timed out", Closed: "closed", Ended: "ended"}
+
+func outcome(t *testing.T, err error) string {
+	t.Helper()
+	failure := (*Failure)(nil)
+	if !errors.As(err, &failure) {
+		t.Fatalf("got the error %v, want a failure", err)
+	}
+	s := kinds[failure.Kind] + ": " + failure.Fault
+	if failure.Sent {
+		s += ", sent"
+	}
+	return s
+}
+
+func wantOutcome(t *testing.T, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
