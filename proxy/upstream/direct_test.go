@@ -145,7 +145,7 @@ func TestSmallRequestsOverTLS(t *testing.T) {
 		"unasked bytes while it is idle": {[]string{"http/1.1"}, "", func(conn *tls.Conn) { _, _ = io.WriteString(conn, unasked) }, requests},
 	} {
 		t.Run(name, func(t *testing.T) {
-			goOn := make(chan bool)
+			goOn := make(chan bool, requests)
 			c, made := secure(t, tt.protocols, func(conn *tls.Conn, r *bufio.Reader) {
 				for echo(conn, r, tt.more) {
 					if tt.then != nil {
