@@ -1,5 +1,7 @@
 package upstream
 
+//lint:file-ignore SA1019 http2.Server serves a connection that a test has made by itself, which http.Server does not.
+
 import (
 	"bufio"
 	"context"
