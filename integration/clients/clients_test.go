@@ -93,6 +93,7 @@ func allClients(t *testing.T) []client {
 		{name: "stripe (node)", send: byNode("stripe"), words: withoutKey, route: "v1"},
 		{name: "stripe-go", send: sendStripe, words: withoutKey, route: "v1"},
 		{name: "@slack/web-api", send: byNode("slack")},
+		{name: "@slack/web-api with `--duplicate-status 200`", send: byNode("slack"), words: []string{"--duplicate-status", "200"}},
 		{name: "octokit, plugin-retry", send: byNode("octokit")},
 		{name: "octokit with `--duplicate-status 422`", send: byNode("octokit"), words: []string{"--duplicate-status", "422"}},
 		{name: "discordgo", send: sendDiscord, answer: `{"id":"1","content":"hello"}`},

@@ -12,8 +12,12 @@ import (
 // page has the table, between its words.
 const page = "../../docs/clients-table.md"
 
-// cannotBeTold is where an answer does not keep a client from sending twice.
-var cannotBeTold = map[string]string{}
+// cannotBeTold is where no answer with the ordinary status keeps a client from
+// sending twice, and why.
+var cannotBeTold = map[string]string{
+	"@slack/web-api/409 held":        "it repeats whatever is neither 200 nor 429, so it is there again when the hold is over",
+	"octokit, plugin-retry/409 held": "it repeats every status but seven, so it is there again when the hold is over",
+}
 
 // mostTries is what no client needs, unless it asks without a pause.
 const mostTries = 8
@@ -75,6 +79,9 @@ func (x *cell) judge(s situation, err error) string {
 	why := cannotBeTold[x.client.name+"/"+s.name]
 	if x.reached > 1 && why == "" {
 		x.Errorf("the upstream got it %d times; answers: %s", x.reached, folded(x.tries))
+	}
+	if x.reached < 2 && why != "" {
+		x.Errorf("it can be told after all; answers: %s", folded(x.tries))
 	}
 	if x.successes > x.accepted {
 		x.Errorf("%d successes seen, %d were; answers: %s", x.successes, x.accepted, folded(x.tries))
