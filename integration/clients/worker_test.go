@@ -29,6 +29,7 @@ type worker struct {
 func startWorker(tb testing.TB, words ...string) *worker {
 	tb.Helper()
 	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Env = append(os.Environ(), "AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED=true")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdin, err := cmd.StdinPipe()
