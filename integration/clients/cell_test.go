@@ -25,16 +25,16 @@ type cell struct {
 	upstream *httptest.Server
 	balancer *httptest.Server
 
-	mu       sync.Mutex
-	answers  func(http.ResponseWriter) // what the upstream does with a message that it has read
-	reached  int                       // messages, of them
-	accepted int                       // are those that were answered with a success
-	arrived  chan struct{}             // a value for each
-	target   *url.URL                  // the replica to which the balancer sends
-	tries    []int                     // the status of each answer to the client
-	onAnswer func()                    // called once, before the first of them is passed on
+	answers func(http.ResponseWriter) // what the upstream does with a message that it has read; set before start
+	arrived chan struct{}             // a value for each that it has
 
-	successes int // that the client's callers saw
+	mu        sync.Mutex
+	reached   int      // messages that it has
+	accepted  int      // of them are those that it answered with a success
+	target    *url.URL // the replica to which the balancer sends
+	tries     []int    // the status of each answer to the client
+	onAnswer  func()   // called once, before the first of them is passed on; set before it can be
+	successes int      // that the client's callers saw
 }
 
 const (
