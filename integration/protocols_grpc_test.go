@@ -2,8 +2,8 @@ package integration
 
 import (
 	"net/http"
-	"regexp"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -70,7 +70,7 @@ func TestGRPCIsRefusedInItsOwnWords(t *testing.T) {
 			if a.status != http.StatusOK || strings.Join(got, " ") != c.status+" application/grpc+proto " {
 				t.Errorf("%s: got %d, %q, want status %s", c.route, a.status, got, c.status)
 			}
-			if got := a.header.Get("Grpc-Retry-Pushback-Ms"); !regexp.MustCompile("^"+c.pushback+"$").MatchString(got) {
+			if got := a.header.Get("Grpc-Retry-Pushback-Ms"); !regexp.MustCompile("^" + c.pushback + "$").MatchString(got) {
 				t.Errorf("%s: told to come back after %q ms, want %s", c.route, got, c.pushback)
 			}
 		}
