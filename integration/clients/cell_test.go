@@ -27,6 +27,7 @@ type cell struct {
 
 	answers func(http.ResponseWriter) // what the upstream does with a message that it has read; set before start
 	arrived chan struct{}             // a value for each that it has
+	freed   chan struct{}             // closed when it may answer that of others
 
 	mu        sync.Mutex
 	reached   int      // messages that it has
@@ -43,7 +44,7 @@ const (
 )
 
 func newCell(t *testing.T, c client) *cell {
-	x := &cell{T: t, client: c, arrived: make(chan struct{}, 1000)}
+	x := &cell{T: t, client: c, arrived: make(chan struct{}, 1000), freed: make(chan struct{})}
 	x.answers = x.accept
 	x.upstream = httptest.NewServer(http.HandlerFunc(x.receive))
 	t.Cleanup(x.upstream.Close)
@@ -74,7 +75,10 @@ func (x *cell) receive(w http.ResponseWriter, r *http.Request) {
 	}
 	if !bytes.Contains(body, []byte(message)) {
 		x.arrived <- struct{}{}
-		x.wait(r)
+		select {
+		case <-x.freed:
+		case <-x.Context().Done():
+		}
 		return
 	}
 	x.mu.Lock()
@@ -82,14 +86,6 @@ func (x *cell) receive(w http.ResponseWriter, r *http.Request) {
 	x.mu.Unlock()
 	x.arrived <- struct{}{}
 	x.answers(w)
-}
-
-// wait returns when the replica leaves or the test ends.
-func (x *cell) wait(r *http.Request) {
-	select {
-	case <-r.Context().Done():
-	case <-x.Context().Done():
-	}
 }
 
 // accept answers with a success.
@@ -158,27 +154,25 @@ func (x *cell) send() error {
 	return err
 }
 
-// occupy sends a message of others to the replica, which the upstream answers
-// when the caller of release says so.
+// occupy sends a message of others to the replica. It is in flight until release
+// is called, which returns once it has been answered.
 func (x *cell) occupy() (release func()) {
-	ctx, cancel := context.WithCancel(x.Context())
 	ended := make(chan struct{})
 	x.mu.Lock()
 	to := x.target.JoinPath(x.client.route)
 	x.mu.Unlock()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, to.String(), strings.NewReader(occupant))
-	if err != nil {
-		x.Fatal(err)
-	}
 	go func() {
 		defer close(ended)
-		if res, err := http.DefaultClient.Do(req); err == nil {
-			_ = res.Body.Close()
+		res, err := http.Post(to.String(), "text/plain", strings.NewReader(occupant))
+		if err != nil {
+			x.Errorf("the message of others: %v", err)
+			return
 		}
+		_ = res.Body.Close()
 	}()
 	x.await()
 	return func() {
-		cancel()
+		close(x.freed)
 		<-ended
 	}
 }

@@ -64,7 +64,11 @@ type client struct {
 	words  []string // that the proxy is started with for it
 	route  string   // what its paths begin with, where it takes no base URL with a path
 	answer string   // what it understands as a success
-	send   func(ctx context.Context, url, text string) error
+	deaf   bool     // it does not wait for as long as it is told
+	// repeats says why it repeats a duplicate's 409 whatever that says, if it does:
+	// when the hold is over, the upstream gets the message a second time.
+	repeats string
+	send    func(ctx context.Context, url, text string) error
 }
 
 const (
@@ -90,11 +94,11 @@ func allClients(t *testing.T) []client {
 		{name: "openai-go", send: sendOpenAI},
 		{name: "@anthropic-ai/sdk", send: byNode("anthropic")},
 		{name: "anthropic-sdk-go", send: sendAnthropic},
-		{name: "stripe (node)", send: byNode("stripe"), words: withoutKey, route: "v1"},
-		{name: "stripe-go", send: sendStripe, words: withoutKey, route: "v1"},
-		{name: "@slack/web-api", send: byNode("slack")},
+		{name: "stripe (node)", send: byNode("stripe"), words: withoutKey, route: "v1", deaf: true},
+		{name: "stripe-go", send: sendStripe, words: withoutKey, route: "v1", deaf: true},
+		{name: "@slack/web-api", send: byNode("slack"), repeats: "all but 200 and 429 means nothing to it"},
 		{name: "@slack/web-api with `--duplicate-status 200`", send: byNode("slack"), words: []string{"--duplicate-status", "200"}},
-		{name: "octokit, plugin-retry", send: byNode("octokit")},
+		{name: "octokit, plugin-retry", send: byNode("octokit"), repeats: "all but seven statuses of 4xx and 5xx are worth a retry to it"},
 		{name: "octokit with `--duplicate-status 422`", send: byNode("octokit"), words: []string{"--duplicate-status", "422"}},
 		{name: "discordgo", send: sendDiscord, answer: `{"id":"1","content":"hello"}`},
 		{name: "AWS SDK (node)", send: byNode("sns"), words: withoutHeader, answer: snsAnswer},

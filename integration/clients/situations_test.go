@@ -57,18 +57,28 @@ func playInFlight(x *cell) error {
 	return err
 }
 
-// playHeld sends the message a second time right after it has succeeded.
+// playHeld sends the message a second time right after it has succeeded. The
+// hold outlasts the test, but for a client that repeats it until it is over.
 func playHeld(x *cell) error {
-	x.start("--hold", "3s")
+	hold := "10m"
+	if x.client.repeats != "" {
+		hold = "1s"
+	}
+	x.start("--hold", hold)
 	if err := x.send(); err != nil {
 		x.Errorf("the first message: %v", err)
 	}
 	return x.send()
 }
 
-// playLimited sends it while the budget is spent.
+// playLimited sends it while the budget is spent: for so long that a client comes
+// too early that does not wait as it is told.
 func playLimited(x *cell) error {
-	x.start("--rate", x.client.route+"=1/3s")
+	period := "3s"
+	if x.client.deaf {
+		period = "1h"
+	}
+	x.start("--rate", x.client.route+"=1/"+period)
 	x.occupy()()
 	return x.send()
 }
@@ -104,7 +114,7 @@ func playDraining(x *cell, store string) error {
 		<-x.Context().Done()
 	}
 	words := x.words(x.upstream.URL, "--redis", store, "--redis-prefix", "fleet-"+strconv.FormatInt(fleets.Add(1), 10),
-		"--store-timeout", "2s", "--lock-ttl", "1m", "--drain-timeout", "500ms")
+		"--store-timeout", "5s", "--lock-ttl", "10m", "--drain-timeout", "500ms")
 	process, first := startReplica(x.T, words...)
 	_, second := startReplica(x.T, words...)
 	x.to(first)
@@ -137,6 +147,6 @@ func playUndecided(x *cell) error {
 // playTimeout lets the upstream take longer than the route's timeout.
 func playTimeout(x *cell) error {
 	x.answers = func(http.ResponseWriter) { <-x.Context().Done() }
-	x.start("--timeout", "300ms")
+	x.start("--timeout", "1s")
 	return x.send()
 }

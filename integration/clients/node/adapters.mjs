@@ -40,7 +40,7 @@ const clients = {
 
   // By default it waits for 1, 4 and 9 seconds.
   octokit: (url, text) =>
-    new (Octokit.plugin(retry))({ auth: 'token', baseUrl: url, log: quiet, request: { retries: 2 } })
+    new (Octokit.plugin(retry))({ auth: 'token', baseUrl: url, log: quiet, retry: { retries: 2 } })
       .rest.issues.createComment({ owner: 'o', repo: 'r', issue_number: 1, body: text }),
 
   sns: (url, text) =>
