@@ -64,7 +64,7 @@ func (h *health) ready() (status int, text string) {
 // healthCommand takes the flags of serve that say where the replica listens,
 // so that it works with the same variables in the same container.
 type healthCommand struct {
-	Port   string `default:"44444" help:"Port of the replica (${default})."`
+	Port   string `default:"44444" placeholder:"N" help:"Port of the replica (${default})."`
 	Listen string `placeholder:"ADDRESS" help:"host:port or unix:/path of the replica, in place of --port."`
 
 	TLSCert string `name:"tls-cert" placeholder:"FILE" help:"The replica's certificate: with one it is asked by TLS."`

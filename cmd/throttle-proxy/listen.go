@@ -29,7 +29,7 @@ func (f *flags) parseListen(p *parsing, c *config) {
 	if f.Listen == "" {
 		c.listenFlag = "--port"
 		if _, err := strconv.ParseUint(f.Port, 10, 16); err != nil {
-			p.fail("port", "%s is not a port: write a number from 0 to 65535 (0 takes a free one)", quote(f.Port))
+			p.fail("port", "%s is not a port: write a number from 0 to 65535 (0 takes a free one), or --listen host:port", quote(f.Port))
 		}
 		c.address = ":" + f.Port
 		return

@@ -113,9 +113,11 @@ func TestAdminAddressInUseFailsTheStart(t *testing.T) {
 }
 
 func TestVersionIsOneLine(t *testing.T) {
-	for _, line := range []string{"version", "--version", "-V"} {
+	version = "v1.2.3" // as it is linked
+	defer func() { version = "" }()
+	for _, line := range []string{"version", "--version", "-V", "-version"} {
 		status, stdout, stderr := execute(line)
-		if status != 0 || stderr != "" || !regexp.MustCompile(`^throttle-proxy \S+ go\S+\n$`).MatchString(stdout) {
+		if status != 0 || stderr != "" || !regexp.MustCompile(`^throttle-proxy v1\.2\.3, commit \S+, go\S+ \w+/\w+\n$`).MatchString(stdout) {
 			t.Errorf("%s: got status %d, %q and %q", line, status, stdout, stderr)
 		}
 	}
