@@ -71,7 +71,8 @@ func (x *exchange) refuseUnknownRoute(name string) {
 	if len(name) > longest {
 		name = name[:longest] + "…"
 	}
-	x.reply(about.status, about, problem{Detail: "Use /NAME: no route " + strconv.Quote(name)}, "")
+	const whatNameIs = "NAME is what the replica was started with, as in --register NAME=URL; its log says which is nearest."
+	x.reply(about.status, about, problem{Detail: "Use /NAME: no route " + strconv.Quote(name) + ". " + whatNameIs}, "")
 }
 
 // refuseVerdict answers a request that the cluster refused.
