@@ -13,6 +13,7 @@ import (
 type vocabulary struct {
 	commands []string
 	flags    map[string]*kong.Flag // by name, of any command
+	owner    map[string]string     // of a flag: the first command that has it
 	names    []string              // of flags
 	args     []string
 }
@@ -22,11 +23,11 @@ type vocabulary struct {
 // is taken over but names of flags and commands that there are, and what
 // [quote] lets through.
 func complaint(err error, model *kong.Application, args []string) string {
-	v := vocabulary{commands: commandsOf(model), flags: map[string]*kong.Flag{}, args: args}
+	v := vocabulary{commands: commandsOf(model), flags: map[string]*kong.Flag{}, owner: map[string]string{}, args: args}
 	for _, command := range model.Leaves(false) {
 		for _, flag := range command.Flags {
 			if v.flags[flag.Name] == nil {
-				v.names = append(v.names, flag.Name)
+				v.names, v.owner[flag.Name] = append(v.names, flag.Name), command.Name
 			}
 			v.flags[flag.Name] = flag
 		}
@@ -39,6 +40,9 @@ func complaint(err error, model *kong.Application, args []string) string {
 	if arg, ok := strings.CutPrefix(text, "unexpected argument "); ok {
 		arg, _, _ = strings.Cut(arg, ", did you mean ")
 		return v.unexpected(arg)
+	}
+	if strings.HasPrefix(text, "expected ") {
+		return "a word is missing: write the name of a route, as in throttle-proxy try slack"
 	}
 	name, _, _ := strings.Cut(text, ": ")
 	flag := v.flags[strings.TrimPrefix(name, "--")]
@@ -82,6 +86,8 @@ func (v *vocabulary) unknownFlag(name string) string {
 	first, _, _ := strings.Cut(name[2:], ".") // of --entrypoints.web.address
 	first = spelled(first)
 	switch {
+	case v.flags[word] != nil && name == "--"+word:
+		return known(name, "it is one of "+v.owner[word]+"'s: write throttle-proxy "+v.owner[word]+" … "+name)
 	case v.flags[word] != nil:
 		return "flags are written in small letters, with dashes between words: write --" + word
 	case flagsElsewhere[word] != "":

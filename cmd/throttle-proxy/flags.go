@@ -2,6 +2,8 @@ package main
 
 import "github.com/alecthomas/kong"
 
+const description = `A reverse proxy for webhooks and APIs that must not be hammered: a repeat of what is in flight gets 409, what is over the budget 429, and the rest is forwarded. Replicas that share a Redis decide together.`
+
 var groups = []kong.Group{
 	{Key: "routes", Title: "Routes:"},
 	{Key: "limits", Title: "Budgets (429):"},

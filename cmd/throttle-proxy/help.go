@@ -9,13 +9,9 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// screen is the help that fits a terminal of 80 columns and 24 lines: what most
-// people need, and where the rest is.
-const screen = `Usage: throttle-proxy [COMMAND] [FLAGS]
-
-A reverse proxy for webhooks and APIs that must not be hammered. A repeat of
-what is in flight gets 409, what is over the budget 429; the rest is forwarded.
-
+// screen is what most people need of the help: with what this is before it, and
+// where the rest is behind it, it fits a terminal of 80 columns and 24 lines.
+const screen = `
   throttle-proxy --register slack=env:WEBHOOK_URL
   throttle-proxy --register api=https://api.example.com --rate api=100/m
   throttle-proxy --register slack=env:WEBHOOK_URL --redis redis://redis:6379
@@ -46,6 +42,8 @@ const (
 func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 	command := ctx.Selected()
 	if command == nil {
+		_, _ = io.WriteString(ctx.Stdout, "Usage: throttle-proxy [COMMAND] [FLAGS]\n\n")
+		wrap(ctx.Stdout, description, 0)
 		_, _ = io.WriteString(ctx.Stdout, screen)
 		wrap(ctx.Stdout, "Commands: "+strings.Join(commandsOf(ctx.Model), ", ")+". All flags: throttle-proxy --help-all; of a command: throttle-proxy help COMMAND.", 0)
 		return nil
