@@ -113,12 +113,21 @@ func TestAdminAddressInUseFailsTheStart(t *testing.T) {
 }
 
 func TestVersionIsOneLine(t *testing.T) {
-	version = "v1.2.3" // as it is linked
-	defer func() { version = "" }()
+	defer func() { version, commit = "", "" }()
+	on := " go\\S+ \\w+/\\w+\n$"
 	for _, line := range []string{"version", "--version", "-V", "-version"} {
-		status, stdout, stderr := execute(line)
-		if status != 0 || stderr != "" || !regexp.MustCompile(`^throttle-proxy v1\.2\.3, commit \S+, go\S+ \w+/\w+\n$`).MatchString(stdout) {
-			t.Errorf("%s: got status %d, %q and %q", line, status, stdout, stderr)
+		for _, test := range []struct{ version, commit, want, name string }{ // as they are linked
+			{"v1.2.3", "1a2b3c4d5e6f7a8b", "^throttle-proxy v1\\.2\\.3, commit 1a2b3c4d5e6f\\+?," + on, "^v1.2.3$"},
+			{"", "", "^throttle-proxy devel, commit \\w+\\+?," + on, "^devel-\\w+\\+?$"},
+		} {
+			version, commit = test.version, test.commit
+			status, stdout, stderr := execute(line)
+			if status != 0 || stderr != "" || !regexp.MustCompile(test.want).MatchString(stdout) {
+				t.Errorf("%s: got status %d, %q and %q, want %s", line, status, stdout, stderr, test.want)
+			}
+			if got := buildName(); !regexp.MustCompile(test.name).MatchString(got) {
+				t.Errorf("got %s, want %s", got, test.name)
+			}
 		}
 	}
 }
