@@ -64,7 +64,7 @@ func (h *healthCommand) Run(p *process) error {
 	}
 	res, err := client.Get(base + "/-/ready")
 	if err != nil {
-		return fmt.Errorf("%s: the replica does not answer: %w", flag, cause(err))
+		return fmt.Errorf("%s: the replica does not answer: start it, or write where it listens: %w", flag, cause(err))
 	}
 	defer res.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))

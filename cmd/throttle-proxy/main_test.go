@@ -107,8 +107,23 @@ func TestAddressInUseFailsTheStart(t *testing.T) {
 func TestAdminAddressInUseFailsTheStart(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	status, _, stderr := execute("--register a=http://host/CANARY --listen unix:" + socket + " --admin " + occupied(t))
-	if want := "throttle-proxy: --admin: cannot listen: bind: address already in use\n"; status != exitFailed || stderr != want {
+	if want := "throttle-proxy: --admin: cannot listen: bind: address already in use: write another address, or end what listens there\n"; status != exitFailed || stderr != want {
 		t.Errorf("got status %d and %q, want %d and %q", status, stderr, exitFailed, want)
+	}
+}
+
+// What the system refuses is told with what to write, too.
+func TestAddressThatCannotBeListenedOn(t *testing.T) {
+	for address, want := range map[string]string{
+		"192.0.2.1:0":              "bind: cannot assign requested address: write an address that this host has, or none, as in :44444",
+		"nowhere.invalid:0":        "write an address of this host in place of the name",
+		"unix:/nowhere/dir/socket": "bind: no such file or directory: write a path in a directory that exists",
+		"unix:main_test.go":        "address already in use: write another path, or remove what is there",
+	} {
+		status, _, stderr := execute("--register a=http://host/CANARY --listen " + address)
+		if status != exitFailed || !strings.HasPrefix(stderr, "throttle-proxy: --listen: cannot listen") || !strings.HasSuffix(stderr, want+"\n") {
+			t.Errorf("%s: got status %d and %q, want %q", address, status, stderr, want)
+		}
 	}
 }
 
