@@ -336,7 +336,7 @@ func TestWrongCommandLineIsToldWhatToWrite(t *testing.T) {
 }
 
 // doing is how a message says what to do.
-var doing = regexp.MustCompile(`\b(write|written|take (it |them )?out|add|correct|find|send|start|put|did you mean|goes to|stand apart by)\b`)
+var doing = regexp.MustCompile(`(?i)\b(write|give|escape|choose|set|use|written|take (it |them )?out|add|correct|find|send|start|put|did you mean|goes to|stand apart by)\b`)
 
 // Fails if what stands in place of another program's habit is none of ours.
 func TestHabitsLeadToFlagsThatThereAre(t *testing.T) {

@@ -158,7 +158,7 @@ func (p *parsing) parseField(route, text string) (proxy.Field, error) {
 	case route == "" && proxy.ValidName(name) && nested && httpguts.ValidHeaderFieldName(inner) && strings.Trim(rest, "=") != "":
 		return proxy.Field{}, p.noRoute(name, "correct the name, or begin it with a capital letter if it is a header field's")
 	case strings.Trim(reference, "=") == "":
-		return proxy.Field{}, errors.New("the value is empty: is the variable set?")
+		return proxy.Field{}, errors.New("the value is empty: is the variable set? Write NAME=VALUE or NAME=env:VARIABLE")
 	}
 	name = http.CanonicalHeaderKey(name)
 	value, err := p.environment.reference(reference)

@@ -99,7 +99,7 @@ func (f *flags) parsePools(p *parsing, c *config) (of map[string]string) {
 			case of[member] == name:
 				fail("pool %s: route %s stands there twice: write it once", name, member)
 			case of[member] != "":
-				fail("route %s is in pool %s and pool %s: a route can be in one", member, of[member], name)
+				fail("route %s is in pool %s and pool %s: a route can be in one, take it out of the other", member, of[member], name)
 			}
 			of[member] = name
 		}

@@ -239,6 +239,9 @@ func TestUnusableCommandLineEndsBeforeAnythingListens(t *testing.T) {
 					t.Errorf("got %q, want %q in it", stderr, want)
 				}
 			}
+			if first, _, _ := strings.Cut(stderr, "\n"); !doing.MatchString(first) {
+				t.Errorf("%q does not say what to do", first)
+			}
 			for _, not := range []string{canary, "listening", "cannot listen", "%!"} {
 				if strings.Contains(stderr, not) {
 					t.Errorf("got %q, want no %q in it", stderr, not)
