@@ -63,7 +63,7 @@ func TestTryWithoutAReplica(t *testing.T) {
 	_ = listener.Close()
 	for line, want := range map[string]string{
 		"try slack --listen " + address: "throttle-proxy: --listen: no replica answers there: start one with throttle-proxy --register slack=URL",
-		"try --listen " + address:       "throttle-proxy: a word is missing: write the name of a route, as in throttle-proxy try slack",
+		"try --listen " + address:       "throttle-proxy: a word is missing: write throttle-proxy try <route> [flags]",
 		"try CANARY/x":                  "throttle-proxy: try: write the name of a route, as in throttle-proxy try slack",
 	} {
 		status, stdout, stderr := execute(line)
