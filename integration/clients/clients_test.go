@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"context"
 	"flag"
-	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -28,35 +27,32 @@ var (
 	write  = flag.Bool("write", false, "write the table to the documentation instead of comparing it")
 )
 
-var buildDir string // set by TestMain
-
 func TestMain(m *testing.M) {
 	flag.Parse()
 	// Clients wait most of the time, also on few cores.
 	if err := flag.Set("test.parallel", "40"); err != nil {
 		panic(err)
 	}
-	var err error
-	if buildDir, err = os.MkdirTemp("", "throttle-proxy-"); err != nil {
+	if *binary != "" {
+		proxy = *binary
+		os.Exit(m.Run())
+	}
+	dir, err := os.MkdirTemp("", "throttle-proxy-")
+	if err != nil {
 		panic(err)
 	}
-	status := m.Run()
-	_ = os.RemoveAll(buildDir)
+	proxy = filepath.Join(dir, "throttle-proxy")
+	build := exec.Command("go", "build", "-o", proxy, "./cmd/throttle-proxy")
+	build.Dir, build.Stdout, build.Stderr = "../..", os.Stdout, os.Stderr
+	status := 1
+	if err := build.Run(); err == nil {
+		status = m.Run()
+	}
+	_ = os.RemoveAll(dir)
 	os.Exit(status)
 }
 
-var build = sync.OnceValues(func() (path string, err error) {
-	if *binary != "" {
-		return *binary, nil
-	}
-	path = filepath.Join(buildDir, "throttle-proxy")
-	cmd := exec.Command("go", "build", "-o", path, "./cmd/throttle-proxy")
-	cmd.Dir = "../.."
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return path, nil
-})
+var proxy string // the path of its binary, set by TestMain
 
 // client is one that many programs use.
 type client struct {
@@ -140,11 +136,7 @@ var listening = regexp.MustCompile(`listening on ([^\s"]+)`)
 // startReplica starts the proxy and returns its process and address.
 func startReplica(t *testing.T, words ...string) (*os.Process, string) {
 	t.Helper()
-	path, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(path, append([]string{"--listen", "127.0.0.1:0"}, words...)...)
+	cmd := exec.Command(proxy, append([]string{"--listen", "127.0.0.1:0"}, words...)...)
 	var stderr output
 	cmd.Stderr = &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
