@@ -20,8 +20,10 @@ type Event struct {
 	Shadowed Reason // why the request would have been refused, but for shadow mode
 	Holder   cluster.Holder
 	Limits   []string // names of the limits that refused
-	Fault    string   // what was wrong with the upstream, by the error types of RFC 9209
-	Nearest  string   // for an unknown route, the one most like it
+
+	Candidates []string // names of the candidates that would have
+	Fault      string   // what was wrong with the upstream, by the error types of RFC 9209
+	Nearest    string   // for an unknown route, the one most like it
 
 	// Decisions are those of the route's limits, by the store; nil where it did
 	// not decide, and unknown for some limits of a refusal.
@@ -32,7 +34,8 @@ type Event struct {
 
 	Started        time.Time
 	Duration       time.Duration
-	Verdict        time.Duration // from the ask to its answer; 0 if none was needed
+	Verdict        time.Duration // from the ask to its answer, but for what it waited; 0 if none was needed
+	Waited         time.Duration // for its budgets and slots
 	Upstream       time.Duration // until the upstream's header had arrived; 0 if none was asked
 	ClientGone     bool          // the client left before its answer had ended
 	UpstreamWentOn bool          // and the exchange with the upstream went on to its answer's header

@@ -81,6 +81,13 @@ func (x *exchange) refuseVerdict(v cluster.Verdict) {
 	about := reasons[reason]
 	p := problem{Detail: about.detail, Degraded: v.Degraded}
 	switch v.Outcome {
+	case cluster.Busy:
+		p.Violated = x.event.Limits
+		if !v.Degraded {
+			x.addRateLimit(nil, v.Used)
+		}
+		x.reply(about.status, about, p, "") // when one ends is not known
+		return
 	case cluster.CoolingDown:
 		x.reply(about.status, about, p, strconv.Itoa(wholeSeconds(v.Wait)))
 		return
@@ -90,13 +97,13 @@ func (x *exchange) refuseVerdict(v cluster.Verdict) {
 			p.Detail = "This replica's share of the budget is spent, and the store of the whole is away. This request was not sent."
 			p.Share = "1/" + strconv.Itoa(v.Share)
 		} else {
-			x.addRateLimit(v.Decisions)
+			x.addRateLimit(v.Decisions, nil)
 			x.event.Decisions = v.Decisions
 		}
 		var wait time.Duration
 		for _, d := range v.Decisions {
 			if d.Refused() {
-				wait = max(wait, d.NextAfter)
+				wait = max(wait, d.NextAfter-x.patience()) // when it would be let wait
 			}
 		}
 		x.reply(about.status, about, p, strconv.Itoa(wholeSeconds(wait)))
@@ -121,6 +128,13 @@ func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 		return ReasonDuplicate
 	case cluster.Held:
 		return ReasonHeld
+	case cluster.Busy:
+		for i, c := range x.route.Concurrency {
+			if v.Used == nil || v.Used[i] >= c.Most {
+				x.event.Limits = append(x.event.Limits, c.Name)
+			}
+		}
+		return ReasonBusy
 	}
 	for i, d := range v.Decisions {
 		if d.Refused() {
@@ -136,7 +150,7 @@ func (x *exchange) reply(status int, about about, p problem, retryAfter string) 
 	if (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) && retryAfter == "" {
 		retryAfter = "1"
 	}
-	x.addRateLimit(x.decisions) // of a request that was admitted
+	x.addRateLimit(x.decisions, x.used) // of a request that was admitted
 	h := x.client.Header()
 	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 	cause := about.proxyStatus
@@ -170,22 +184,29 @@ func (x *exchange) reply(status int, about about, p problem, retryAfter string) 
 
 // addRateLimit tells the client of the route's budgets, after what the
 // upstream tells of its own (draft-ietf-httpapi-ratelimit-headers-10).
-func (x *exchange) addRateLimit(decisions []limiter.Decision) {
+// used are the slots of its concurrency limits.
+func (x *exchange) addRateLimit(decisions []limiter.Decision, used []int) {
 	items := make([]byte, 0, 128)
-	for i, d := range decisions {
-		if !d.Known() {
-			continue
-		}
+	item := func(i, remaining int) {
 		if len(items) > 0 {
 			items = append(items, ", "...)
 		}
 		items = append(items, x.route.items[i]...)
 		items = append(items, ";r="...)
-		items = strconv.AppendInt(items, int64(d.Remaining), 10)
+		items = strconv.AppendInt(items, int64(remaining), 10)
+	}
+	for i, d := range decisions {
+		if !d.Known() {
+			continue
+		}
+		item(i, d.Remaining)
 		if d.NextAfter > 0 {
 			items = append(items, ";t="...)
 			items = strconv.AppendInt(items, int64(wholeSeconds(d.NextAfter)), 10)
 		}
+	}
+	for i, n := range used {
+		item(len(x.route.Limits)+i, max(0, x.route.Concurrency[i].Most-n))
 	}
 	if len(items) > 0 {
 		addSpelt(x.client.Header(), "RateLimit-Policy", "Ratelimit-Policy", x.route.policy)
