@@ -77,6 +77,7 @@ local slots = tonumber(ARGV[6])
 for i = 1, slots do
   local key = KEYS[at + i - 1]
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', key, now + ARGV[4] * 2000, '+inf') -- the clock stepped back
   answer[2 + i] = redis.call('ZCARD', key)
   if answer[2 + i] >= tonumber(ARGV[arg + i]) then
     answer[1] = BUSY
