@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"net/textproto"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -86,5 +85,17 @@ func (x *exchange) setForwarded(out http.Header) {
 	if len(hops) > 0 {
 		out.Set("X-Forwarded-For", strings.Join(hops, ", "))
 	}
-	out.Add("Via", strconv.Itoa(in.ProtoMajor)+"."+strconv.Itoa(in.ProtoMinor)+" throttle-proxy")
+	out.Add("Via", via(in))
+}
+
+// via is how this proxy names itself in Via, behind the protocol that it was
+// spoken to in.
+func via(in *http.Request) string {
+	switch {
+	case in.ProtoMajor > 1:
+		return "2.0 throttle-proxy"
+	case in.ProtoMinor == 0:
+		return "1.0 throttle-proxy"
+	}
+	return "1.1 throttle-proxy"
 }
