@@ -165,7 +165,7 @@ func (m message) own() string {
 		"Retry-After for 503": m.first != "503" || again || p.Sent == "maybe",
 	} {
 		if !ok && m.body != "" { // none to HEAD
-			said += " (" + what + "?)"
+			said = "(" + what + "?) " + said // or it would pass where the rest is right
 		}
 	}
 	return said

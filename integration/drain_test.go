@@ -155,7 +155,7 @@ func TestTunnelsAndStreamsAreCutAtTheDrainTimeout(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}
-	f := startFleet(t, 1, "--register", "hook="+startWebSocket(t, echo), "--register", "stream="+u.URL, "--rate", "off", "--hold", "stream=0s", "--drain-timeout", timeout.String())
+	f := startFleet(t, 1, "--register", "hook="+startWebSocket(t, echo), "--register", "stream="+u.URL, "--rate", "off", "--hold", "stream=0s,unknown=0s", "--drain-timeout", timeout.String())
 	r := f.replicas[0]
 	tunnel := dialWebSocket(t, r)
 	expectEcho(t, tunnel, 1, []byte("before"))

@@ -102,16 +102,15 @@ func describeRefusals(r proxy.Route) string {
 	if d := r.Hold.Unknown; d > 0 {
 		when = append(when, brief(d)+" after an unknown outcome")
 	}
-	last := len(when) - 1
-	text := " refused while " + strings.Join(when[:last], ", ")
-	if last > 0 {
-		text += " and "
-	}
-	text += when[last]
+	text := " refused while "
 	if r.DuplicateStatus != http.StatusConflict {
-		text += fmt.Sprintf(", with %d", r.DuplicateStatus)
+		text = fmt.Sprintf(" refused with %d while ", r.DuplicateStatus)
 	}
-	return text
+	last := len(when) - 1
+	if last > 0 {
+		text += strings.Join(when[:last], ", ") + " and "
+	}
+	return text + when[last]
 }
 
 // brief is how a person writes d: 1m0s is 1m.

@@ -28,6 +28,15 @@ func TestDescribe(t *testing.T) {
 			"longer  10/s, burst 10 and 100/1m30s, burst 100 by client; repeats refused while in flight and 1m after an unknown outcome",
 			alone,
 		}},
+		{"--register a=http://host --register b=http://host --rate off --hold 5s,unknown=0s --hold b=0s,unknown=0s --duplicate-status a=200", []string{
+			"a  no limit; repeats refused with 200 while in flight and 5s after success",
+			"b  no limit; repeats refused while in flight",
+			alone,
+		}},
+		{"--register a=http://host --rate off --hold 2h,unknown=90m", []string{
+			"a  no limit; repeats refused while in flight, 2h after success and 1h30m after an unknown outcome",
+			alone,
+		}},
 		{"--register slack=https://hooks.slack.com/services/CANARY --rate slack=2/s", []string{
 			"slack  2/s, burst 2; repeats refused while in flight, 1s after success and 1m after an unknown outcome",
 			alone,
