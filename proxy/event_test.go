@@ -204,6 +204,8 @@ func TestEventTellsNoSecrets(t *testing.T) {
 					req.RequestURI = "/hook/../canary"
 				case ReasonBadRequest, ReasonClientGone:
 					req = x.change(req)
+				case ReasonAmbiguousField:
+					req.Header.Add("Authorization", "Bearer canary-2")
 				case ReasonUnknownRoute:
 					req.RequestURI = "/huck-canary/canary"
 				}

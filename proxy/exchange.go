@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -59,6 +60,13 @@ func (x *exchange) serve() {
 		return
 	}
 	x.target = rt.Upstream.Target(rest, query)
+	if name := rt.ambiguous(x.in.Header); name != "" {
+		if !rt.Shadow {
+			x.refuseAmbiguous(name)
+			return
+		}
+		x.event.Shadowed = ReasonAmbiguousField
+	}
 	ask := x.ask()
 	compared := rt.dedupes(x.in)
 	if !compared && !rt.Shadow { // any other may be a duplicate first, which only its body tells
@@ -108,19 +116,9 @@ func (x *exchange) ask() cluster.Ask {
 		RequestID:     x.id,
 		WhenUndecided: x.route.WhenUndecided,
 	}
-	copied := false
-	for i, l := range x.route.Limits {
-		if l.By == (By{}) {
-			continue
-		}
-		if !copied {
-			ask.Charges, copied = append([]cluster.Charge(nil), ask.Charges...), true
-		}
-		if l.By.Client {
-			ask.Charges[i].Caller = digest(x.proxy.options.Trust.client(x.in))
-		} else {
-			ask.Charges[i].Caller = digest(x.in.Header[http.CanonicalHeaderKey(l.By.Header)]...)
-		}
+	if slices.ContainsFunc(x.route.Limits, func(l Limit) bool { return l.By != (By{}) }) {
+		ask.Charges = slices.Clone(ask.Charges)
+		x.fillCallers(ask.Charges)
 	}
 	return ask
 }

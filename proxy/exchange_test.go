@@ -70,6 +70,8 @@ func TestLockEnds(t *testing.T) {
 		"200 of unknown length":     {respond(streamed), true},
 		"200 that breaks off":       {respond(cut), true},
 		"302":                       {answers(http.StatusFound, "elsewhere"), false},
+		"303":                       {answers(http.StatusSeeOther, "done, see there"), true},
+		"307":                       {answers(http.StatusTemporaryRedirect, "elsewhere"), false},
 		"400":                       {answers(http.StatusBadRequest, "no"), false},
 		"429":                       {answers(http.StatusTooManyRequests, "later"), false},
 		"500":                       {answers(http.StatusInternalServerError, "oh"), false},

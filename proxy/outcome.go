@@ -1,6 +1,9 @@
 package proxy
 
-import "time"
+import (
+	"net/http"
+	"time"
+)
 
 // outcome is what has become of an exchange. How long equal requests stay
 // refused follows from it.
@@ -10,12 +13,12 @@ type outcome int
 const (
 	unsent    outcome = iota // nothing of the request has reached the upstream
 	unknown                  // something may have, and there is no answer: the upstream may have acted
-	succeeded                // the upstream has answered 2xx
+	succeeded                // the upstream has answered 2xx, or 303: what came of it is elsewhere (RFC 9110 15.4.4)
 	declined                 // or otherwise
 )
 
 func outcomeOf(status int) outcome {
-	if status >= 200 && status < 300 {
+	if status >= 200 && status < 300 || status == http.StatusSeeOther {
 		return succeeded
 	}
 	return declined

@@ -8,17 +8,18 @@ type Reason string
 
 // The reasons.
 const (
-	ReasonDuplicate       Reason = "duplicate"      // an equal request is in flight
-	ReasonHeld            Reason = "held"           // an equal request has just succeeded, or may have
-	ReasonLimited         Reason = "limited"        // a budget is spent
-	ReasonCoolingDown     Reason = "cooling-down"   // the upstream has asked for a pause
-	ReasonUndecided       Reason = "undecided"      // the store gave no answer
-	ReasonUnknownRoute    Reason = "unknown-route"  // no route of that name
-	ReasonBadRequest      Reason = "bad-request"    // it cannot be read, or not in one way only
-	ReasonBadPath         Reason = "bad-path"       // the path leads above the registered one
-	ReasonBadMethod       Reason = "bad-method"     // CONNECT and TRACE
-	ReasonBodyTooLarge    Reason = "body-too-large" // more than is read to compare requests
-	ReasonNoMemory        Reason = "no-memory"      // all bodies together are too large
+	ReasonDuplicate       Reason = "duplicate"       // an equal request is in flight
+	ReasonHeld            Reason = "held"            // an equal request has just succeeded, or may have
+	ReasonLimited         Reason = "limited"         // a budget is spent
+	ReasonCoolingDown     Reason = "cooling-down"    // the upstream has asked for a pause
+	ReasonUndecided       Reason = "undecided"       // the store gave no answer
+	ReasonUnknownRoute    Reason = "unknown-route"   // no route of that name
+	ReasonBadRequest      Reason = "bad-request"     // it cannot be read, or not in one way only
+	ReasonBadPath         Reason = "bad-path"        // the path leads above the registered one
+	ReasonBadMethod       Reason = "bad-method"      // CONNECT and TRACE
+	ReasonAmbiguousField  Reason = "ambiguous-field" // the field that says whose budget it is comes in several lines
+	ReasonBodyTooLarge    Reason = "body-too-large"  // more than is read to compare requests
+	ReasonNoMemory        Reason = "no-memory"       // all bodies together are too large
 	ReasonTooManyInFlight Reason = "too-many-in-flight"
 	ReasonUpstreamRefused Reason = "upstream-refused" // no connection, or no HTTP on it
 	ReasonUpstreamTimeout Reason = "upstream-timeout" // no answer in time
@@ -56,6 +57,7 @@ var reasons = map[Reason]about{
 	ReasonUnknownRoute:    {404, "Unknown route", "", "http_request_error", 12},
 	ReasonBadRequest:      {400, "Bad request", "The request cannot be read in one way only. It was not sent.", "http_request_error", 3},
 	ReasonBadPath:         {400, "Bad path", "The path leads above the registered one. This request was not sent.", "http_request_error", 3},
+	ReasonAmbiguousField:  {400, "Ambiguous field", "", "http_request_error", 3},
 	ReasonBodyTooLarge:    {413, "Body too large", "The body is larger than is read to tell equal requests apart. This request was not sent.", "http_request_error", 8},
 	ReasonBadMethod:       {405, "Bad method", "CONNECT and TRACE are not forwarded.", "http_request_error", 12},
 	ReasonNoMemory:        {503, "No memory", "The bodies of all requests together are too large. This request was not sent.", "connection_limit_reached", 14},

@@ -138,6 +138,14 @@ var refusals = map[Reason]refusal{
 		status: 405, kind: "urn:throttle-proxy:problem:bad-method", title: "Bad method", grpc: "12",
 		method: http.MethodTrace,
 	},
+	ReasonAmbiguousField: {
+		status: 400, kind: "urn:throttle-proxy:problem:ambiguous-field", title: "Ambiguous field", grpc: "3",
+		detail: "Tenant says whose budget is spent, and comes in several lines: send one. This request was not sent.",
+		change: func(r *http.Request) *http.Request {
+			r.Header["Tenant"] = []string{"a", "b"}
+			return r
+		},
+	},
 	ReasonNoMemory: {
 		status: 503, kind: reducedCapacity, title: "No memory", grpc: "14", retryAfter: "1",
 		before: func(_ *testing.T, r *rig) { r.bodies.limit = 1 },

@@ -62,6 +62,9 @@ func describeDedupe(r proxy.Route) string {
 		if r.Hold > 0 {
 			text += fmt.Sprintf(" and %s after success", r.Hold)
 		}
+		if r.DedupeJSON != nil {
+			text += ", JSON compared by " + strings.Join(r.DedupeJSON, " ")
+		}
 	}
 	if r.Shadow {
 		text += "; shadow: nothing is refused, only reported"

@@ -14,8 +14,10 @@ import (
 	"throttle-proxy/proxy"
 )
 
-// defaultDedupeHeaders are those by which clients and intents differ.
-const defaultDedupeHeaders = "Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key"
+// defaultDedupeHeaders are those by which clients and intents differ: who asks,
+// which attempt or part of something larger it is, and what is meant by it.
+const defaultDedupeHeaders = "Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key,X-Idempotency-Key," +
+	"Content-Range,Upload-Offset,Range,If-Match,If-None-Match,SOAPAction,X-HTTP-Method-Override"
 
 // policies is the table of the flags [R=]VALUE: the flag and its values, what
 // counts without one, how a value is read, and what it sets of a route. A new
@@ -33,6 +35,7 @@ func (f *flags) policies(p *parsing) []policy {
 	return []policy{
 		one(p, "dedupe", f.Dedupe, proxy.DedupeOn, oneOf(proxy.DedupeOn, proxy.DedupeOff, proxy.DedupeAll, proxy.DedupeKey), func(r *proxy.Route) *proxy.Dedupe { return &r.Dedupe }),
 		one(p, "dedupe-header", f.DedupeHeader, strings.Split(defaultDedupeHeaders, ","), parseHeaders, func(r *proxy.Route) *[]string { return &r.DedupeHeaders }),
+		one(p, "dedupe-json", f.DedupeJSON, nil, parseJSONPaths, func(r *proxy.Route) *[]string { return &r.DedupeJSON }),
 		one(p, "hold", f.Hold, time.Second, parseDelay, func(r *proxy.Route) *time.Duration { return &r.Hold }),
 		one(p, "duplicate-status", f.DuplicateStatus, http.StatusConflict, parseStatus, func(r *proxy.Route) *int { return &r.DuplicateStatus }),
 		one(p, "timeout", f.Timeout, time.Minute, parseTime, func(r *proxy.Route) *time.Duration { return &r.Timeout }),

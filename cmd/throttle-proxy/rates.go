@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
-
 	"throttle-proxy/limiter"
 	"throttle-proxy/proxy"
 	"throttle-proxy/proxy/upstream"
@@ -130,7 +128,7 @@ var periods = map[string]string{"sec": "s", "second": "s", "min": "m", "minute":
 // rateText is what looks like a rate, and can be quoted.
 var rateText = regexp.MustCompile(`^[-0-9.]{1,20}/[0-9.]{0,10}[a-z]{0,7}(,burst=[-0-9]{0,20})?$`)
 
-// parseRate reads N/PERIOD[,burst=B][,by=client|header:NAME][,name=X] or off.
+// parseRate reads N/PERIOD[,burst=B][,by=client[/PREFIX]|header:NAME][,name=X] or off.
 func parseRate(text string) (l proxy.Limit, off bool, err error) {
 	if text == "off" {
 		return l, true, nil
@@ -149,14 +147,10 @@ func parseRate(text string) (l proxy.Limit, off bool, err error) {
 			if count, period, _ := strings.Cut(option, "/"); periods[period] != "" {
 				rate = count + "/" + periods[period]
 			}
-		case key == "by" && value == "client":
-			l.By = proxy.By{Client: true}
 		case key == "by":
-			header, ok := strings.CutPrefix(value, "header:")
-			if !ok || !httpguts.ValidHeaderFieldName(header) {
-				return l, false, errors.New("unknown by=: write by=client or by=header:NAME")
+			if l.By, err = parseBy(value); err != nil {
+				return l, false, err
 			}
-			l.By = proxy.By{Header: header}
 		case key == "name":
 			if !proxy.ValidName(value) {
 				return l, false, errors.New("name= cannot name a budget: write up to 63 of a-z, 0-9, dot, dash and underscore")

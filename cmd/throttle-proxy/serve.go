@@ -108,6 +108,7 @@ func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) 
 		BodyMemory:  c.bodyMemory,
 		BodyTimeout: c.bodyIdle,
 		MaxInFlight: c.maxInFlight,
+		Warn:        func(text string) { logger.Warn(text) },
 	})
 	if err != nil {
 		return nil, err

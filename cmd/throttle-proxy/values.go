@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
-	"golang.org/x/net/http/httpguts"
 )
 
 // harmless is what a message may repeat: a number with its unit, or a few
@@ -141,17 +140,4 @@ func parseStatus(s string) (int, error) {
 		return 0, fmt.Errorf("%s is not an error status: write a number from 400 to 599", quote(s))
 	}
 	return status, nil
-}
-
-func parseHeaders(s string) ([]string, error) {
-	if s == "none" {
-		return nil, nil
-	}
-	names := strings.Split(s, ",")
-	for _, name := range names {
-		if !httpguts.ValidHeaderFieldName(name) {
-			return nil, errors.New("not a list of header fields: write names separated by commas, or none")
-		}
-	}
-	return names, nil
 }
