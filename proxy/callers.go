@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,7 +43,7 @@ func (x *exchange) fillCallers(charges []cluster.Charge) {
 			}
 			charges[i].Caller = digest(l.By.client(client))
 		case l.By.Header != "":
-			charges[i].Caller = digestOf(x.in, http.CanonicalHeaderKey(l.By.Header))
+			charges[i].Caller = digest(fieldOf(x.in, http.CanonicalHeaderKey(l.By.Header))...)
 		}
 	}
 }
@@ -147,50 +148,41 @@ func (x *exchange) refuseAmbiguous(name string) {
 	x.reply(about.status, about, problem{Detail: name + " says whose budget is spent, and comes in several lines: send one. This request was not sent."}, "")
 }
 
-// field adds what r says in a field, by which requests and callers are told
-// apart. What means the same is the same: the scheme of Authorization has no
-// case (RFC 9110 11.1), Cookie may be divided, and a host is a name without
-// case, port and final dot.
-func (h *hasher) field(r *http.Request, name string) {
+// fieldOf returns what r says in a field, given by its canonical name, by which
+// requests and callers are told apart. What means the same is the same: the
+// scheme of Authorization has no case (RFC 9110 11.1), Cookie may be divided, and
+// a host is a name without case, port and final dot.
+func fieldOf(r *http.Request, name string) []string {
 	values := r.Header[name]
 	switch {
 	case name == "Host":
-		h.list([]string{hostName(r.Host)})
+		return []string{hostOf(r.Host)}
 	case name == "Cookie" && len(values) > 1:
-		h.list([]string{strings.Join(values, "; ")})
+		return []string{strings.Join(values, "; ")}
 	case name == "Authorization":
-		h.length(len(values))
-		for _, v := range values {
-			h.part(v)
-			scheme, _, _ := strings.Cut(v, " ")
-			start := len(h.parts) - len(v)
-			lower(h.parts[start : start+len(scheme)])
-		}
-	default:
-		h.list(values)
+		return withScheme(values)
 	}
+	return values
 }
 
-// lower puts letters of ASCII into lower case.
-func lower(b []byte) {
-	for i, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			b[i] = c | 0x20
+// withScheme returns credentials with their scheme in the case of a field's name,
+// which most are in: then they are values themselves.
+func withScheme(values []string) []string {
+	for i, v := range values {
+		scheme, rest, ok := strings.Cut(v, " ")
+		if usual := http.CanonicalHeaderKey(scheme); ok && usual != scheme {
+			values = slices.Clone(values)
+			values[i] = usual + " " + rest
 		}
 	}
+	return values
 }
 
-// hostName returns the name that a Host field has.
-func hostName(host string) string {
-	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
+// hostOf returns a Host or :authority as hosts are compared: without port, final
+// dot and capital letters.
+func hostOf(host string) string {
+	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') && (i == strings.IndexByte(host, ':') || host[0] == '[') {
 		host = host[:i]
 	}
-	return strings.ToLower(strings.TrimSuffix(host, "."))
-}
-
-// digestOf names whoever says in a field what r does.
-func digestOf(r *http.Request, name string) string {
-	h := newHasher()
-	h.field(r, name)
-	return h.digest()
+	return strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
 }

@@ -30,7 +30,7 @@ func (rt *route) fingerprint(r *http.Request, target string, body *heldBody) *cl
 		if name == "Content-Type" && boundary != "" {
 			h.list([]string{kind})
 		} else {
-			h.field(r, name)
+			h.list(fieldOf(r, name))
 		}
 	}
 	var sum cluster.Fingerprint
@@ -53,7 +53,8 @@ func (rt *route) fingerprint(r *http.Request, target string, body *heldBody) *cl
 func digest(values ...string) string {
 	h := newHasher()
 	h.list(values)
-	return h.digest()
+	sum := h.sum()
+	return hex.EncodeToString(sum[:sha256.Size/2])
 }
 
 // hasher collects short parts, since hashing each by itself costs more.
@@ -95,10 +96,4 @@ func (h *hasher) sum(rest ...[]byte) (sum [sha256.Size]byte) {
 	copy(sum[:], h.parts)
 	hashers.Put(h)
 	return sum
-}
-
-// digest is half of the sum, as hex.
-func (h *hasher) digest() string {
-	sum := h.sum()
-	return hex.EncodeToString(sum[:sha256.Size/2])
 }
