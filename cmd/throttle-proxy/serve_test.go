@@ -41,6 +41,10 @@ func TestDescribe(t *testing.T) {
 			"b  10/s, burst 20 and 7/s, burst 7 (shared by pool p); repeats, of any method, refused while in flight and 1s after success; shadow: nothing is refused, only reported",
 			alone,
 		}},
+		{"--register a=http://host --rate 1/s,by=client/56 --dedupe-json $.event.id,-$.event.at --shadow on", []string{
+			"a  1/s, burst 1 by client/56; repeats refused while in flight and 1s after success, JSON compared by $.event.id -$.event.at; shadow: nothing is refused, only reported",
+			alone,
+		}},
 		{"REDIS_URL=rediss://user:CANARY@host:6380/1 --register a=http://host --rate 2/m --dedupe key --redis-prefix team", []string{
 			"a  2/m, burst 2; repeats with an Idempotency-Key refused while in flight and 1s after success",
 			"store: rediss://host:6380/1 (from REDIS_URL), keys under team:",
