@@ -41,6 +41,7 @@ func TestWhichFormsAreEqual(t *testing.T) {
 		"a part's field":                {of(one, "hello"), in(of(one, "hello"), "a.txt", "b.txt"), false},
 		"a part taken out":              {of(one, "hello"), in(of(one, "hello"), "\r\n--"+one+"\r\n", "\r\n\r\n"), false},
 		"a part moved":                  {of(one, "hello\r\n\r\n"), in(of(one, "hello\r\n\r\n"), "hello\r\n\r\n", "\r\n\r\nhello"), false},
+		"a delimiter moved":             {[2]string{"multipart/form-data; boundary=b", "--b\r\n1\r\n--b2\r\n--b--"}, [2]string{"multipart/form-data; boundary=b", "--b\r\n12\r\n--b\r\n--b--"}, false},
 		"a quoted boundary":             {of(one, "hello"), as(of(one, "hello"), `Multipart/Form-Data; Boundary="`+one+`"`), true},
 		"a parameter more":              {of(one, "hello"), as(of(one, "hello"), "multipart/form-data; charset=utf-8; boundary="+one), false},
 		"a preamble":                    {of(one, "hello"), in(of(one, "hello"), "--"+one, "x\r\n--"+one), false},

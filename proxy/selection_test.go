@@ -101,6 +101,7 @@ func TestWhatIsComparedOfJSON(t *testing.T) {
 		{"$", "\ufeff{\"a\":1}", bytewise},
 		{"$", "{\"a\":\"\xff\"}", bytewise},
 		{"$", "{\"a\":\"\xe9\"}", bytewise},
+		{"$.b", "{\"a\":\"\xff\",\"b\":1}", bytewise},
 		{"$", "{\"a\":\"\xed\xa0\x80\"}", bytewise},
 		{"$", `{"a":"\ud800"}`, bytewise},
 		{"$", "{\x00\"\x00a\x00\"\x00:\x001\x00}\x00", bytewise},
