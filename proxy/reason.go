@@ -8,19 +8,19 @@ type Reason string
 
 // The reasons.
 const (
-	ReasonDuplicate       Reason = "duplicate"       // an equal request is in flight
-	ReasonHeld            Reason = "held"            // an equal request has just succeeded, or may have
-	ReasonLimited         Reason = "limited"         // a budget is spent
-	ReasonCoolingDown     Reason = "cooling-down"    // the upstream has asked for a pause
-	ReasonUndecided       Reason = "undecided"       // the store gave no answer
-	ReasonUnknownRoute    Reason = "unknown-route"   // no route of that name
-	ReasonBadRequest      Reason = "bad-request"     // it cannot be read, or not in one way only
-	ReasonBadPath         Reason = "bad-path"        // the path leads above the registered one
-	ReasonBadMethod       Reason = "bad-method"      // CONNECT and TRACE
-	ReasonAmbiguousField  Reason = "ambiguous-field" // the field that says whose budget it is comes in several lines
-	ReasonBodyTooLarge    Reason = "body-too-large"  // more than is read to compare requests
-	ReasonNoMemory        Reason = "no-memory"       // all bodies together are too large
+	ReasonDuplicate       Reason = "duplicate"      // an equal request is in flight
+	ReasonHeld            Reason = "held"           // an equal request has just succeeded, or may have
+	ReasonLimited         Reason = "limited"        // a budget is spent
+	ReasonCoolingDown     Reason = "cooling-down"   // the upstream has asked for a pause
+	ReasonUndecided       Reason = "undecided"      // the store gave no answer
+	ReasonUnknownRoute    Reason = "unknown-route"  // no route of that name
+	ReasonBadRequest      Reason = "bad-request"    // it cannot be read, or not in one way only
+	ReasonBadPath         Reason = "bad-path"       // the path leads above the registered one
+	ReasonBadMethod       Reason = "bad-method"     // CONNECT and TRACE
+	ReasonBodyTooLarge    Reason = "body-too-large" // more than is read to compare requests
+	ReasonNoMemory        Reason = "no-memory"      // all bodies together are too large
 	ReasonTooManyInFlight Reason = "too-many-in-flight"
+	ReasonAmbiguousField  Reason = "ambiguous-field"  // the field that says whose budget it is comes in several lines
 	ReasonUpstreamRefused Reason = "upstream-refused" // no connection, or no HTTP on it
 	ReasonUpstreamTimeout Reason = "upstream-timeout" // no answer in time
 	ReasonUpstreamClosed  Reason = "upstream-closed"  // the connection was cut before an answer
