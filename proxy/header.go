@@ -77,7 +77,7 @@ func (x *exchange) setForwarded(out http.Header) {
 	switch by := trust.of(from); {
 	case by == nil:
 	case by.Header == forwardedField: // X-Forwarded-* is not its own
-		_, hops = trust.hops(by, in.Header)
+		_, hops = by.hops(in.Header)
 	default:
 		for name, values := range in.Header {
 			if isForwarded(name) {

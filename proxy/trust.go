@@ -60,7 +60,7 @@ func (t Trust) client(r *http.Request) (netip.Addr, *nonsense) {
 	if by == nil {
 		return client, nil
 	}
-	field, hops := t.hops(by, r.Header)
+	field, hops := by.hops(r.Header)
 	for ; by != nil; by = t.of(client) {
 		text := ""
 		switch {
@@ -82,13 +82,13 @@ func (t Trust) client(r *http.Request) (netip.Addr, *nonsense) {
 	return client, nil
 }
 
-// hops returns the field in which by tells of the hops before it, and what it
-// says of each. Empty elements are none (RFC 9110 5.6.1). What a client sent is
+// hops returns the field in which p tells of the hops before it, and what it says
+// of each. Empty elements are none (RFC 9110 5.6.1). What a client sent is
 // to the left of what a proxy adds, so that no quotation mark of a client's can
 // have a part in that.
-func (t Trust) hops(by *TrustedProxy, h http.Header) (field string, hops []string) {
+func (p *TrustedProxy) hops(h http.Header) (field string, hops []string) {
 	field = "X-Forwarded-For"
-	if by.Header == forwardedField {
+	if p.Header == forwardedField {
 		field = forwardedField
 	}
 	for _, line := range h[field] {
