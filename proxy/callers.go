@@ -143,9 +143,7 @@ func (rt *route) ambiguous(h http.Header) string {
 
 // refuseAmbiguous answers a request of which the field name says several things.
 func (x *exchange) refuseAmbiguous(name string) {
-	x.event.Reason = ReasonAmbiguousField
-	about := reasons[ReasonAmbiguousField]
-	x.reply(about.status, about, problem{Detail: name + " says whose budget is spent, and comes in several lines: send one. This request was not sent."}, "")
+	x.reply(problem{reason: ReasonAmbiguousField, detail: name + " says whose budget is spent, and comes in several lines: send one." + wasNotSent})
 }
 
 // fieldOf returns what r says in a field, given by its canonical name, by which

@@ -131,13 +131,13 @@ func TestAmbiguousField(t *testing.T) {
 	}
 }
 
-// told collects what operators are warned of.
-type told struct {
+// overheard collects what operators are warned of.
+type overheard struct {
 	mu    sync.Mutex
 	texts []string
 }
 
-func (w *told) warn(text string) {
+func (w *overheard) warn(text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.texts = append(w.texts, text)
@@ -174,7 +174,7 @@ func TestOperatorsAreWarnedOnce(t *testing.T) {
 			l := limit(t, "each", "1000000/d")
 			l.By = tt.by
 			r := newRig(t, answers(ok, ""), limits(l))
-			var told told
+			var told overheard
 			r.options.Trust, r.warnings.tell = tt.trust, told.warn
 			for i := range 300 {
 				req := request(http.MethodGet, "/hook", "", "X-Forwarded-For", tt.said)
@@ -191,7 +191,7 @@ func TestOperatorsAreWarnedOnce(t *testing.T) {
 // However many proxies are trusted, and at once.
 func TestWarningsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var told told
+		var told overheard
 		w := warnings{tell: told.warn}
 		var running sync.WaitGroup
 		for range 4 {
