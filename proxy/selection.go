@@ -60,7 +60,7 @@ func ParseJSONPaths(text string) ([]string, error) {
 	for _, out := range paths {
 		for _, in := range paths {
 			if below, ok := strings.CutPrefix("-"+in, out); ok && out[0] == '-' && (below == "" || below[0] == '.' || below[0] == '[') {
-				return nil, errors.New("one path leaves out what another takes in: take one of them out")
+				return nil, errors.New("one path leaves out what another takes in: write one of them")
 			}
 		}
 	}
