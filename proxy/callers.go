@@ -8,8 +8,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-
-	"throttle-proxy/cluster"
 )
 
 // defaultPrefix is what one customer gets of IPv6.
@@ -30,27 +28,20 @@ func (b By) client(addr netip.Addr) string {
 	return netip.PrefixFrom(addr, bits).Masked().String()
 }
 
-// fillCallers says in charges, of the route's limits, who is asking where each
-// caller has a budget.
-func (x *exchange) fillCallers(charges []cluster.Charge) {
-	var client netip.Addr
-	looked := false
-	for i, l := range x.route.Limits {
-		switch {
-		case l.By.Client:
-			if !looked {
-				client, looked = x.clientAddr(), true
-			}
-			charges[i].Caller = digest(l.By.client(client))
-		case l.By.Header != "":
-			charges[i].Caller = digest(fieldOf(x.in, http.CanonicalHeaderKey(l.By.Header))...)
-		}
+// caller is the digest of who asks, as by says.
+func (x *exchange) caller(by By) string {
+	if by.Client {
+		return digest(by.client(x.clientAddr()))
 	}
+	return digest(fieldOf(x.in, http.CanonicalHeaderKey(by.Header))...)
 }
 
 // clientAddr returns the address that the request comes from, and warns of what
 // makes many callers one.
 func (x *exchange) clientAddr() netip.Addr {
+	if x.from != nil {
+		return *x.from
+	}
 	client, said := x.proxy.options.Trust.client(x.in)
 	if said != nil {
 		x.proxy.warnings.once(said.proxy, said.String)
@@ -64,6 +55,7 @@ func (x *exchange) clientAddr() netip.Addr {
 			return fmt.Sprintf("route %s: budgets go by client, and each of its first %d requests came from %s: is --trusted-proxy missing?", x.route.Name, soleOrigin, from)
 		})
 	}
+	x.from = &client
 	return client
 }
 
@@ -131,14 +123,21 @@ func (w *warnings) once(key any, text func() string) {
 // of Cookie are one field (RFC 9113 8.2.3).
 func (rt *route) ambiguous(h http.Header) string {
 	for _, l := range rt.Limits {
-		if l.By.Header == "" {
-			continue
+		if l.By.ambiguous(h) {
+			return http.CanonicalHeaderKey(l.By.Header)
 		}
-		if name := http.CanonicalHeaderKey(l.By.Header); name != "Cookie" && len(h[name]) > 1 {
-			return name
+	}
+	for _, c := range rt.Concurrency {
+		if c.By.ambiguous(h) {
+			return http.CanonicalHeaderKey(c.By.Header)
 		}
 	}
 	return ""
+}
+
+func (b By) ambiguous(h http.Header) bool {
+	name := http.CanonicalHeaderKey(b.Header)
+	return name != "Cookie" && len(h[name]) > 1
 }
 
 // refuseAmbiguous answers a request of which the field name says several things.

@@ -59,6 +59,7 @@ type refusal struct {
 	admitted   bool // the budget was spent all the same
 	compared   bool // to meet requests that are, which calls of gRPC never are
 
+	route    func(*Route) // nil for that of all
 	upstream http.RoundTripper
 	before   func(*testing.T, *rig)
 	change   func(*http.Request) *http.Request // of the request; nil for none
@@ -96,6 +97,16 @@ var refusals = map[Reason]refusal{
 		before: func(t *testing.T, r *rig) {
 			wantOutcome(t, r.do(post("1")), "200")
 			wantOutcome(t, r.do(post("2")), "200")
+		},
+	},
+	ReasonBusy: {
+		status: 429, kind: quotaExceeded, title: "Too many at once", grpc: "8", retryAfter: "1", errorType: "rate_limit_error",
+		more:  `,"violated-policies":["few"]`,
+		route: func(r *Route) { r.Concurrency = []Concurrency{{Name: "few", Most: 1}} },
+		before: func(t *testing.T, r *rig) {
+			r.over(newGate(t))
+			r.start(post("other"))
+			synctest.Wait()
 		},
 	},
 	ReasonCoolingDown: {
@@ -248,7 +259,11 @@ func breaks(err error) func(*http.Request) *http.Request {
 func (x refusal) provoke(t *testing.T, header ...string) (res *http.Response, first string) {
 	l := limit(t, "hook", "2/m")
 	l.By = By{Header: "Tenant"} // which adds nothing to what clients are told
-	r := newRig(t, answers(ok, "done"), hold(time.Minute), limits(l))
+	r := newRig(t, answers(ok, "done"), hold(time.Minute), limits(l), func(r *Route) {
+		if x.route != nil {
+			x.route(r)
+		}
+	})
 	if x.upstream != nil {
 		r.over(x.upstream)
 	}
@@ -296,7 +311,7 @@ func TestReplies(t *testing.T) {
 			"Content-Length": strconv.Itoa(len(body)),
 		})
 		wantProxyStatus(t, res)
-		if got, want := items(t, res, "RateLimit") != "", want.admitted || want.reason == ReasonLimited; got != want {
+		if got, want := items(t, res, "RateLimit") != "", want.admitted || want.reason == ReasonLimited || want.reason == ReasonBusy; got != want {
 			t.Errorf("RateLimit sent: got %v, want %v", got, want)
 		}
 	})

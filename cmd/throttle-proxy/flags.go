@@ -22,7 +22,11 @@ type flags struct {
 	TLSCert  string   `name:"tls-cert" group:"routes" placeholder:"FILE" help:"Certificate for TLS and HTTP/2 to clients, read again when the file changes."`
 	TLSKey   string   `name:"tls-key" group:"routes" placeholder:"FILE" help:"Its key."`
 
-	Rate []string `sep:"none" group:"limits" placeholder:"[R=]RATE" help:"N/PERIOD[,burst=B][,by=client[/PREFIX]|header:NAME][,name=X], or off; PERIOD is s, m, h, d or a duration. Repeat for several windows: all must admit. (10/s,burst=20; for hooks.slack.com 1/s,burst=5)"`
+	Rate []string `sep:"none" group:"limits" placeholder:"[R=]RATE" help:"N/PERIOD[,burst=B][,by=client[/PREFIX]|header:NAME][,name=X][,strict][,candidate], or off; PERIOD is s, m, h, d or a duration. Repeat for several windows: all must admit. (10/s,burst=20; for hooks.slack.com 1/s,burst=5)"`
+	Wait []string `sep:"none" group:"limits" placeholder:"[R=]TIME" help:"Longest that a request waits for its budget, and for --concurrency, in place of a 429; or off. (off)"`
+
+	Concurrency []string `sep:"none" group:"limits" placeholder:"[R=]N" help:"N[,by=client[/PREFIX]|header:NAME][,name=X], or off: exchanges at once over all replicas. Repeatable. (off)"`
+
 	Pool []string `sep:"none" group:"limits" placeholder:"NAME=R,R" help:"Routes that share the budgets of --rate NAME=…, besides their own."`
 
 	Dedupe          []string `sep:"none" group:"duplicates" placeholder:"[R=]MODE" help:"Which requests are refused as duplicates. on: every method but GET, HEAD, OPTIONS, TRACE; all: those too; key: those with an Idempotency-Key; off. (on)"`
