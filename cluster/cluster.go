@@ -28,9 +28,15 @@ type Fingerprint [sha256.Size]byte
 type Ask struct {
 	Tag         string       // the route's name, or its pool's: what all keys of an ask have in common
 	Pauses      []string     // names of the cool-downs that it must not be under, within the tag; the first is that of every equal ask
+	OneCaller   bool         // equal asks are of one caller: all of Pauses are theirs in common
 	Fingerprint *Fingerprint // of the lock to take, within the tag; nil for none
 	Charges     []Charge     // budgets to spend one request from, each from another
-	RequestID   string       // told to duplicates as their holder's; without spaces
+
+	// LongestPause is how long a cool-down lasts at most, since it was begun or
+	// extended, whatever a store says of it; 0 for no bound.
+	LongestPause time.Duration
+
+	RequestID string // told to duplicates as their holder's; without spaces
 
 	WhenUndecided WhenUndecided
 }
@@ -74,7 +80,8 @@ type Verdict struct {
 	Outcome   Outcome
 	Grant     *Grant             // of an admitted ask, to be ended; nil if it wants nothing
 	Holder    Holder             // whose lock stands in the way, for Duplicate and Held
-	Wait      time.Duration      // until the pause is over, for CoolingDown
+	Wait      time.Duration      // until the pause is over, for CoolingDown; for Limited, until the caller is to come back: see [limiter.Spread]
+	Status    int                // with which the upstream asked for the pause, for CoolingDown
 	Decisions []limiter.Decision // one for each charge if Admitted or Limited, else nil; some may be unknown
 
 	Degraded bool   // decided without the store

@@ -18,7 +18,7 @@ import (
 type replica interface {
 	Admit(context.Context, Ask) (Verdict, error)
 	Refusal(Ask) (Verdict, bool)
-	Pause(tag, name string, d time.Duration)
+	Pause(tag, name string, d time.Duration, status int)
 }
 
 // behaviours are what a fleet of three owes its callers, whatever decides for

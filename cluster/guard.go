@@ -13,7 +13,7 @@ type answer struct {
 	Verdict
 	at     time.Duration    // by the store's clock, since 1970
 	late   bool             // nobody waited for it any more: nothing was decided
-	waits  []time.Duration  // what is left of each of the ask's cool-downs, for CoolingDown
+	left   []coolDown       // of each of the ask's cool-downs, its end counted from now, for CoolingDown
 	stored []stored         // of each charge, if Admitted
 	was    []limiter.Former // of each charge, if one of them was another limit's
 }
@@ -70,7 +70,7 @@ func (r *Redis) askOnce(ctx context.Context, deadline time.Duration, ask Ask, g 
 	for _, charge := range ask.Charges {
 		limits = append(limits, r.limitArgs(charge.Limit))
 	}
-	guardArgs{deadline: deadline, lock: value, ttl: r.options.LockTTL, pauses: len(ask.Pauses), limits: limits}.write(c)
+	guardArgs{deadline: deadline, lock: value, ttl: r.options.LockTTL, pauses: len(ask.Pauses), longest: ask.LongestPause, limits: limits}.write(c)
 	reply, err := r.conn.Load().once(ctx, r.guard, c).Slice()
 	if err != nil {
 		return answer{}, err
@@ -84,6 +84,7 @@ type guardArgs struct {
 	lock     string        // its value; empty for none
 	ttl      time.Duration // of the lock
 	pauses   int           // how many cool-downs
+	longest  time.Duration // of a cool-down; 0 for no bound
 	limits   [][]string    // of each its arguments
 }
 
@@ -94,6 +95,7 @@ func (a guardArgs) write(c *command) {
 	c.number(a.ttl.Milliseconds())
 	c.number(int64(a.pauses))
 	c.number(0) // slots
+	c.number(a.longest.Milliseconds())
 	for _, limit := range a.limits {
 		for _, arg := range limit {
 			c.arg(arg)
@@ -118,12 +120,13 @@ func readAnswer(ask Ask, reply []any) (a answer, err error) {
 	case outcome == late && len(about) == 0:
 		a.late = true
 		return a, nil
-	case outcome == coolingDown && len(about) == len(ask.Pauses):
-		a.Outcome, a.waits = CoolingDown, make([]time.Duration, len(ask.Pauses))
-		for i := range a.waits {
-			left, _ := about[i].(int64)
-			a.waits[i] = time.Duration(left) * time.Millisecond
-			a.Wait = max(a.Wait, a.waits[i])
+	case outcome == coolingDown && len(about) == 2*len(ask.Pauses):
+		a.Outcome, a.left = CoolingDown, make([]coolDown, len(ask.Pauses))
+		for i := range a.left {
+			left, _ := about[2*i].(int64)
+			status, _ := about[2*i+1].(int64)
+			a.left[i] = coolDown{time.Duration(left) * time.Millisecond, int(status)}
+			a.coolsDown(a.left[i], 0)
 		}
 		return a, nil
 	case outcome == duplicate && len(about) == 1:

@@ -14,15 +14,16 @@
 -- ARGV[4]      the lock's TTL in milliseconds
 -- ARGV[5]      how many cool-downs
 -- ARGV[6]      how many slots
--- ARGV[7...]   four for each limit: burst, interval and furthest, as spend takes
+-- ARGV[7]      the longest cool-down in milliseconds; 0 for no bound
+-- ARGV[8...]   four for each limit: burst, interval and furthest, as spend takes
 --              them, and the longest wait in microseconds, which is 0 yet
 --
 -- Returns {ADMITTED, now, reply...} or {LIMITED, now, reply...} with what spend
 -- replied for each limit, {DUPLICATE, now, the lock's value}, {COOLING_DOWN, now,
--- milliseconds...} with what is left of each cool-down, or {LATE, now} if nobody
--- waits any more. now is in microseconds. Only an admission takes anything.
+-- milliseconds, status...} with what is left of each cool-down and its status, or
+-- {LATE, now} if nobody waits any more. now is in microseconds. Only an admission takes anything.
 --
--- It begins with limiter/budget.lua.
+-- It begins with limiter/budget.lua and cooldown.lua.
 
 local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN, LATE = 1, 2, 3, 4, 5
 
@@ -45,8 +46,8 @@ end
 
 local cooling = {COOLING_DOWN, now}
 for i = 1, ARGV[5] do
-  local left = redis.call('PTTL', KEYS[at])
-  cooling[2 + i] = left
+  local left, status = cooldown(KEYS[at], tonumber(ARGV[7]), now / 1000)
+  cooling[1 + 2 * i], cooling[2 + 2 * i] = left, status or 0
   cooling.down = cooling.down or left > 0
   at = at + 1
 end
@@ -57,7 +58,7 @@ end
 at = at + ARGV[6]
 local answer, spent = {ADMITTED, now}, {}
 for i = at, #KEYS do
-  local arg = 7 + (i - at) * 4
+  local arg = 8 + (i - at) * 4
   local reply = spend(KEYS[i], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], time)
   if reply[1] == 0 then
     answer[1] = LIMITED

@@ -31,7 +31,7 @@ func (m *Memory) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	if v.Outcome == Limited {
 		m.known.denyLocked(ask, v.Decisions, now)
 	}
-	return v, nil
+	return m.known.toldLocked(ask, v, limiter.Alone), nil
 }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
@@ -40,11 +40,16 @@ func (m *Memory) Admit(_ context.Context, ask Ask) (Verdict, error) {
 // not yet due. It takes nothing, and is cheap enough to call before the request's
 // body is read, with the Fingerprint still nil. Of budgets that have not refused
 // it says nothing.
-func (m *Memory) Refusal(ask Ask) (v Verdict, refused bool) { return m.known.refusal(ask) }
+func (m *Memory) Refusal(ask Ask) (v Verdict, refused bool) {
+	v, refused = m.known.refusal(ask)
+	return m.known.told(ask, v, limiter.Alone), refused
+}
 
-// Pause lets no ask that names the cool-down be admitted for d from now on. It
-// only ever extends one.
-func (m *Memory) Pause(tag, name string, d time.Duration) { m.known.pause(tag, name, d) }
+// Pause lets no ask that names the cool-down be admitted for d from now on: its
+// upstream has asked for that with a status. It only ever extends one.
+func (m *Memory) Pause(tag, name string, d time.Duration, status int) {
+	m.known.pause(tag, name, d, status)
+}
 
 func (m *Memory) release(lock *lock, hold time.Duration) { m.known.release(lock, hold) }
 

@@ -84,7 +84,7 @@ func TestRedis_TripsOfEachKindOfRequest(t *testing.T) {
 	alices := charge("alices", "1/h")
 	alices.Caller = "alice"
 	admit(t, r, unlocked(alices))
-	r.Pause("slack", "", time.Hour)
+	r.Pause("slack", "", time.Hour, 429)
 	run(&ours, steps{
 		{"a duplicate of another's under a known refusal", 0, 2, again(r, 2, Duplicate, request("theirs", one))},
 		{"a refusal of one caller's budget", 1, 0, again(r, 1, Limited, request("d", alices))},

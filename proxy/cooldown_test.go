@@ -168,14 +168,14 @@ func TestCoolDownIsOnlyEverExtended(t *testing.T) {
 
 func TestCoolDownOff(t *testing.T) {
 	up := &pausing{status: 429, header: []string{"Retry-After", "7"}}
-	r := newRig(t, up, func(r *Route) { r.MaxCoolDown = 0 })
+	r := newRig(t, up, func(r *Route) { r.CoolDown = CoolDown{} })
 	wantOutcome(t, r.do(post("first")), "429")
 	wantOutcome(t, r.do(post("second")), "200")
 	if e := <-r.events; e.CoolDown != 0 {
 		t.Errorf("got a cool-down of %s, want none", e.CoolDown)
 	}
 	// Nor is it under one that another replica's flags let it know of.
-	r.options.Cluster.Pause("hook", "", time.Minute)
+	r.options.Cluster.Pause("hook", "", time.Minute, 429)
 	wantOutcome(t, r.do(post("third")), "200")
 }
 
@@ -326,7 +326,7 @@ func TestEveryRequestCoolsDown(t *testing.T) {
 
 func TestCoolingDownIsAnsweredBeforeABodyThatIsNotComparedIsRead(t *testing.T) {
 	r := newRig(t, answers(ok, ""), dedupe(DedupeOff))
-	r.options.Cluster.Pause("hook", "", time.Minute)
+	r.options.Cluster.Pause("hook", "", time.Minute, 429)
 	r.wantFirst(t, http.MethodPost, "cooling-down")
 }
 

@@ -47,6 +47,15 @@ type about struct {
 	grpc        int    // status code of gRPC
 }
 
+// with is how a reason is told of that came with a status from the upstream: as
+// that, if it is one for the client to wait at.
+func (a about) with(status int) about {
+	if status == http.StatusServiceUnavailable {
+		a.status, a.title, a.grpc = status, "Service unavailable", 14
+	}
+	return a
+}
+
 var reasons = map[Reason]about{
 	ReasonDuplicate:       {409, "Duplicate request", "An equal request is in flight. This one was not sent.", "http_request_denied", 10},
 	ReasonHeld:            {409, "Duplicate request", "An equal request has just succeeded, or may have. This one was not sent.", "http_request_denied", 10},

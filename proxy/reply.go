@@ -82,6 +82,7 @@ func (x *exchange) refuseVerdict(v cluster.Verdict) {
 	p := problem{Detail: about.detail, Degraded: v.Degraded}
 	switch v.Outcome {
 	case cluster.CoolingDown:
+		about = about.with(v.Status)
 		x.reply(about.status, about, p, strconv.Itoa(wholeSeconds(v.Wait)))
 		return
 	case cluster.Limited:
@@ -93,13 +94,7 @@ func (x *exchange) refuseVerdict(v cluster.Verdict) {
 			x.addRateLimit(v.Decisions)
 			x.event.Decisions = v.Decisions
 		}
-		var wait time.Duration
-		for _, d := range v.Decisions {
-			if d.Refused() {
-				wait = max(wait, d.NextAfter)
-			}
-		}
-		x.reply(about.status, about, p, strconv.Itoa(wholeSeconds(wait)))
+		x.reply(about.status, about, p, strconv.Itoa(wholeSeconds(v.Wait)))
 		return
 	}
 	if v.Holder != (cluster.Holder{}) {

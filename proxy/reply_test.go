@@ -94,7 +94,7 @@ var refusals = map[Reason]refusal{
 	},
 	ReasonCoolingDown: {
 		status: 429, kind: quotaExceeded, title: "Too many requests", grpc: "8", retryAfter: "7",
-		before: func(_ *testing.T, r *rig) { r.options.Cluster.Pause("hook", "", 7*time.Second) },
+		before: func(_ *testing.T, r *rig) { r.options.Cluster.Pause("hook", "", 7*time.Second, 429) },
 	},
 	ReasonUndecided: {
 		status: 503, kind: reducedCapacity, title: "Undecided", grpc: "14", retryAfter: "1",

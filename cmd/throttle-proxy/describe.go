@@ -39,8 +39,8 @@ func (c *config) describeLimits(r proxy.Route) string {
 		if l.By != (proxy.By{}) {
 			part += " by " + l.By.String()
 		}
-		if r.Upstream.Slack() && l.Limit == builtinRate(r.Upstream).Limit {
-			part += " (Slack's published limit)"
+		if preset := proxy.PresetOf(r.Upstream); slices.Contains(preset.Limits, l.Limit) {
+			part += " (" + preset.Source + ")"
 		}
 		if slices.Contains(c.shared[r.Pool], l) {
 			part += " (shared by pool " + r.Pool + ")"
