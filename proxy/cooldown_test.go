@@ -32,13 +32,19 @@ func (p *pausing) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// wantCooling checks that a request is refused for so long.
+// wantCooling checks that a request is refused for so long, by 429.
 func wantCooling(t *testing.T, r *rig, req *http.Request, retryAfter string) {
+	t.Helper()
+	wantPaused(t, r, req, http.StatusTooManyRequests, retryAfter)
+}
+
+// wantPaused is wantCooling for what began with a status.
+func wantPaused(t *testing.T, r *rig, req *http.Request, status int, retryAfter string) {
 	t.Helper()
 	res := r.do(req)
 	wantOutcome(t, res, "cooling-down")
-	if got := res.Header.Get("Retry-After"); got != retryAfter || res.StatusCode != http.StatusTooManyRequests {
-		t.Errorf("got %d, Retry-After: %s, want 429 and %s", res.StatusCode, got, retryAfter)
+	if got := res.Header.Get("Retry-After"); got != retryAfter || res.StatusCode != status {
+		t.Errorf("got %d, Retry-After: %s, want %d and %s", res.StatusCode, got, status, retryAfter)
 	}
 }
 
@@ -66,7 +72,19 @@ func TestRetryAfterOfTheUpstream(t *testing.T) {
 		{"longer", 429, with("Retry-After", "301"), 5 * minute},
 		{"beyond 32 bits", 429, with("Retry-After", "4294967296"), 5 * minute},
 		{"beyond 64 bits", 429, with("Retry-After", strings.Repeat("9", 50)), 5 * minute},
-		{"two fields", 429, with("Retry-After", "7", "Retry-After", "60"), 7 * time.Second},
+		{"seconds, 403", 403, with("Retry-After", "7"), 7 * time.Second},
+		{"decimals of nothing", 429, with("Retry-After", "2.0"), 2 * time.Second},
+		{"decimals", 429, with("Retry-After", "1.939"), 2 * time.Second},
+		{"decimals, up", 429, with("Retry-After", "7.0001"), 8 * time.Second},
+		{"less than one", 429, with("Retry-After", ".3"), time.Second},
+		{"a point at the end", 429, with("Retry-After", "7."), 7 * time.Second},
+		{"white space", 429, with("Retry-After", " 7\t"), 7 * time.Second},
+		{"a list", 429, with("Retry-After", "2, 5"), 5 * time.Second},
+		{"a list, the longest first", 429, with("Retry-After", "5,2"), 5 * time.Second},
+		{"a list with a word", 429, with("Retry-After", "soon, 5"), 5 * time.Second},
+		{"two lines", 429, with("Retry-After", "7", "Retry-After", "60"), minute},
+		{"two lines, the longest first", 429, with("Retry-After", "60", "Retry-After", "7"), minute},
+		{"seconds and a date", 429, with("Retry-After", "7", "Retry-After", "Sat, 01 Jan 2000 00:01:00 GMT", "Date", "Sat, 01 Jan 2000 00:00:00 GMT"), minute},
 
 		{"date", 429, at(minute, 0), minute},
 		{"date, 503", 503, at(minute, 0), minute},
@@ -77,6 +95,8 @@ func TestRetryAfterOfTheUpstream(t *testing.T) {
 		{"date beside a Date that is none", 429, func() []string { return []string{"Retry-After", date(minute), "Date", "today"} }, minute},
 		{"date of RFC 850", 429, with("Retry-After", "Saturday, 01-Jan-00 00:01:00 GMT", "Date", "Sat, 01 Jan 2000 00:00:00 GMT"), minute},
 		{"date of asctime", 429, with("Retry-After", "Sat Jan  1 00:01:00 2000", "Date", "Sat, 01 Jan 2000 00:00:00 GMT"), minute},
+		{"date in UTC", 429, with("Retry-After", "Sat, 01 Jan 2000 00:01:00 UTC", "Date", "Sat, 01 Jan 2000 00:00:00 UTC"), minute},
+		{"date of +0000", 429, with("Retry-After", "Sat, 01 Jan 2000 00:01:00 +0000", "Date", "Sat, 01 Jan 2000 00:00:00 GMT"), minute},
 		{"this moment", 429, at(0, 0), 0},
 		{"past", 429, at(-minute, 0), 0},
 		{"past by the upstream's clock, not by ours", 429, at(minute, 2*minute), 0},
@@ -87,10 +107,11 @@ func TestRetryAfterOfTheUpstream(t *testing.T) {
 		{"zero", 429, with("Retry-After", "0"), 0},
 		{"negative", 429, with("Retry-After", "-7"), 0},
 		{"signed", 429, with("Retry-After", "+7"), 0},
-		{"a fraction", 429, with("Retry-After", "7.5"), 0},
+		{"zero with decimals", 429, with("Retry-After", "0.0"), 0},
+		{"two points", 429, with("Retry-After", "1.2.3"), 0},
+		{"a point alone", 429, with("Retry-After", "."), 0},
 		{"exponent", 429, with("Retry-After", "1e3"), 0},
 		{"hexadecimal", 429, with("Retry-After", "0x10"), 0},
-		{"a list", 429, with("Retry-After", "7, 8"), 0},
 		{"a duration", 429, with("Retry-After", "7s"), 0},
 		{"words", 429, with("Retry-After", "soon"), 0},
 		{"date of another zone", 429, with("Retry-After", "Sat, 01 Jan 2000 00:01:00 +0100"), 0},
@@ -101,6 +122,8 @@ func TestRetryAfterOfTheUpstream(t *testing.T) {
 		{"202", 202, with("Retry-After", "7"), 0},
 		{"301", 301, with("Retry-After", "7"), 0},
 		{"413", 413, with("Retry-After", "7"), 0},
+		{"403 without", 403, with(), 0},
+		{"401", 401, with("Retry-After", "7"), 0},
 		{"500", 500, with("Retry-After", "7"), 0},
 		{"502", 502, with("Retry-After", "7"), 0},
 	} {
@@ -123,13 +146,19 @@ func TestRetryAfterOfTheUpstream(t *testing.T) {
 				t.Errorf("got status %d, reason %q and a cool-down of %s, want %s", e.Status, e.Reason, e.CoolDown, tt.want)
 			}
 			if tt.want > 0 {
-				wantCooling(t, r, post("second"), fmt.Sprint(int(tt.want.Seconds())))
-				time.Sleep(tt.want - time.Second - 1)
-				wantCooling(t, r, post("second"), "2") // more than a second is left
-				time.Sleep(time.Nanosecond)
-				wantCooling(t, r, post("second"), "1")
+				status := 429
+				if tt.status == 503 {
+					status = 503
+				}
+				wantPaused(t, r, post("second"), status, fmt.Sprint(int(tt.want.Seconds())))
+				if tt.want > time.Second {
+					time.Sleep(tt.want - time.Second - 1)
+					wantPaused(t, r, post("second"), status, "2") // more than a second is left
+					time.Sleep(time.Nanosecond)
+				}
+				wantPaused(t, r, post("second"), status, "1")
 				time.Sleep(time.Second - 1)
-				wantCooling(t, r, post("second"), "1")
+				wantPaused(t, r, post("second"), status, "1")
 				if up.calls != 1 {
 					t.Errorf("the upstream was called %d times before the end", up.calls)
 				}
@@ -150,15 +179,20 @@ func TestCoolDownIsOnlyEverExtended(t *testing.T) {
 			inFlight = append(inFlight, r.start(post(fmt.Sprint(i))))
 		}
 		synctest.Wait()
-		for _, step := range []struct{ retryAfter, want string }{{"10", "10"}, {"5", "10"}, {"", "10"}, {"20", "20"}} {
-			res := answer(http.StatusServiceUnavailable, "")
+		// It is answered by the status of what lets it last as long as it does.
+		for _, step := range []struct {
+			status           int
+			retryAfter, want string
+			paused           int
+		}{{503, "10", "10", 503}, {429, "5", "10", 503}, {503, "", "10", 503}, {429, "20", "20", 429}} {
+			res := answer(step.status, "")
 			res.Header.Set("Retry-After", step.retryAfter)
 			g.answers <- res
 			synctest.Wait()
-			wantCooling(t, r, post("next"), step.want)
+			wantPaused(t, r, post("next"), step.paused, step.want)
 		}
 		for _, answer := range inFlight {
-			wantOutcome(t, <-answer, "503")
+			<-answer
 		}
 		time.Sleep(20 * time.Second)
 		r.over(answers(ok, ""))
@@ -186,9 +220,11 @@ func TestWhoIsPaused(t *testing.T) {
 	callers := map[string][]string{
 		"nobody": nil, "alice": alice, "bob": bob, "key": key, "both": both,
 		"cookie": {"Cookie", "alice"}, "lower case": {"authorization", "bearer alice"}, "empty": {"Authorization", "", "X-Api-Key", ""},
-		"two lines": {"Authorization", "Bearer", "Authorization", "alice"},
+		"two+lines": {"Authorization", "Bearer", "Authorization", "alice"},
 	}
 	everybody := strings.Fields("nobody alice bob key both cookie empty")
+	withCredentials := strings.Fields("alice bob key both two+lines")
+	without := strings.Fields("nobody cookie empty")
 	setAuthorization := func(r *Route) { r.SetHeaders = []Field{{"Authorization", "Bearer ours"}} }
 	for _, tt := range []struct {
 		name   string
@@ -197,19 +233,26 @@ func TestWhoIsPaused(t *testing.T) {
 		paused []string
 		free   []string
 	}{
-		{"by Authorization", nil, "alice", []string{"alice"}, []string{"nobody", "bob", "key", "both", "cookie", "lower case", "empty", "two lines"}},
+		{"by Authorization", nil, "alice", []string{"alice"}, []string{"nobody", "bob", "key", "both", "cookie", "lower case", "empty", "two+lines"}},
 		{"by X-Api-Key", nil, "key", []string{"key"}, []string{"nobody", "alice", "bob", "both", "empty"}},
 		{"by both", nil, "both", []string{"both"}, []string{"nobody", "alice", "key"}},
-		{"without", nil, "nobody", everybody, nil},
-		{"a cookie is not one", nil, "cookie", everybody, nil},
-		{"an empty field is not one", nil, "empty", everybody, nil},
+		{"without", nil, "nobody", without, withCredentials},
+		{"a cookie is not one", nil, "cookie", without, withCredentials},
+		{"an empty field is not one", nil, "empty", without, withCredentials},
 		{"Authorization set by the route", setAuthorization, "alice", everybody, nil},
-		{"Authorization set by the route, X-Api-Key not", setAuthorization, "both", []string{"both", "key"}, []string{"nobody", "alice", "bob"}},
+		{"Authorization set by the route, X-Api-Key not", setAuthorization, "both", everybody, nil},
+		{"Cookie set by the route", func(r *Route) { r.SetHeaders = []Field{{"Cookie", "ours"}} }, "alice", everybody, nil},
+		{"a key of another name set by the route", func(r *Route) { r.SetHeaders = []Field{{"X-Goog-Api-Key", "ours"}} }, "alice", everybody, nil},
+		{"a token set by the route", func(r *Route) { r.SetHeaders = []Field{{"Private-Token", "ours"}} }, "alice", everybody, nil},
+		{"Idempotency-Key set by the route", func(r *Route) { r.SetHeaders = []Field{{"Idempotency-Key", "ours"}} }, "alice", []string{"alice"}, []string{"nobody", "bob"}},
+		{"a secret URL", func(r *Route) { r.SecretURL = true }, "alice", everybody, nil},
+		{"a known webhook", upstreamURL(t, "https://hooks.slack.com/services/T0"), "alice", everybody, nil},
+		{"a known API", upstreamURL(t, "https://api.github.com"), "alice", []string{"alice"}, []string{"nobody", "bob", "key"}},
 		{"X-Api-Key set by the route", func(r *Route) { r.SetHeaders = []Field{{"X-Api-Key", "ours"}} }, "key", everybody, nil},
 		{"another field set by the route", func(r *Route) { r.SetHeaders = []Field{{"X-Team", "ours"}} }, "alice", []string{"alice"}, []string{"nobody", "bob"}},
 		{"Authorization of userinfo", upstreamURL(t, "https://user:password@upstream.example"), "alice", everybody, nil},
 		{"in a pool", func(r *Route) { r.Pool = "team" }, "alice", []string{"alice"}, []string{"nobody", "bob", "key"}},
-		{"in a pool, without", func(r *Route) { r.Pool = "team" }, "nobody", everybody, nil},
+		{"in a pool, without", func(r *Route) { r.Pool = "team" }, "nobody", without, withCredentials},
 	} {
 		bubble(t, tt.name, func(t *testing.T) {
 			if tt.change == nil {
@@ -376,20 +419,13 @@ func TestPausesOfAnAsk(t *testing.T) {
 		r := newRig(t, answers(ok, ""), func(r *Route) { r.Pool = pool })
 		var last cluster.Ask
 		r.options.Cluster = asked{r.options.Cluster, &last}
-		pauses := func(header ...string) []string {
-			t.Helper()
-			wantOutcome(t, r.do(request(http.MethodGet, "/hook", "", header...)), "200")
-			return last.Pauses
-		}
-		if got := pauses(); len(got) != 1 || got[0] != own {
-			t.Errorf("pool %q: got %q, want %q", pool, got, own)
-		}
 		seen := map[string]bool{}
 		for _, header := range [][]string{
-			{"Authorization", "canary"}, {"X-Api-Key", "canary"}, {"Authorization", "canary", "X-Api-Key", "canary"},
+			nil, {"Authorization", "canary"}, {"X-Api-Key", "canary"}, {"Authorization", "canary", "X-Api-Key", "canary"},
 			{"Authorization", "X-Api-Key", "Authorization", "canary"}, {"Authorization", "canary2"},
 		} {
-			got := pauses(header...)
+			wantOutcome(t, r.do(request(http.MethodGet, "/hook", "", header...)), "200")
+			got := last.Pauses
 			if len(got) != 2 || got[0] != own || seen[got[1]] {
 				t.Fatalf("pool %q: got %q for %q, want %q and another one's", pool, got, header, own)
 			}
@@ -398,6 +434,19 @@ func TestPausesOfAnAsk(t *testing.T) {
 			if want := pool != ""; strings.HasPrefix(got[1], "hook:") != want {
 				t.Errorf("pool %q: got %q, want the route's name in it: %v", pool, got, want)
 			}
+			if last.LongestPause != 5*time.Minute {
+				t.Errorf("got %s as the longest, want 5m", last.LongestPause)
+			}
+		}
+	}
+	// Equal requests are of one caller where both credentials are compared.
+	for want, headers := range map[bool][]string{true: {"authorization", "X-API-Key"}, false: {"Authorization"}} {
+		r := newRig(t, answers(ok, ""), func(r *Route) { r.DedupeHeaders = headers })
+		var last cluster.Ask
+		r.options.Cluster = asked{r.options.Cluster, &last}
+		wantOutcome(t, r.do(post("")), "200")
+		if last.OneCaller != want {
+			t.Errorf("%q: got %t, want %t", headers, last.OneCaller, want)
 		}
 	}
 }
