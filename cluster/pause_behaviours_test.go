@@ -85,6 +85,26 @@ var pauseBehaviours = map[string]func(t *testing.T, fleet []replica){
 			}
 		}
 	},
+	"A pause is told with the status by which its upstream asked for it": func(t *testing.T, fleet []replica) {
+		for _, step := range []struct {
+			by     int
+			d      time.Duration
+			status int
+			want   int
+		}{{0, time.Minute, 503, 503}, {1, time.Second, 429, 503}, {1, time.Hour, 429, 429}, {2, 2 * time.Hour, 503, 503}} {
+			fleet[step.by].Pause("slack", "", step.d, step.status)
+			for _, r := range fleet {
+				eventually(t, "told", func() bool { // each knows of its own first
+					return expect(t, r, CoolingDown, under(unlocked(), "")).Status == step.want || step.by > 0
+				})
+			}
+		}
+		fresh := fleet[0]
+		fresh.Pause("slack", "alice", 3*time.Hour, 429)
+		if v := expect(t, fresh, CoolingDown, under(unlocked(), "", "alice")); v.Status != 429 || v.Wait <= 2*time.Hour {
+			t.Errorf("got %+v, want the status of the longer one", v)
+		}
+	},
 	"A paused ask takes nothing": func(t *testing.T, fleet []replica) {
 		two := charge("two", "2/h")
 		fleet[0].Pause("slack", "", time.Minute, 429)
