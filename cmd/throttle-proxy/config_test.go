@@ -246,15 +246,19 @@ func TestUpstreamURLs(t *testing.T) {
 		{"--register a=https://[::1]/", "a https ::1 443"},
 		{"--register a=https://bücher.example/", "a https bücher.example 443"},
 		{"--register 0._-=http://host", "0._- http host 80"},
-		{"WEBHOOK_URL=␣https://host/CANARY␣ --register a=env:WEBHOOK_URL", "a https host 443"},
-		{"--register a=file:" + path, "a https host 443"},
-		{"THROTTLE_PROXY_REGISTER=a=http://host␣b=env:B B=https://b/ serve", "a http host 80, b https b 443"},
+		{"WEBHOOK_URL=␣https://host/CANARY␣ --register a=env:WEBHOOK_URL", "a https host 443 secret"},
+		{"--register a=file:" + path, "a https host 443 secret"},
+		{"THROTTLE_PROXY_REGISTER=a=http://host␣b=env:B B=https://b/ serve", "a http host 80, b https b 443 secret"},
 		{"THROTTLE_PROXY_REGISTER=a=http://host --register b=http://b", "b http b 80"},
 	} {
 		var got []string
 		for _, r := range parse(t, test.line).routes {
 			scheme, host, port := r.Upstream.Address()
-			got = append(got, fmt.Sprint(r.Name, " ", scheme, " ", host, " ", port))
+			words := []string{r.Name, scheme, host, port}
+			if r.SecretURL {
+				words = append(words, "secret")
+			}
+			got = append(got, strings.Join(words, " "))
 		}
 		if got := strings.Join(got, ", "); got != test.want {
 			t.Errorf("%s: got %s, want %s", test.line, got, test.want)

@@ -16,7 +16,7 @@ func (c *config) describe() []string {
 	}
 	var lines []string
 	for _, r := range c.routes {
-		lines = append(lines, fmt.Sprintf("%-*s  %s; %s", width, r.Name, c.describeLimits(r), describeDedupe(r)))
+		lines = append(lines, fmt.Sprintf("%-*s  %s; %s%s", width, r.Name, c.describeLimits(r), describeDedupe(r), describeCoolDown(r)))
 	}
 	if c.connect == nil {
 		return append(lines, "store: this process alone; with --redis replicas would decide together")
@@ -67,4 +67,15 @@ func describeDedupe(r proxy.Route) string {
 		text += "; shadow: nothing is refused, only reported"
 	}
 	return text
+}
+
+// describeCoolDown says when a route rests, where that is not as usual.
+func describeCoolDown(r proxy.Route) string {
+	switch {
+	case r.CoolDown.Learn:
+		return "; rests also when its upstream says that nothing is left"
+	case r.CoolDown.Longest == 0:
+		return "; never rests"
+	}
+	return ""
 }
