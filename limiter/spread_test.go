@@ -24,10 +24,10 @@ func TestSpread(t *testing.T) {
 		next  time.Duration
 		want  []string
 	}{
-		"one after the other":                          {"1/s,burst=5", Alone, time.Second, []string{"1", "2", "3", "4", "5", "1", "2"}},
-		"from the next instant on":                     {"1/s,burst=3", Alone, 300 * ms, []string{"0.3", "1.3", "2.3", "0.3"}},
-		"several a second, where the burst covers it":  {"2/s,burst=4", Alone, 500 * ms, []string{"0.5", "1", "1.5", "2", "0.5"}},
-		"a day":                                        {"1/d,burst=2", Alone, 24 * time.Hour, []string{"8.64e+04", "1.728e+05", "8.64e+04"}},
+		"one after the other":                         {"1/s,burst=5", Alone, time.Second, []string{"1", "2", "3", "4", "5", "1", "2"}},
+		"from the next instant on":                    {"1/s,burst=3", Alone, 300 * ms, []string{"0.3", "1.3", "2.3", "0.3"}},
+		"several a second, where the burst covers it": {"2/s,burst=4", Alone, 500 * ms, []string{"0.5", "1", "1.5", "2", "0.5"}},
+		"a day": {"1/d,burst=2", Alone, 24 * time.Hour, []string{"8.64e+04", "1.728e+05", "8.64e+04"}},
 		"a burst of one: there is no other instant":    {"1/m", Alone, time.Minute, []string{"60", "60", "60"}},
 		"but within seconds there is":                  {"1/s", Alone, time.Second, []string{"1", "2", "3", "4", "5"}},
 		"as many a second as the burst":                {"10/s,burst=1", Alone, 100 * ms, []string{"0.1", "1.1", "2.1", "3.1"}},
