@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"testing"
 	"time"
+
+	"throttle-proxy/integration/redistest"
 )
 
 // What stands in the store is believed as far as it can be true.
@@ -65,5 +67,37 @@ func TestRedis_StoredPause(t *testing.T) {
 	expect(t, other, CoolingDown, under(unlocked(), "list"))
 	if ttl := must(t, client.PTTL(t.Context(), key)); ttl <= 0 || ttl > time.Minute {
 		t.Errorf("got TTL %s, want up to 1m", ttl)
+	}
+}
+
+// A cool-down ends in time on the replica that began it, and is over at once for
+// who only knows of it by a clock that has been set, in either direction.
+func TestRedis_PauseWhileTheClockOfTheStoreIsSet(t *testing.T) {
+	t.Parallel()
+	for _, step := range []time.Duration{-time.Hour, time.Hour} {
+		t.Run(step.String(), func(t *testing.T) {
+			t.Parallel()
+			const pause = 2 * time.Second
+			skipIfShort(t)
+			server := redistest.StartSkewed(t, 0)
+			knows, other := join(t, server.URL(), Options{}), join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
+			a := under(unlocked(), "")
+			admit(t, knows, a) // both have asked by the clock as it was
+			admit(t, other, a)
+			began := time.Now()
+			knows.Pause("slack", "", pause, 503)
+			server.StepClock(step)
+			admit(t, other, a)
+			if v := ask(t, knows, a); v.Outcome == Admitted && time.Since(began) < pause {
+				t.Errorf("got %+v after %s, want what the replica knows by itself", v, time.Since(began))
+			}
+			eventually(t, "over where it began", func() bool { return ask(t, knows, a).Outcome == Admitted })
+			if lasted := time.Since(began); lasted < pause {
+				t.Errorf("it lasted %s, want at least %s", lasted, pause)
+			}
+			if n := must(t, server.Client().Exists(t.Context(), "throttle:2:{slack}:cool")); n != 0 {
+				t.Error("it is still in the store")
+			}
+		})
 	}
 }
