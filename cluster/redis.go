@@ -20,12 +20,16 @@ var (
 	renewSource string
 	//go:embed release.lua
 	releaseSource string
+	//go:embed cooldown.lua
+	cooldownSource string
 	//go:embed pause.lua
 	pauseSource string
 	//go:embed charge.lua
 	chargeSource string
 	//go:embed refund.lua
 	refundSource string
+	//go:embed look.lua
+	lookSource string
 	//go:embed renewslots.lua
 	renewSlotsSource string
 	//go:embed freeslots.lua
@@ -35,11 +39,12 @@ var (
 
 	renewScript     = newScript(renewSource)
 	releaseScript   = newScript(releaseSource)
-	pauseScript     = newScript(pauseSource)
+	pauseScript     = newScript(cooldownSource + pauseSource)
 	chargeScript    = newScript(prelude + chargeSource)
 	refundScript    = newScript(prelude + refundSource)
 	heartbeatScript = newScript(heartbeatSource)
 
+	lookScript       = newScript(cooldownSource + lookSource)
 	renewSlotsScript = newScript(renewSlotsSource)
 	freeSlotsScript  = newScript(freeSlotsSource)
 
@@ -105,7 +110,7 @@ func NewRedis(o Options) (*Redis, error) {
 	r := &Redis{
 		options:   o,
 		known:     newKnown(o.Self.ID),
-		guard:     newScript(prelude + guardSource),
+		guard:     newScript(prelude + cooldownSource + guardSource),
 		deadlines: deadlines{timeout: o.Timeout},
 		queue:     newQueue(),
 		changes:   newObserver(),
@@ -156,7 +161,7 @@ func (r *Redis) decide(ask Ask) (Verdict, error) {
 		if v.Outcome == CoolingDown || v.Outcome == Limited || v.Outcome == Busy {
 			v = r.lookElsewhere(ask, v)
 		}
-		return v, nil
+		return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), nil
 	}
 	if ask.needsNothing() {
 		return Verdict{Outcome: Admitted}, nil // which says nothing of the store
@@ -188,9 +193,10 @@ func (r *Redis) decide(ask Ask) (Verdict, error) {
 	v := a.Verdict
 	switch v.Outcome {
 	case CoolingDown:
-		r.known.cool(ask, a.waits, asked)
+		r.known.cool(ask, a.left, asked)
 	case Limited:
 		r.known.deny(ask, v.Decisions, asked)
+		v = r.known.told(ask, v, r.fleet.place(r.options.Replicas))
 	case Admitted, queued, Busy:
 		if g == nil || v.Outcome == Busy && (ask.Wait == 0 || !g.Locked()) {
 			return v, nil
@@ -265,14 +271,17 @@ func (r *Redis) Drain(left time.Duration) { r.known.drain(left) }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
 // is a refusal, as [Memory.Refusal] does.
-func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) { return r.known.refusal(ask) }
+func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) {
+	v, refused = r.known.refusal(ask)
+	return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), refused
+}
 
 // Pause lets no ask that names the cool-down be admitted for d from now on, on
-// any replica. It only ever extends one, and waits until the store has been
-// told, or for its timeout.
-func (r *Redis) Pause(tag, name string, d time.Duration) {
-	until := r.known.pause(tag, name, d)
-	r.tell(r.pausing(pauseID{tag, name}, until))
+// any replica: its upstream has asked for that with a status. It only ever extends
+// one, and waits until the store has been told, or for its timeout.
+func (r *Redis) Pause(tag, name string, d time.Duration, status int) {
+	id, p := pauseID{tag, name}, r.known.pause(tag, name, d, status)
+	r.tell(r.pausing(id, p))
 }
 
 // Close gives back what is queued for it, also where the store was away until now,

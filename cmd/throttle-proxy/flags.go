@@ -45,7 +45,7 @@ type flags struct {
 	ClientGone           []string `sep:"none" group:"exchange" placeholder:"[R=]POLICY" help:"When the client of a locked exchange leaves: finish it until the answer's header is there, or cancel it. (finish)"`
 	UpstreamClosedStatus []string `sep:"none" group:"exchange" placeholder:"[R=]CODE" help:"Status where the upstream cut the connection before answering. (499)"`
 	TrustedProxy         []string `sep:"none" group:"exchange" placeholder:"CIDR|unix[,header=NAME]" help:"From whom X-Forwarded-* is believed, or the field that has the client's address alone. Repeatable."`
-	CoolDown             []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Pause a route, for the caller's credentials if there are some, where its upstream answers 429 or 503 with Retry-After. (on)"`
+	CoolDown             []string `sep:"none" group:"exchange" placeholder:"[R=]on|off|learn" help:"Pause a route, for callers with the same credentials, where its upstream answers 429, 503 or 403 with Retry-After; learn: also where an answer says that nothing is left. (on)"`
 	MaxCoolDown          string   `group:"exchange" default:"5m" placeholder:"TIME" help:"Longest such pause (${default})."`
 	HeaderTimeout        string   `group:"exchange" default:"10s" placeholder:"TIME" help:"For a client to send a request's header (${default})."`
 	BodyIdle             string   `group:"exchange" default:"30s" placeholder:"TIME" help:"Longest pause in a client's body (${default})."`

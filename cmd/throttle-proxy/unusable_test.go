@@ -203,7 +203,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--listen 127.0.0.1:7 --admin 127.0.0.1:7", "--admin", "write another address"},
 	{"--replicas 0", "--replicas", "write a whole number from 1 to 10000"},
 	{"--replicas many", "--replicas", "write a whole number from 1 to 10000"},
-	{"--cool-down yes", "--cool-down", "write on or off"},
+	{"--cool-down yes", "--cool-down", "write on, off or learn"},
 	{"--max-cool-down 0s", "--max-cool-down", "write a duration longer than 0, as in 5s or 200ms"},
 	{"--lock-ttl x", "--lock-ttl", "write a duration longer than 0, as in 5s or 200ms"},
 	{"--lock-ttl 900ms --store-timeout 100ms", "--lock-ttl", "write at least 1s, or a lower --store-timeout"},
