@@ -24,7 +24,7 @@ RUNS        ?= 6
 
 # What a release says of itself.
 export COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
-export VERSION := $(or $(shell git describe --tags --dirty 2>/dev/null),v0.0.0-$(shell git rev-parse --short HEAD 2>/dev/null))
+export VERSION := $(or $(shell git describe --tags --match "v[0-9]*" --dirty 2>/dev/null),v0.0.0-$(shell git rev-parse --short HEAD 2>/dev/null))
 
 .PHONY: build run test soak check release image test-deploy bench bench-growth bench-memory deps
 
@@ -48,9 +48,9 @@ bin/tools/$(GORELEASER)/goreleaser bin/tools/$(KO)/ko:
 
 # The base image is what deploy/scratch writes into ko's cache, so that no registry is asked for one.
 ko = KOCACHE=$(CURDIR)/bin/ko KO_DEFAULTBASEIMAGE=scratch@$$($(GO) run ./deploy/scratch bin/ko/img) \
-	bin/tools/$(KO)/ko build --base-import-paths --tags $(VERSION),latest --sbom-dir bin/release/sbom \
+	bin/tools/$(KO)/ko build --base-import-paths --tags $(VERSION),latest \
 	--image-label org.opencontainers.image.title=throttle-proxy \
-	--image-label org.opencontainers.image.description="Refuses duplicates of requests in flight, and requests over a budget" \
+	--image-label org.opencontainers.image.description="Refuses duplicates of requests in flight and requests over a budget" \
 	--image-label org.opencontainers.image.licenses=MIT \
 	--image-label org.opencontainers.image.version=$(VERSION) \
 	--image-label org.opencontainers.image.revision=$(COMMIT)
@@ -61,12 +61,12 @@ release: build bin/tools/$(GORELEASER)/goreleaser bin/tools/$(KO)/ko
 	@for shell in bash zsh fish; do bin/throttle-proxy completion $$shell >bin/extras/throttle-proxy.$$shell || exit 1; done
 	@bin/throttle-proxy man >bin/extras/throttle-proxy.1
 	bin/tools/$(GORELEASER)/goreleaser release --clean $(if $(SNAPSHOT),--snapshot)
-	$(if $(SNAPSHOT),KO_DOCKER_REPO=snapshot) $(ko) $(if $(SNAPSHOT),--push=false) --oci-layout-path bin/release/image ./cmd/throttle-proxy
+	$(if $(SNAPSHOT),KO_DOCKER_REPO=snapshot) $(ko) $(if $(SNAPSHOT),--push=false) --oci-layout-path bin/release/image --sbom-dir bin/release/sbom ./cmd/throttle-proxy
 
 image: bin/tools/$(KO)/ko
 	KO_DOCKER_REPO=ko.local $(ko) ./cmd/throttle-proxy
 
-test-deploy: deps
+test-deploy: deps release image
 	cd integration/deploy && $(GO) test -count 1 -v -timeout 30m ./engine
 
 soak: deps

@@ -50,9 +50,7 @@ type upstream struct {
 func newUpstream(t *testing.T) *upstream {
 	t.Helper()
 	u := &upstream{arrived: map[string]int{}}
-	// This machine, on the network that every engine has.
-	gateway := docker(t, "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
-	listener, err := net.Listen("tcp", net.JoinHostPort(gateway, "0"))
+	listener, err := net.Listen("tcp", net.JoinHostPort(gateway(t), "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +61,20 @@ func newUpstream(t *testing.T) *upstream {
 	t.Cleanup(server.Close)
 	u.url = "http://" + listener.Addr().String()
 	return u
+}
+
+// gateway returns this machine's address on the network that every engine has.
+func gateway(t *testing.T) string {
+	t.Helper()
+	bridge, err := net.InterfaceByName(docker(t, "network", "inspect", "bridge", "--format", `{{index .Options "com.docker.network.bridge.name"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses, err := bridge.Addrs()
+	if err != nil || len(addresses) == 0 {
+		t.Fatalf("%s has no address: %v", bridge.Name, err)
+	}
+	return addresses[0].(*net.IPNet).IP.String()
 }
 
 func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {

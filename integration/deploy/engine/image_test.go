@@ -47,7 +47,7 @@ func (d descriptor) open(t *testing.T) content {
 }
 
 // The image of a release, for each of its platforms.
-func TestReleasedImage(t *testing.T) {
+func TestImageIsReleased(t *testing.T) {
 	var platforms []string
 	for _, image := range open(t, "index.json").Manifests[0].open(t).Manifests {
 		manifest := image.open(t)
