@@ -38,6 +38,7 @@ run: build
 
 test: deps
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -shuffle=on ./...
+	cd integration/deploy && $(GO) test -race -shuffle=on .
 
 # Tools of a release, which are large: compiled once, and there without a network from then on.
 bin/tools/$(GORELEASER)/goreleaser: MODULE = github.com/goreleaser/goreleaser/v2@$(GORELEASER)
@@ -79,6 +80,7 @@ check:
 	$(GO) vet ./...
 	$(GO) mod tidy -diff
 	$(GO) run $(STATICCHECK) ./...
+	cd integration/deploy && $(GO) vet ./... && $(GO) mod tidy -diff && $(GO) run $(STATICCHECK) ./...
 	@# The database of vulnerabilities is on the network: without it there is nothing to compare with.
 	@if curl -fsS --max-time 10 -o /dev/null https://vuln.go.dev/index/db.json; then $(GO) run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck: its database cannot be reached, skipped"; fi
@@ -103,6 +105,8 @@ deps:
 	@PATH="$$PATH:/usr/sbin"; missing=""; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	command -v nginx >/dev/null || missing="$$missing nginx-light"; \
+	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
+	for package in haproxy caddy zsh fish; do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	test -z "$(LOADER)" || command -v $(LOADER) >/dev/null || missing="$$missing $(LOADER)"; \
 	test -n "$$missing" || exit 0; \

@@ -35,7 +35,7 @@ type cli struct {
 	Version versionCommand `cmd:"" help:"Print the version."`
 
 	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete this command line."`
-	Man        manCommand        `cmd:"" hidden:"" help:"Print the manual page."`
+	Man        manCommand        `cmd:"" help:"Print the manual page."`
 }
 
 // process is what commands need of the process that they run in.

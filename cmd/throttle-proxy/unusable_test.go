@@ -212,7 +212,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--holds 1s", "--holds", `did you mean "--hold"?`},
 	{"--webhook=https://host/CANARY", "--webhook", "Run throttle-proxy --help"},
 	{"serv", "--help", `unexpected argument, did you mean "serve"?`},
-	{"serve stray", "--help", "unexpected argument. The commands are serve, demo, check, health, version; a value with spaces needs quotation marks."},
+	{"serve stray", "--help", "unexpected argument. The commands are serve, demo, check, health, version, completion, man; a value with spaces needs quotation marks."},
 	{"--register a=http://host/CANARY check", "--register", `applies to the default command "serve", not "check"`},
 	{"check --hold x", "--hold", "write a duration of at least 0s"},
 	{"health --port abc", "--port", "write a number from 0 to 65535"},
