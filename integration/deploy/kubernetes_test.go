@@ -13,6 +13,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -51,8 +52,15 @@ func readManifest(t *testing.T) *manifest {
 			continue
 		}
 		delete(wanted, name)
-		if err := yaml.UnmarshalStrict([]byte(document), into); err != nil {
-			t.Errorf("%s: %v", name, err)
+		text, err := yaml.YAMLToJSONStrict([]byte(document))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		unknown, err := json.UnmarshalStrict(text, into) // heeds upper and lower case, as the API does
+		for _, err := range append(unknown, err) {
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 	}
 	for name := range wanted {
