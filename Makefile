@@ -24,7 +24,7 @@ RUNS        ?= 6
 
 # What a release says of itself.
 export COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
-export VERSION := $(or $(shell git describe --tags --match "v[0-9]*" --dirty 2>/dev/null),v0.0.0-$(shell git rev-parse --short HEAD 2>/dev/null))
+export VERSION := $(or $(shell git describe --tags --match "v[0-9]*" --dirty 2>/dev/null),snapshot-$(shell git rev-parse --short HEAD 2>/dev/null))
 
 .PHONY: build run test soak check release image test-deploy bench bench-growth bench-memory deps
 
