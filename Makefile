@@ -67,6 +67,7 @@ release: build bin/tools/$(GORELEASER)/goreleaser bin/tools/$(KO)/ko
 image: bin/tools/$(KO)/ko
 	KO_DOCKER_REPO=ko.local $(ko) ./cmd/throttle-proxy
 
+test-deploy: SNAPSHOT = 1
 test-deploy: deps release image
 	cd integration/deploy && $(GO) test -count 1 -v -timeout 30m ./engine
 
