@@ -49,7 +49,7 @@ func (x *exchange) serve() {
 		x.refuse(ReasonBadMethod)
 		return
 	case rt == nil:
-		x.event.Nearest = x.proxy.spelling.nearest(name)
+		x.event.Unknown, x.event.Nearest = tellable(name), x.proxy.nearest(name)
 		x.refuseUnknownRoute(name)
 		return
 	}
@@ -107,6 +107,10 @@ func (x *exchange) ask() cluster.Ask {
 		Charges:       x.route.charges,
 		RequestID:     x.id,
 		WhenUndecided: x.route.WhenUndecided,
+	}
+	if isPreflight(x.in) {
+		ask.Charges = nil
+		return ask
 	}
 	copied := false
 	for i, l := range x.route.Limits {
@@ -193,7 +197,9 @@ func (x *exchange) forward() {
 	if outlives {
 		// One that has left already may have closed only its own half of the
 		// connection: it is answered, and if it is gone the write fails.
-		if x.gone = x.in.Context().Err() != nil; !x.gone && !answer.Whole {
+		if x.gone = x.in.Context().Err() != nil; x.gone {
+			x.lose()
+		} else if !answer.Whole {
 			defer context.AfterFunc(x.in.Context(), leave)()
 		}
 	}
@@ -218,8 +224,9 @@ func (x *exchange) survive() {
 	x.event.Panic, x.event.Stack = cause, debug.Stack()
 	x.event.Reason = ReasonInternal
 	if x.client.began {
-		x.client.abort()
+		x.breakOff()
 	}
+	x.lose()
 	clear(x.client.Header())
 	x.refuse(ReasonInternal)
 }
