@@ -33,7 +33,8 @@ func TestShellsComplete(t *testing.T) {
 				args = append([]string{shell}, args...) // $0
 			}
 			cmd := exec.Command(shell, append([]string{"-c", script + "\n" + ask}, args...)...)
-			cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=/usr/bin:/bin"}
+			cmd.Dir = t.TempDir() // has no files to suggest
+			cmd.Env = []string{"HOME=" + cmd.Dir, "PATH=/usr/bin:/bin"}
 			out, _ := cmd.Output() // grep fails where nothing fits
 			got := strings.Fields(string(out))
 			slices.Sort(got)
