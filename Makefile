@@ -3,6 +3,8 @@
 # make soak   random histories against the laws of the design: a long one without
 #             faults of store or replicas, and some with all of them, and clients
 #             that obey all they are told (SEED=1 replays)
+# make test-clients  what real clients make of the answers: installs them, Node 20
+#             or newer not among them (WRITE=1 writes the table of docs/clients-table.md)
 # make check  formatting, linters, known vulnerabilities
 # make release  of the commit's tag: archives, completions, manual page and checksums in bin/release, and the image, which
 #             is pushed to KO_DOCKER_REPO; where GITHUB_TOKEN is set, a release is made there. SNAPSHOT=1: of any commit,
@@ -26,7 +28,7 @@ RUNS        ?= 6
 export COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
 export VERSION := $(or $(shell git describe --tags --match "v[0-9]*" --dirty 2>/dev/null),snapshot-$(shell git rev-parse --short HEAD 2>/dev/null))
 
-.PHONY: build run test soak check release image test-deploy bench bench-growth bench-memory deps
+.PHONY: build run test soak test-clients check release image test-deploy bench bench-growth bench-memory deps
 
 # The flags of a plain `go build` and `go run`, so that they find each other's work; those for the linker alone cost
 # nothing. A release is built by itself, without cgo.
@@ -83,6 +85,14 @@ soak: deps
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestHistory$$' ./integration -history.seed $(or $(SEED),0) -history.faults all -history.ops 10000 -history.runs 5
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestObedientClientsNeverSendTwice$$' ./integration -obedient.seed $(or $(SEED),0) -obedient.messages 10000
 
+test-clients: deps integration/clients/node/node_modules
+	cd integration/clients && $(GO) vet ./... && $(GO) test -race -count 1 -timeout 10m ./... $(if $(WRITE),-args -write)
+
+integration/clients/node/node_modules: integration/clients/node/package-lock.json
+	cd $(@D) && npm ci --loglevel=error && touch $(@F)
+
+test-clients: CLIENTS = yes
+
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./...
@@ -97,7 +107,7 @@ bench: deps
 	@mkdir -p bin
 	PATH="$$PATH:/usr/sbin" $(GO) test -run '^$$' -bench . -benchmem -count $(RUNS) ./... > bin/bench.txt || { cat bin/bench.txt; exit 1; }
 	$(GO) run $(BENCHSTAT) bin/bench.txt
-	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench
+	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -plots docs
 
 bench-growth: deps
 	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -growth -runs 3
@@ -117,6 +127,9 @@ deps:
 	for package in haproxy caddy zsh fish; do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	test -z "$(LOADER)" || command -v $(LOADER) >/dev/null || missing="$$missing $(LOADER)"; \
+	test -z "$(CLIENTS)" || command -v npm >/dev/null || missing="$$missing npm"; \
+	test -z "$(CLIENTS)" || command -v curl >/dev/null || missing="$$missing curl"; \
+	test -z "$(CLIENTS)" || for python in python3 /usr/bin/python3; do $$python -c 'import requests' 2>/dev/null && break; done || missing="$$missing python3-requests"; \
 	test -n "$$missing" || exit 0; \
 	sudo=""; test "$$(id -u)" = 0 || sudo=sudo; \
 	if command -v apt-get >/dev/null; then \
