@@ -26,6 +26,8 @@ const (
 	ReplicaDiffers                       // Peer has joined, and has other routes
 	StoreEvicts                          // the store may evict keys before they expire, by Policy
 	FleetUnknown                         // the store cannot tell who lives: Err says why
+	StoreMoved                           // the sentinels have named another master, which is asked from now on
+	StoreFar                             // a round trip of Trip is too long for the timeout of an ask
 	LimitChanged                         // the store has the budget of Limit, which is now Is, from when it was Was
 )
 
@@ -36,6 +38,7 @@ type Change struct {
 	Tag    string // of the routes that it concerns, with commas between them; empty for all
 	Err    error
 	Lasted time.Duration
+	Trip   time.Duration
 	Peer   Peer
 	Policy string
 	Limit  string // its name

@@ -12,6 +12,7 @@ import (
 func (r *Redis) run() {
 	defer close(r.ran)
 	r.load()
+	close(r.started)
 	r.beat()
 	r.warn()
 	renewal := time.NewTicker(r.options.LockTTL / 3)
@@ -45,7 +46,7 @@ func (r *Redis) run() {
 // load sends the scripts ahead of the first ask, so that it finds them. Where
 // that fails they are sent when they are asked for.
 func (r *Redis) load() {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, refundScript, heartbeatScript} {
 		if script.Load(ctx, r.redis()).Err() != nil {

@@ -179,11 +179,11 @@ func TestNewClient_NeverRetriesAndAlwaysTimesOut(t *testing.T) {
 		case *redis.Client:
 			o := client.Options()
 			retries, obeysContext = o.MaxRetries, o.ContextTimeoutEnabled
-			timeouts = []time.Duration{o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout}
+			timeouts = []time.Duration{o.ReadTimeout, o.WriteTimeout, o.PoolTimeout}
 		case *redis.ClusterClient:
 			o := client.Options()
 			retries, obeysContext = o.MaxRetries, o.ContextTimeoutEnabled
-			timeouts = []time.Duration{o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout}
+			timeouts = []time.Duration{o.ReadTimeout, o.WriteTimeout, o.PoolTimeout}
 		}
 		if _, isCluster := client.(*redis.ClusterClient); isCluster != test.want.isCluster {
 			t.Errorf("%s: got a %T", test.url, client)
