@@ -8,7 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// deadlines lends contexts that end after a timeout, or up to a twentieth of it
+// deadlines lends contexts that end after a timeout, or up to a fiftieth of it
 // earlier: asks that begin at about the same time share one, and its timer.
 type deadlines struct {
 	timeout time.Duration
@@ -24,7 +24,7 @@ type deadline struct {
 // an instant of that.
 func (d *deadlines) context(now time.Duration) (ctx context.Context, end time.Duration) {
 	last := d.last.Load()
-	if last == nil || now-last.lent > d.timeout/20 {
+	if last == nil || now-last.lent > d.timeout/50 {
 		ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
 		context.AfterFunc(ctx, cancel) // others may use it until then
 		last = &deadline{ctx, now}

@@ -290,7 +290,7 @@ func TestRedis_OneCutIsNoOutage(t *testing.T) {
 			})
 		}
 		eventually(t, "all are asking", func() bool { return r.conn.Load().asking.Load() >= asks }) // and a probe may be
-		link.Heal() // for new connections
+		link.Heal()                                                                                 // for new connections
 		link.Cut()
 		asking.Wait()
 		eventually(t, "decided", func() bool {

@@ -1,0 +1,60 @@
+package cluster
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"throttle-proxy/integration/redistest"
+)
+
+// defaultTimeout is that of --store-timeout.
+const defaultTimeout = 100 * time.Millisecond
+
+// A store whose round trips take 80 ms is asked within the default timeout: what a
+// connection needs before its first command must not be taken from that.
+func TestRedis_StoreThatIsFarIsEnforced(t *testing.T) {
+	t.Parallel()
+	skipIfShort(t)
+	server, files := redistest.StartTLS(t)
+	for name, addr := range map[string]*redistest.Server{"clear": redistest.Start(t), "TLS": server} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			link := redistest.NewLink(t, addr.Addr)
+			link.Delay(40 * time.Millisecond)
+			url := link.URL()
+			var tlsFiles TLSFiles
+			if addr == server {
+				url, tlsFiles = "rediss://"+link.Addr, TLSFiles{CA: files.CA, Cert: files.Cert, Key: files.Key, ServerName: "127.0.0.1"}
+			}
+			told := newChanges()
+			e, err := NewEndpoint(func() (string, error) { return url, nil }, tlsFiles, defaultTimeout)
+			if err != nil {
+				t.Fatal(err)
+			}
+			options := Options{Timeout: defaultTimeout, Connect: e.Connect, Trip: e.Trip, Observe: told.observe}
+			var fleet []*Redis
+			for i := range 2 {
+				options.Self.ID = fmt.Sprint("replica-", i)
+				fleet = append(fleet, join(t, url, options))
+				<-fleet[i].Started()
+			}
+			const n = 40
+			refused := 0
+			for i := range n {
+				equal := func() Ask { return by(Open, request(fmt.Sprint(i))) }
+				ask(t, fleet[0], equal())
+				if ask(t, fleet[1], equal()).Outcome == Duplicate {
+					refused++
+				}
+			}
+			t.Logf("%d of %d duplicates refused, a trip is %s, faults: %v and %v", refused, n, e.Trip(), fleet[0].Status().Faults, fleet[1].Status().Faults)
+			if refused < n/2 { // a busy machine delays more than the link does
+				t.Errorf("%d of %d duplicates were refused, want nearly all", refused, n)
+			}
+			if change := told.next(t, StoreFar); change.Trip < 80*time.Millisecond {
+				t.Errorf("got a trip of %s, want about 80ms", change.Trip)
+			}
+		})
+	}
+}
