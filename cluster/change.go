@@ -51,6 +51,7 @@ const (
 	faultWrongType = "wrong-type"
 	faultMoved     = "moved"
 	faultClosed    = "closed"
+	faultRights    = "rights"
 	faultOther     = "other"
 )
 
@@ -60,7 +61,7 @@ func ofOneKey(fault string) bool { return fault == faultWrongType || fault == fa
 
 // replyFaults are the errors with which a Redis answers, by how they begin.
 var replyFaults = map[string]string{
-	"NOAUTH": "auth", "WRONGPASS": "auth", "NOPERM": "auth",
+	"NOAUTH": "auth", "WRONGPASS": "auth", "NOPERM": faultRights,
 	"LOADING": "loading", "READONLY": "readonly", "MASTERDOWN": "readonly", "OOM": "out-of-memory", "MISCONF": "no-persistence",
 	"CLUSTERDOWN": "cluster-down", "MOVED": faultMoved, "ASK": faultMoved, "TRYAGAIN": faultMoved,
 	"LATE": "timeout", // by our own scripts
@@ -77,12 +78,14 @@ func FaultOf(err error) string {
 		return ""
 	case errors.Is(err, errAway):
 		return faultAway
+	case redis.IsPermissionError(err):
+		return faultRights
 	case redis.IsAuthError(err): // which, of a long command, is called a protocol error
 		return "auth"
 	case errors.As(err, &reply):
 		text := reply.Error()
 		if strings.Contains(text, "The user executing the script") {
-			return "auth" // has no right to a command, or a key, in it
+			return faultRights // to a command, or a key, in it
 		}
 		for prefix, fault := range replyFaults {
 			// A script's error can quote that of its command.
@@ -91,6 +94,8 @@ func FaultOf(err error) string {
 			}
 		}
 		return faultOther
+	case errors.As(err, new(*tlsError)):
+		return "tls"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "refused"
 	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted):

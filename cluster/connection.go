@@ -90,6 +90,9 @@ func (c *connection) once(ctx context.Context, s *script, what *command) *redis.
 	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
 		cmd = c.process(ctx, what.cmd(ctx, eval, &s.source))
 	}
+	if err := cmd.Err(); err != nil {
+		cmd.SetErr(s.name(err))
+	}
 	return cmd
 }
 
