@@ -50,7 +50,7 @@ func complaint(err error, model *kong.Application) string {
 	if name, ok := strings.CutPrefix(text, "unknown flag "); ok {
 		name, _, _ = strings.Cut(name, ", did you mean ")
 		if harmless.MatchString(strings.TrimLeft(name, "-")) {
-			return "unknown flag " + name + hint(name, names)
+			return "unknown flag " + name + cmp.Or(replaced[name], hint(name, names))
 		}
 		return "unknown flag" + hint(name, names)
 	}
@@ -116,4 +116,11 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// replaced says what to write in place of flags that are no more.
+var replaced = map[string]string{
+	"--redis-ca":   ": write --redis-tls ca=FILE",
+	"--redis-cert": ": write --redis-tls cert=FILE,key=FILE",
+	"--redis-key":  ": write --redis-tls cert=FILE,key=FILE",
 }
