@@ -30,6 +30,17 @@ type dialer struct {
 }
 
 func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := d.connect(ctx, network, addr)
+	if err != nil {
+		d.endpoint.failure.Store(&err)
+		return nil, err
+	}
+	d.endpoint.failure.Store(nil)
+	return conn, nil
+}
+
+// connect is dial, of which nothing is remembered.
+func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(d.life, cancel)()

@@ -19,6 +19,7 @@ type Endpoint struct {
 	files   TLSFiles
 	timeout time.Duration
 	trips   trips
+	failure atomic.Pointer[error] // to make the last connection; nil if that was made
 
 	sentinels *sentinels             // nil without
 	master    atomic.Pointer[string] // that the sentinels named last, and a client uses
@@ -127,11 +128,14 @@ func (e *Endpoint) dialTimeout() time.Duration {
 	return max(leastDialTime, e.timeout, dialTrips*trip)
 }
 
-// Trip returns how long a round trip takes, as seen when connections were made
-// last; 0 if none was.
-func (e *Endpoint) Trip() time.Duration {
-	trip, _ := e.trips.shortest()
-	return trip
+// Dialled returns how long a round trip takes, as seen when connections were made
+// last, 0 if none was; and why the last connection could not be made, or nil.
+func (e *Endpoint) Dialled() (trip time.Duration, err error) {
+	trip, _ = e.trips.shortest()
+	if failure := e.failure.Load(); failure != nil {
+		err = *failure
+	}
+	return trip, err
 }
 
 // trips are how long the last ones took. The zero value knows none.

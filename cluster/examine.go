@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,16 +72,28 @@ func Examine(ctx context.Context, o Options, tags ...string) (report Report, err
 					report.Trip = trip
 				}
 			case FaultOf(err) == faultRights && i == 0:
-				missing = append(missing, "+"+trial.name)
+				missing = append(missing, "+"+refusedCommand(err, trial.name))
 			case FaultOf(err) != faultRights:
 				return report, err
 			}
 		}
 	}
-	if len(missing) > 0 {
+	if missing = slices.Compact(missing); len(missing) > 0 {
 		return report, fmt.Errorf("the user lacks rights: add %s, and ~%s:* for the keys", strings.Join(missing, " "), o.Prefix)
 	}
 	return report, report.ask(ctx, client)
+}
+
+// namedCommand is how a Redis names a command that a user has no right to.
+var namedCommand = regexp.MustCompile(`to run the '([a-z|]+)' command`)
+
+// refusedCommand returns which command a user has no right to, by the error, or
+// else the one that was sent: before its first there may be another.
+func refusedCommand(err error, sent string) string {
+	if named := namedCommand.FindStringSubmatch(err.Error()); named != nil {
+		return named[1]
+	}
+	return sent
 }
 
 // ask completes r by what the Redis says of itself.

@@ -32,7 +32,7 @@ func TestRedis_StoreThatIsFarIsEnforced(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			options := Options{Timeout: defaultTimeout, Connect: e.Connect, Trip: e.Trip, Observe: told.observe}
+			options := Options{Timeout: defaultTimeout, Connect: e.Connect, Dialled: e.Dialled, Observe: told.observe}
 			var fleet []*Redis
 			for i := range 2 {
 				options.Self.ID = fmt.Sprint("replica-", i)
@@ -48,7 +48,8 @@ func TestRedis_StoreThatIsFarIsEnforced(t *testing.T) {
 					refused++
 				}
 			}
-			t.Logf("%d of %d duplicates refused, a trip is %s, faults: %v and %v", refused, n, e.Trip(), fleet[0].Status().Faults, fleet[1].Status().Faults)
+			trip, _ := e.Dialled()
+			t.Logf("%d of %d duplicates refused, a trip is %s, faults: %v and %v", refused, n, trip, fleet[0].Status().Faults, fleet[1].Status().Faults)
 			if refused < n/2 { // a busy machine delays more than the link does
 				t.Errorf("%d of %d duplicates were refused, want nearly all", refused, n)
 			}

@@ -216,10 +216,10 @@ func (r *Redis) leave() {
 // warnOfDistance tells once of a store whose round trips take more than two thirds
 // of the time that an ask has.
 func (r *Redis) warnOfDistance() {
-	if r.options.Trip == nil {
+	if r.options.Dialled == nil {
 		return
 	}
-	if trip := r.options.Trip(); 3*trip > 2*r.options.Timeout && r.far.CompareAndSwap(false, true) {
+	if trip, _ := r.options.Dialled(); 3*trip > 2*r.options.Timeout && r.far.CompareAndSwap(false, true) {
 		r.changes.tell(Change{Kind: StoreFar, Trip: trip})
 	}
 }

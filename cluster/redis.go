@@ -38,8 +38,8 @@ var (
 	prelude, errPrelude = limiter.Prelude()
 )
 
-// Options configure a [Redis]. All of them are required, but for Watch, Trip and
-// Observe.
+// Options configure a [Redis]. All of them are required, but for Watch, Dialled
+// and Observe.
 type Options struct {
 	// Connect returns a new client, as [Endpoint.Connect] does. It is called once
 	// at the start, and again to find a store that was away, or has moved.
@@ -47,9 +47,9 @@ type Options struct {
 	// Watch calls moved when the store may be another server from now on, until ctx
 	// ends, as [Endpoint.Watch] does; nil where that cannot be.
 	Watch func(ctx context.Context, moved func())
-	// Trip returns how long a round trip to the store takes, as [Endpoint.Trip]
-	// does; nil where nobody knows.
-	Trip func() time.Duration
+	// Dialled returns what is known of connections that were made, or could not be,
+	// as [Endpoint.Dialled] does; nil where nothing is.
+	Dialled func() (trip time.Duration, err error)
 
 	Prefix  string        // first part of every key
 	Self    Replica       // this replica, as the others are to know it

@@ -102,7 +102,7 @@ func open(t testing.TB, url string, o Options) *Redis {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o.Connect, o.Watch, o.Trip = e.Connect, e.Watch, e.Trip
+		o.Connect, o.Watch, o.Dialled = e.Connect, e.Watch, e.Dialled
 	}
 	r, err := NewRedis(o)
 	if err != nil {

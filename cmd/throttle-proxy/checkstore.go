@@ -23,7 +23,7 @@ var storeAdvice = map[string]string{
 // examineRedis does once what a replica does all the time. The error is why that
 // cannot be.
 func (c *config) examineRedis() (cluster.Report, error) {
-	endpoint, err := c.endpoint(checkTimeout)
+	endpoint, err := c.endpoint(checkTimeout / 2) // so that why there is no connection is known in time
 	if err != nil {
 		return cluster.Report{}, err
 	}

@@ -98,7 +98,7 @@ func (c *config) openStore(self cluster.Replica, logger *slog.Logger, h *health)
 	r, err := cluster.NewRedis(cluster.Options{
 		Connect:  endpoint.Connect,
 		Watch:    endpoint.Watch,
-		Trip:     endpoint.Trip,
+		Dialled:  endpoint.Dialled,
 		Prefix:   c.redisPrefix,
 		Self:     self,
 		LockTTL:  c.lockTTL,
