@@ -68,11 +68,12 @@ func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, e
 }
 
 // find returns the address of the client's master.
-func (d *dialer) find(ctx context.Context) (addr string, err error) {
+func (d *dialer) find(ctx context.Context) (string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.master == "" {
-		if addr, err = d.endpoint.sentinels.master(ctx); err != nil {
+		addr, err := d.endpoint.sentinels.master(ctx)
+		if err != nil {
 			return "", err
 		}
 		d.master = addr
