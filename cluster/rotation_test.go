@@ -53,31 +53,49 @@ func TestRedis_PasswordThatIsChangedIsFollowed(t *testing.T) {
 	decidedByTheStore(t, r)
 }
 
+// Certificates of a single Redis, and of a master and its sentinels.
 func TestRedis_CertificatesThatAreChangedAreFollowed(t *testing.T) {
 	t.Parallel()
 	skipIfShort(t)
-	server, theirs := redistest.StartTLS(t)
-	dir := t.TempDir()
-	ours := TLSFiles{CA: filepath.Join(dir, "ca"), Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}
-	install := func(files redistest.TLSFiles) {
-		t.Helper()
-		for to, from := range map[string]string{ours.CA: files.CA, ours.Cert: files.Cert, ours.Key: files.Key} {
-			content, err := os.ReadFile(from)
-			if err != nil {
-				t.Fatal(err)
+	for name, start := range map[string]func(*testing.T) (url string, theirs redistest.TLSFiles, renew func() redistest.TLSFiles){
+		"single": func(t *testing.T) (string, redistest.TLSFiles, func() redistest.TLSFiles) {
+			server, files := redistest.StartTLS(t)
+			return server.URL(), files, server.RenewTLS
+		},
+		"Sentinel": func(t *testing.T) (string, redistest.TLSFiles, func() redistest.TLSFiles) {
+			sentinels, files := redistest.StartTLSSentinels(t)
+			return sentinels.URL(), files, sentinels.RenewTLS
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url, theirs, renew := start(t)
+			dir := t.TempDir()
+			ours := TLSFiles{CA: filepath.Join(dir, "ca"), Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}
+			install := func(files redistest.TLSFiles) {
+				t.Helper()
+				for to, from := range map[string]string{ours.CA: files.CA, ours.Cert: files.Cert, ours.Key: files.Key} {
+					content, err := os.ReadFile(from)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := os.WriteFile(to, content, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
 			}
-			if err := os.WriteFile(to, content, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
+			install(theirs)
+			r := rotating(t, func() (string, error) { return url, nil }, ours)
+			decidedByTheStore(t, r)
+			renewed := renew()
+			eventually(t, "not trusted", func() bool {
+				ask(t, r, by(Open, unlocked(charge("many", "1000/h"))))
+				return r.Status().Faults["tls"] > 0
+			})
+			install(renewed)
+			decidedByTheStore(t, r)
+		})
 	}
-	install(theirs)
-	r := rotating(t, func() (string, error) { return server.URL(), nil }, ours)
-	decidedByTheStore(t, r)
-	renewed := server.RenewTLS()
-	eventually(t, "not trusted", func() bool { return ask(t, r, by(Open, request("b"))).Fault == "tls" || r.Status().Faults["tls"] > 0 })
-	install(renewed)
-	decidedByTheStore(t, r)
 }
 
 // A user who needs no password is that user all the same.
