@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,11 +19,16 @@ func TestRedis_StoreThatIsFarIsEnforced(t *testing.T) {
 	t.Parallel()
 	skipIfShort(t)
 	server, files := redistest.StartTLS(t)
-	for name, addr := range map[string]*redistest.Server{"clear": redistest.Start(t), "TLS": server} {
+	clear := redistest.Start(t)
+	for name, addr := range map[string]*redistest.Server{"clear": clear, "TLS": server, "from 2 to 120 ms": clear} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			link := redistest.NewLink(t, addr.Addr)
 			link.Delay(40 * time.Millisecond)
+			const jitter = "from 2 to 120 ms"
+			if name == jitter {
+				t.Cleanup(vary(link))
+			}
 			url := link.URL()
 			var tlsFiles TLSFiles
 			if addr == server {
@@ -32,7 +39,7 @@ func TestRedis_StoreThatIsFarIsEnforced(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			options := Options{Timeout: defaultTimeout, Connect: e.Connect, Dialled: e.Dialled, Observe: told.observe}
+			options := Options{Prefix: strings.ReplaceAll(name, " ", "-"), Timeout: defaultTimeout, Connect: e.Connect, Dialled: e.Dialled, Observe: told.observe}
 			var fleet []*Redis
 			for i := range 2 {
 				options.Self.ID = fmt.Sprint("replica-", i)
@@ -53,9 +60,35 @@ func TestRedis_StoreThatIsFarIsEnforced(t *testing.T) {
 			if refused < n/2 { // a busy machine delays more than the link does
 				t.Errorf("%d of %d duplicates were refused, want nearly all", refused, n)
 			}
+			if name == jitter {
+				return
+			}
 			if change := told.next(t, StoreFar); change.Trip < 80*time.Millisecond {
 				t.Errorf("got a trip of %s, want about 80ms", change.Trip)
 			}
 		})
+	}
+}
+
+// vary delays each way by another time from 1 to 60 ms, 50 times a second, until
+// it is told to stop.
+func vary(link *redistest.Link) (stop func()) {
+	done, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		ticks := time.NewTicker(20 * time.Millisecond)
+		defer ticks.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticks.C:
+				link.Delay(time.Duration(1+rand.IntN(60)) * time.Millisecond)
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-stopped
 	}
 }
