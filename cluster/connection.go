@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -71,6 +72,27 @@ func (o *Options) connect() (*connection, error) {
 		}
 	}
 	return c, nil
+}
+
+// warm makes the connections for asks that are sent together: go-redis has others
+// for those. It says nothing of whether it could.
+func (c *connection) warm(ctx context.Context) {
+	if c.pipeline == nil {
+		return
+	}
+	n := 1
+	if client, ok := c.client.(*redis.Client); ok {
+		n = max(n, client.Options().PipelinePoolSize)
+	}
+	var warming sync.WaitGroup
+	for range n {
+		warming.Go(func() {
+			pipe := c.client.Pipeline()
+			pipe.Time(ctx)
+			_, _ = pipe.Exec(ctx)
+		})
+	}
+	warming.Wait()
 }
 
 func (c *connection) close() error {

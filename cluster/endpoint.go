@@ -87,6 +87,12 @@ func (e *Endpoint) Connect(life context.Context) (redis.UniversalClient, error) 
 	o.ContextTimeoutEnabled = true
 	// Nobody waits for the connection that is needed next.
 	o.MinIdleConns = fewAsks
+	if trip, _ := e.trips.shortest(); isFar(trip, e.timeout) {
+		o.PipelinePoolSize = farBatches
+		o.AutoPipelineOptions = &redis.AutoPipelineOptions{
+			MaxBatchSize: batchSize, Unordered: true, MaxConcurrentBatches: farBatches, MaxFlushDelay: trip / farBatches,
+		}
+	}
 	// Fewer round trips before the first command of a connection.
 	o.DisableIdentity = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
@@ -98,6 +104,15 @@ func (e *Endpoint) Connect(life context.Context) (redis.UniversalClient, error) 
 	}
 	return redis.NewClient(o.Simple()), nil
 }
+
+// farBatches is how many batches of asks may be under way at once to a Redis that is
+// far: an ask cannot wait for the answer to the batch before its own. Each is
+// gathered for as long as there is always a connection for the next.
+const farBatches = 32
+
+// isFar reports whether two round trips, one after the other, may be too long for
+// the timeout of an ask.
+func isFar(trip, timeout time.Duration) bool { return 3*trip > timeout }
 
 // NewClient returns a client of the Redis at rawURL, as [NewEndpoint] and
 // [Endpoint.Connect] do.

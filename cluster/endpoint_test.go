@@ -229,6 +229,34 @@ func TestNewClient_Connects(t *testing.T) {
 	}
 }
 
+// What is wrong about a connection is said, and what to write.
+func TestNewClient_SaysWhyItDoesNotConnect(t *testing.T) {
+	skipIfShort(t)
+	server, files := redistest.StartTLS(t)
+	ours := TLSFiles{CA: files.CA, Cert: files.Cert, Key: files.Key}
+	other := ours
+	other.ServerName = "redis.example.com"
+	for _, test := range []struct {
+		url         string
+		files       TLSFiles
+		fault, says string
+	}{
+		{"redis://" + server.Addr, TLSFiles{}, "closed", "write rediss in place of redis"},
+		{"rediss://" + redistest.Start(t).Addr, TLSFiles{}, "timeout", "write redis in place of rediss"},
+		{server.URL(), TLSFiles{}, "tls", "certificate signed by unknown authority"},
+		{server.URL(), other, "tls", "redis.example.com"},
+	} {
+		client, err := NewClient(test.url, test.files, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = client.Ping(t.Context()).Err(); FaultOf(err) != test.fault || !strings.Contains(fmt.Sprint(err), test.says) {
+			t.Errorf("%s with %+v: got %q, %v, want %q and %q in it", test.url, test.files, FaultOf(err), err, test.fault, test.says)
+		}
+		_ = client.Close()
+	}
+}
+
 func TestNewClient_RefusesBadFiles(t *testing.T) {
 	cert, key := newCertificate(t)
 	for _, test := range []struct {

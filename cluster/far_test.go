@@ -25,6 +25,7 @@ func TestRedis_StoreThatIsFarIsEnforced(t *testing.T) {
 			t.Parallel()
 			link := redistest.NewLink(t, addr.Addr)
 			link.Delay(40 * time.Millisecond)
+			const n = 40
 			const jitter = "from 2 to 120 ms"
 			if name == jitter {
 				t.Cleanup(vary(link))
@@ -46,7 +47,16 @@ func TestRedis_StoreThatIsFarIsEnforced(t *testing.T) {
 				fleet = append(fleet, join(t, url, options))
 				<-fleet[i].Started()
 			}
-			const n = 40
+			together := concurrently(t, n/2, func(i int) Outcome {
+				v := ask(t, fleet[0], by(Open, unlocked(charge("many", "1000/h"))))
+				if v.Degraded {
+					return 0
+				}
+				return v.Outcome
+			})
+			if together[0] > n/4 {
+				t.Errorf("%d of %d asks at the same time were not decided", together[0], n/2)
+			}
 			refused := 0
 			for i := range n {
 				equal := func() Ask { return by(Open, request(fmt.Sprint(i))) }

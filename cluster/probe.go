@@ -151,6 +151,9 @@ func (r *Redis) tryAsk(conn *connection, p *part) error {
 	if err != nil {
 		return err
 	}
+	if conn != r.conn.Load() {
+		conn.warm(ctx)
+	}
 	a, err := readAnswer(Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}, reply)
 	if err == nil {
 		p.clock.set(a.at, r.known.now(), r.options.Timeout)

@@ -12,6 +12,7 @@ import (
 func (r *Redis) run() {
 	defer close(r.ran)
 	r.load()
+	r.reconnectIfFar()
 	close(r.started)
 	r.beat()
 	r.warn()
@@ -43,6 +44,25 @@ func (r *Redis) run() {
 	}
 }
 
+// reconnectIfFar lets asks be sent as to a store that is far, if it has turned out
+// to be that.
+func (r *Redis) reconnectIfFar() {
+	if r.options.Dialled == nil {
+		return
+	}
+	if trip, _ := r.options.Dialled(); !isFar(trip, r.options.Timeout) {
+		return
+	}
+	conn, err := r.options.connect()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
+	defer cancel()
+	conn.warm(ctx)
+	r.use(conn)
+}
+
 // load sends the scripts ahead of the first ask, so that it finds them. Where
 // that fails they are sent when they are asked for.
 func (r *Redis) load() {
@@ -53,6 +73,7 @@ func (r *Redis) load() {
 			return
 		}
 	}
+	r.conn.Load().warm(ctx)
 }
 
 // renew renews every lock in flight, and reports whether the store answered. A
