@@ -42,6 +42,8 @@ var trials = []trial{
 	{"pttl", func(key string) []any { return []any{"pttl", key} }},
 	{"zadd", func(key string) []any { return []any{"zadd", key + "s", 1, "check"} }},
 	{"zrange", func(key string) []any { return []any{"zrange", key + "s", 0, -1} }},
+	{"zcard", func(key string) []any { return []any{"zcard", key + "s"} }},
+	{"zscore", func(key string) []any { return []any{"zscore", key + "s", "check"} }},
 	{"zremrangebyscore", func(key string) []any { return []any{"zremrangebyscore", key + "s", 0, 0} }},
 	{"zrem", func(key string) []any { return []any{"zrem", key + "s", "check"} }},
 	{"del", func(key string) []any { return []any{"del", key} }},

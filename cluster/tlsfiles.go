@@ -24,7 +24,7 @@ func (f TLSFiles) config() (*tls.Config, error) {
 			return nil, err
 		}
 		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("the file of certificates to trust has no PEM certificate in it")
+			return nil, errors.New("the file of certificates to trust has no PEM certificate in it: write the path of one that has")
 		}
 	}
 	switch {

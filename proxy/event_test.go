@@ -193,7 +193,11 @@ func TestEventTellsNoSecrets(t *testing.T) {
 		bubble(t, string(reason), func(t *testing.T) {
 			l := limit(t, "hook", "2/m")
 			l.By = By{Header: "Authorization"}
-			r := newRig(t, answers(ok, "canary"), upstreamURL(t, secretURL), limits(l), hold(time.Minute))
+			changes := []func(*Route){upstreamURL(t, secretURL), limits(l), hold(time.Minute)}
+			if x.route != nil {
+				changes = append(changes, x.route)
+			}
+			r := newRig(t, answers(ok, "canary"), changes...)
 			send := func(body string) *http.Response {
 				req := request(http.MethodPost, "/hook/canary-path?canary=query", body,
 					"Authorization", "Bearer canary", "Cookie", "canary", "Idempotency-Key", "canary",
@@ -205,7 +209,7 @@ func TestEventTellsNoSecrets(t *testing.T) {
 				case ReasonBadRequest, ReasonClientGone:
 					req = x.change(req)
 				case ReasonUnknownRoute:
-					req.RequestURI = "/huck-canary/canary"
+					req.RequestURI = "/bot123:canary/canary" // a token where a name belongs
 				}
 				return r.do(req)
 			}
@@ -219,7 +223,7 @@ func TestEventTellsNoSecrets(t *testing.T) {
 			case ReasonLimited:
 				send("canary 1")
 				send("canary 2")
-			case ReasonCoolingDown, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight, ReasonDraining:
+			case ReasonBusy, ReasonCoolingDown, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight, ReasonDraining:
 				x.before(t, r)
 			case ReasonInternal, ReasonClientGone:
 				r.over(x.upstream)
@@ -274,8 +278,8 @@ func TestEvents(t *testing.T) {
 			t.Errorf("got %s by %v, want limited by a and b", e.Reason, e.Limits)
 		}
 		r.do(request(http.MethodGet, "/hok", ""))
-		if e := <-r.events; e.Nearest != "hook" || e.Route != "" || e.Reason != ReasonUnknownRoute {
-			t.Errorf("got route %q, nearest %q, want none and hook", e.Route, e.Nearest)
+		if e := <-r.events; e.Unknown != "hok" || e.Nearest != "hook" || e.Route != "" || e.Reason != ReasonUnknownRoute {
+			t.Errorf("got route %q, unknown %q, nearest %q, want none, hok and hook", e.Route, e.Unknown, e.Nearest)
 		}
 	})
 }

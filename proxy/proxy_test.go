@@ -50,7 +50,7 @@ func newRig(tb testing.TB, over http.RoundTripper, changes ...func(*Route)) *rig
 		Upstream:        mustParse(tb, "https://upstream.example/services/T0"),
 		Dedupe:          DedupeOn,
 		DedupeHeaders:   []string{"Authorization", "Idempotency-Key"},
-		Hold:            time.Second,
+		Hold:            Hold{time.Second, time.Second},
 		DuplicateStatus: http.StatusConflict,
 		Timeout:         time.Minute,
 		ClosedStatus:    StatusClientGone,
@@ -139,7 +139,7 @@ func (r *rig) start(req *http.Request) <-chan *http.Response {
 // Changes of a route, for newRig.
 
 func limits(ls ...Limit) func(*Route)   { return func(r *Route) { r.Limits = ls } }
-func hold(d time.Duration) func(*Route) { return func(r *Route) { r.Hold = d } }
+func hold(d time.Duration) func(*Route) { return func(r *Route) { r.Hold = Hold{d, d} } }
 func dedupe(d Dedupe) func(*Route)      { return func(r *Route) { r.Dedupe = d } }
 func shadow(r *Route)                   { r.Shadow = true }
 
@@ -386,6 +386,13 @@ func text(t *testing.T, res *http.Response) string {
 	return string(body)
 }
 
+// told is what our own answers have in common, as clients read it.
+type told struct {
+	Detail, Message, Reason, Sent string
+	RetryAfter                    json.Number `json:"retry_after"`
+	Error                         struct{ Message, Type, Code string }
+}
+
 // outcome says in one word what became of a request: its status if the answer
 // is the upstream's, else the reason.
 func result(t *testing.T, res *http.Response) string {
@@ -394,11 +401,11 @@ func result(t *testing.T, res *http.Response) string {
 	if res.Header.Get("Proxy-Status") == "" {
 		return fmt.Sprint(res.StatusCode)
 	}
-	var p problem
+	var p told
 	if err := json.Unmarshal([]byte(body), &p); err != nil {
 		t.Fatalf("%v in %q", err, body)
 	}
-	return string(p.Reason)
+	return p.Reason
 }
 
 func wantOutcome(t *testing.T, res *http.Response, want string) {
@@ -443,6 +450,37 @@ func TestNearest(t *testing.T) {
 	} {
 		if got := names.nearest(name); got != want {
 			t.Errorf("nearest(%q): got %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestRouteThatWasMeant(t *testing.T) {
+	two := &Proxy{routes: map[string]*route{"slack": {}, "api": {}}, spelling: spelling{}}
+	two.spelling.add("slack")
+	two.spelling.add("api")
+	one := &Proxy{routes: map[string]*route{"slack": {}}, spelling: spelling{}}
+	for name, want := range map[string]string{"slak": "slack", "SLACK-eng": "slack", "api-v2": "api", "XXX": "", "": "", strings.Repeat("x", 1000): ""} {
+		if got := two.nearest(name); got != want {
+			t.Errorf("nearest(%q): got %q, want %q", name, got, want)
+		}
+	}
+	for name, want := range map[string]string{"XXX": "slack", "services": "slack", "": ""} {
+		if got := one.nearest(name); got != want {
+			t.Errorf("nearest(%q) of one: got %q, want %q", name, got, want)
+		}
+	}
+}
+
+// Some clients send their token where a route's name belongs.
+func TestNameOfAnUnknownRouteIsToldUnlessItMayBeASecret(t *testing.T) {
+	for _, name := range []string{"slak", "XXX", "services", "slack-eng", "v1", "my_app.v2"} {
+		if got := tellable(name); got != name {
+			t.Errorf("tellable(%q): got %q", name, got)
+		}
+	}
+	for _, name := range []string{"", "bot123456:AAE-x", "3f2a9c0d7e", "xoxb-1234567890-abc", "a%20b", "sk-proj4f3k2j1h", "AKIAIOSFODNN7EXAMPLE", strings.Repeat("x", 17)} {
+		if got := tellable(name); got != "" {
+			t.Errorf("tellable(%q): got %q", name, got)
 		}
 	}
 }

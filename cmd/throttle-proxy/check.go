@@ -51,7 +51,7 @@ func (c *checkCommand) Run(p *process) error {
 		}
 	}
 	if failed {
-		return errors.New("not everything can be reached")
+		return errors.New("not everything can be reached: correct what is not ok")
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func TestDefaults(t *testing.T) {
 			Limits:          []proxy.Limit{{Name: "api", Limit: limiter.Limit{Rate: 10, Period: time.Second, Burst: 20}}},
 			Dedupe:          proxy.DedupeOn,
 			DedupeHeaders:   []string{"Authorization", "Cookie", "X-Api-Key", "Api-Key", "Idempotency-Key"},
-			Hold:            time.Second,
+			Hold:            defaultHold,
 			DuplicateStatus: 409,
 			Timeout:         time.Minute,
 			ClosedStatus:    499,
@@ -91,6 +91,8 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--replicas 3", func(c *config) any { return c.replicas }, 3},
 		{"--max-cool-down 2d", func(c *config) any { return c.routes[0].MaxCoolDown }, 48 * time.Hour},
 		{"--drain-delay 1d", drains, "24h0m0s 25s"},
+		{"--drain-delay 2days --drain-timeout 5minutes", drains, "48h0m0s 5m0s"},
+		{"--drain-delay 1hr --drain-timeout 30sec", drains, "1h0m0s 30s"},
 		{"--max-body 10", func(c *config) any { return strings.Join(c.warnings, "; ") }, "--max-body: 10 is a number of bytes: write 10MiB if that is meant"},
 		{"--max-body 10240", func(c *config) any { return c.warnings }, []string(nil)},
 		{"--max-cool-down 1m", func(c *config) any { return c.routes[0].MaxCoolDown }, time.Minute},
@@ -149,8 +151,13 @@ func TestPolicyOfARouteReplacesTheDefault(t *testing.T) {
 	}{
 		{"dedupe", "all", "key", func(r proxy.Route) any { return r.Dedupe }, proxy.DedupeAll, proxy.DedupeKey},
 		{"dedupe-header", "X-User,Cookie", "none", func(r proxy.Route) any { return r.DedupeHeaders }, []string{"X-User", "Cookie"}, []string(nil)},
-		{"hold", "0s", "1m30s", func(r proxy.Route) any { return r.Hold }, time.Duration(0), 90 * time.Second},
+		{"wait", "3s", "off", func(r proxy.Route) any { return r.Wait }, 3 * time.Second, time.Duration(0)},
+		{"concurrency", "5,by=client", "off", func(r proxy.Route) any { return len(r.Concurrency) }, 1, 0},
+		{"hold", "0s", "1m30s", func(r proxy.Route) any { return r.Hold }, proxy.Hold{Unknown: time.Minute}, proxy.Hold{Success: 90 * time.Second, Unknown: time.Minute}},
+		{"hold", "0s,unknown=5m", "unknown=0s", func(r proxy.Route) any { return r.Hold }, proxy.Hold{Unknown: 5 * time.Minute}, proxy.Hold{Success: time.Second}},
+		{"hold", "2s,unknown=1d", "3s", func(r proxy.Route) any { return r.Hold }, proxy.Hold{Success: 2 * time.Second, Unknown: 24 * time.Hour}, proxy.Hold{Success: 3 * time.Second, Unknown: time.Minute}},
 		{"duplicate-status", "425", "503", func(r proxy.Route) any { return r.DuplicateStatus }, 425, 503},
+		{"duplicate-status", "200", "299", func(r proxy.Route) any { return r.DuplicateStatus }, 200, 299},
 		{"timeout", "1s", "2m", func(r proxy.Route) any { return r.Timeout }, time.Second, 2 * time.Minute},
 		{"client-gone", "cancel", "finish", func(r proxy.Route) any { return r.ClientGone }, proxy.Cancel, proxy.Finish},
 		{"upstream-closed-status", "502", "599", func(r proxy.Route) any { return r.ClosedStatus }, 502, 599},
@@ -203,6 +210,15 @@ func TestRates(t *testing.T) {
 		{pooled + "--register c=http://c --rate p=7/s --rate off", "a in p: p 7/s; b in p: p 7/s; c:"},
 		{"--register a=http://a --rate 5/sec --rate 50/min,burst=5 --rate a=500/hour,name=x --rate a=5000/day", "a: x 500/h a-2 5000/d"},
 		{"--register a=http://a --rate 5/sec --rate 50/min,burst=5", "a: a 5/s a-2 50/m,burst=5"},
+		{"--register a=http://a --rate 100/m,strict --rate 9/s,burst=3,strict,by=client", "a: a 100/m,strict a-2 9/s,burst=3,strict by client"},
+		{"--register a=http://a --rate 5/s,candidate", "a: a 10/s,burst=20 candidate a-candidate 5/s"},
+		{"--register a=http://a --register b=http://b --rate 9/s --rate a=5/s,candidate --rate a=5/m,by=client,candidate,name=x", "a: a 9/s candidate a-candidate 5/s candidate x 5/m by client; b: b 9/s"},
+		{pooled + "--rate p=7/s --rate p=3/s,candidate --rate off", "a in p: p 7/s candidate p-candidate 3/s; b in p: p 7/s candidate p-candidate 3/s"},
+		{"--register a=http://a --rate off --concurrency 5 --concurrency 2,by=client", "a: at once a-concurrency 5 at once a-concurrency-2 2 by client"},
+		{"--register a=http://a --register b=http://b --rate off --concurrency 5,name=x --concurrency a=off", "a:; b: at once x 5"},
+		{pooled + "--rate p=7/s --rate off --concurrency p=5 --concurrency a=2", "a in p: p 7/s at once a-concurrency 2 at once p-concurrency 5; b in p: p 7/s at once p-concurrency 5"},
+		{"--register a=http://a --rate 5/seconds --rate 50/minutes --rate 500/hrs --rate 5000/days", "a: a 5/s a-2 50/m a-3 500/h a-4 5000/d"},
+		{"--register a=http://a --rate 5/30sec --rate 50/10minutes,burst=5 --rate 500/7d --rate 600/2days", "a: a 5/30s a-2 50/10m,burst=5 a-3 500/168h a-4 600/48h"},
 		// Budgets of one name are two where no pool brings them together.
 		{"--register a=http://a --register b=http://b --rate 1/s,name=each", "a: each 1/s; b: each 1/s"},
 	} {
@@ -221,11 +237,20 @@ func budgetsOf(c *config) string {
 			text += " in " + r.Pool
 		}
 		text += ":"
-		for _, l := range r.Limits {
-			text += " " + l.Name + " " + l.String()
-			if by := l.By.String(); by != "" {
-				text += " by " + by
+		limit := func(before, name, is string, by proxy.By) {
+			text += before + " " + name + " " + is
+			if by != (proxy.By{}) {
+				text += " by " + by.String()
 			}
+		}
+		for _, l := range r.Limits {
+			limit("", l.Name, l.String(), l.By)
+		}
+		for _, l := range r.Candidates {
+			limit(" candidate", l.Name, l.String(), l.By)
+		}
+		for _, l := range r.Concurrency {
+			limit(" at once", l.Name, fmt.Sprint(l.Most), l.By)
 		}
 		routes = append(routes, text)
 	}
@@ -277,16 +302,16 @@ func TestConfigPrintsNoSecret(t *testing.T) {
 
 func FuzzParseRate(f *testing.F) {
 	for _, seed := range []string{
-		"off", "10/s", "100/10m,burst=20", "1/d,by=client", "1/s,by=header:X-Key,name=x,burst=2", "1/s,,", "=", "1/s,burst", "-1/s", "1/2562047h,burst=4611686018427387903",
+		"off", "10/s", "100/10m,burst=20", "1/d,by=client", "1/s,by=header:X-Key,name=x,burst=2", "1/s,,", "=", "1/s,burst", "-1/s", "100/m,strict", "9/s,burst=3,strict,candidate", "1/s,strict,strict", "1/2562047h,burst=4611686018427387903",
 	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		l, off, err := parseRate(text)
+		l, kind, err := parseRate(text)
 		switch {
 		case err != nil:
 			return
-		case off:
+		case kind == noRate:
 			if text != "off" || l != (proxy.Limit{}) {
 				t.Errorf("%q is off, with %+v", text, l)
 			}

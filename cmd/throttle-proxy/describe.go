@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"throttle-proxy/proxy"
 )
@@ -25,20 +27,13 @@ func (c *config) describe() []string {
 	if c.redisSource != "" {
 		source = c.redisSource
 	}
-	return append(lines, fmt.Sprintf("store: %s (from %s), keys under %s:", c.redisAddress, source, c.redisPrefix))
+	return append(lines, fmt.Sprintf("store: %s (from %s), keys under %s:, this replica is %s", c.redisAddress, source, c.redisPrefix, c.replica))
 }
 
 func (c *config) describeLimits(r proxy.Route) string {
-	if len(r.Limits) == 0 {
-		return "no limit"
-	}
 	var parts []string
 	for _, l := range r.Limits {
-		rate, _, _ := strings.Cut(l.String(), ",")
-		part := fmt.Sprintf("%s, burst %d", rate, l.Burst)
-		if l.By != (proxy.By{}) {
-			part += " by " + l.By.String()
-		}
+		part := describeLimit(l)
 		if r.Upstream.Slack() && l.Limit == builtinRate(r.Upstream).Limit {
 			part += " (Slack's published limit)"
 		}
@@ -47,7 +42,39 @@ func (c *config) describeLimits(r proxy.Route) string {
 		}
 		parts = append(parts, part)
 	}
-	return strings.Join(parts, " and ")
+	for _, l := range r.Concurrency {
+		part := fmt.Sprintf("%d at once%s", l.Most, describeBy(l.By))
+		if r.Pool != "" && strings.HasPrefix(l.Name, r.Pool+"-concurrency") {
+			part += " (shared by pool " + r.Pool + ")"
+		}
+		parts = append(parts, part)
+	}
+	text := strings.Join(parts, " and ")
+	if text == "" {
+		text = "no limit"
+	}
+	if r.Wait > 0 && len(parts) > 0 {
+		text += fmt.Sprintf("; what would be too many waits up to %s", r.Wait)
+	}
+	for _, l := range r.Candidates {
+		text += "; only reported: " + describeLimit(l)
+	}
+	return text
+}
+
+func describeLimit(l proxy.Limit) string {
+	rate, _, _ := strings.Cut(l.String(), ",")
+	if l.Strict {
+		return fmt.Sprintf("%s in any period, burst %d%s", rate, l.Burst, describeBy(l.By))
+	}
+	return fmt.Sprintf("%s, burst %d%s", rate, l.Burst, describeBy(l.By))
+}
+
+func describeBy(by proxy.By) string {
+	if by == (proxy.By{}) {
+		return ""
+	}
+	return " by " + by.String()
 }
 
 func describeDedupe(r proxy.Route) string {
@@ -58,13 +85,41 @@ func describeDedupe(r proxy.Route) string {
 	}[r.Dedupe]
 	text := "repeats are forwarded"
 	if r.Dedupe != proxy.DedupeOff {
-		text = what + " refused while in flight"
-		if r.Hold > 0 {
-			text += fmt.Sprintf(" and %s after success", r.Hold)
-		}
+		text = what + describeRefusals(r)
 	}
 	if r.Shadow {
 		text += "; shadow: nothing is refused, only reported"
 	}
 	return text
+}
+
+// describeRefusals says when repeats are refused, and how.
+func describeRefusals(r proxy.Route) string {
+	when := []string{"in flight"}
+	if d := r.Hold.Success; d > 0 {
+		when = append(when, brief(d)+" after success")
+	}
+	if d := r.Hold.Unknown; d > 0 {
+		when = append(when, brief(d)+" after an unknown outcome")
+	}
+	text := " refused while "
+	if r.DuplicateStatus != http.StatusConflict {
+		text = fmt.Sprintf(" refused with %d while ", r.DuplicateStatus)
+	}
+	last := len(when) - 1
+	if last > 0 {
+		text += strings.Join(when[:last], ", ") + " and "
+	}
+	return text + when[last]
+}
+
+// brief is how a person writes d: 1m0s is 1m.
+func brief(d time.Duration) string {
+	s := d.String()
+	for _, zero := range [...]string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, zero) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
 }

@@ -29,6 +29,7 @@ const (
 func (r *replica) drain(listener *drainListener) {
 	r.health.draining.Store(true)
 	r.logger.Info("draining")
+	r.drainStore(r.config.drainDelay + r.config.drainTimeout)
 	time.Sleep(r.config.drainDelay)
 
 	ctx, cancel := context.WithTimeout(context.Background(), r.config.drainTimeout)
@@ -180,7 +181,7 @@ func (t *traffic) count(next http.Handler) http.Handler {
 			counted.stream, counted.idle = http.NewResponseController(w), t.writeIdle
 			defer counted.pace() // what is left is written when the handler has ended
 		}
-		defer counted.recover(t.logger)
+		defer counted.recover(t.logger, r, true)
 		next.ServeHTTP(counted, r)
 	})
 }

@@ -2,7 +2,7 @@ package main
 
 import "github.com/alecthomas/kong"
 
-const description = `A reverse proxy in front of webhooks and APIs that must not be hammered: a request equal to one in flight gets 409, one beyond the budget gets 429, everything else is forwarded. Replicas that share a Redis decide together.`
+const description = `A reverse proxy for webhooks and APIs that must not be hammered: a repeat of what is in flight gets 409, what is over the budget 429, and the rest is forwarded. Replicas that share a Redis decide together.`
 
 var groups = []kong.Group{
 	{Key: "routes", Title: "Routes:"},
@@ -10,25 +10,29 @@ var groups = []kong.Group{
 	{Key: "duplicates", Title: "Duplicates (409):"},
 	{Key: "exchange", Title: "Upstreams and clients:"},
 	{Key: "store", Title: "Fleet:"},
-	{Key: "operation", Title: "Operation:", Description: "A flag marked [R=] takes ROUTE=VALUE for one route, or VALUE as the default of all. Every flag has a variable: --lock-ttl is THROTTLE_PROXY_LOCK_TTL; where a flag can be repeated, the variable's values stand apart by white space."},
+	{Key: "operation", Title: "Operation:"},
 }
 
 // flags are those of serve, which check takes too. All are text: what they
 // mean, and what is wrong with them, is config's to say.
 type flags struct {
 	Register []string `sep:"none" group:"routes" placeholder:"NAME=URL" help:"Register a route: /NAME is forwarded to URL (http, https or h2c). env:VARIABLE or file:PATH in place of URL keeps a secret off the command line. Repeatable, required."`
-	Port     string   `group:"routes" default:"44444" help:"Port to listen on, on all interfaces (${default})."`
+	Port     string   `group:"routes" default:"44444" placeholder:"N" help:"Port to listen on, on all interfaces (${default})."`
 	Listen   string   `group:"routes" placeholder:"ADDRESS" help:"host:port or unix:/path to listen on, in place of --port."`
 	TLSCert  string   `name:"tls-cert" group:"routes" placeholder:"FILE" help:"Certificate for TLS and HTTP/2 to clients, read again when the file changes."`
 	TLSKey   string   `name:"tls-key" group:"routes" placeholder:"FILE" help:"Its key."`
 
-	Rate []string `sep:"none" group:"limits" placeholder:"[R=]RATE" help:"N/PERIOD[,burst=B][,by=client|header:NAME][,name=X], or off; PERIOD is s, m, h, d or a duration. Repeat for several windows: all must admit. (10/s,burst=20; for hooks.slack.com 1/s,burst=5)"`
+	Rate []string `sep:"none" group:"limits" placeholder:"[R=]RATE" help:"N/PERIOD[,burst=B][,by=client|header:NAME][,name=X][,strict][,candidate], or off; PERIOD is s, m, h, d or a duration. Repeat for several windows: all must admit. (10/s,burst=20; for hooks.slack.com 1/s,burst=5)"`
+	Wait []string `sep:"none" group:"limits" placeholder:"[R=]TIME" help:"Longest that a request waits for its budget, and for --concurrency, in place of a 429; or off. (off)"`
+
+	Concurrency []string `sep:"none" group:"limits" placeholder:"[R=]N" help:"N[,by=client|header:NAME][,name=X], or off: exchanges at once over all replicas. Repeatable. (off)"`
+
 	Pool []string `sep:"none" group:"limits" placeholder:"NAME=R,R" help:"Routes that share the budgets of --rate NAME=…, besides their own."`
 
 	Dedupe          []string `sep:"none" group:"duplicates" placeholder:"[R=]MODE" help:"Which requests are refused as duplicates. on: every method but GET, HEAD, OPTIONS, TRACE; all: those too; key: those with an Idempotency-Key; off. (on)"`
 	DedupeHeader    []string `sep:"none" group:"duplicates" placeholder:"[R=]NAMES" help:"Header fields, separated by commas, in which equal requests agree, or none. (Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key)"`
-	Hold            []string `sep:"none" group:"duplicates" placeholder:"[R=]TIME" help:"How long equal requests stay refused after a success, or an outcome that is not known. (1s)"`
-	DuplicateStatus []string `sep:"none" group:"duplicates" placeholder:"[R=]CODE" help:"Status of the answer to a duplicate. (409)"`
+	Hold            []string `sep:"none" group:"duplicates" placeholder:"[R=]TIME" help:"How long equal requests stay refused: TIME after a success, and with ,unknown=TIME where the upstream may have acted and nobody knows. (1s,unknown=1m)"`
+	DuplicateStatus []string `sep:"none" group:"duplicates" placeholder:"[R=]CODE" help:"Status of the answer to a duplicate; 200 to 299 too, with a plain JSON body. (409)"`
 	LockTTL         string   `name:"lock-ttl" group:"duplicates" default:"5s" placeholder:"TIME" help:"Longest that a lock outlives a replica that died (${default})."`
 	MaxBody         string   `group:"duplicates" default:"10MiB" placeholder:"SIZE" help:"Largest body that is read to compare requests (${default})."`
 	BodyMemory      string   `group:"duplicates" default:"256MiB" placeholder:"SIZE" help:"All bodies that are held to compare requests (${default})."`

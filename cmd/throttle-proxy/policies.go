@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,6 +17,10 @@ import (
 
 // defaultDedupeHeaders are those by which clients and intents differ.
 const defaultDedupeHeaders = "Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key"
+
+// defaultHold is of a minute where the outcome is unknown: clients' own retries
+// come after up to 8 s, and several of them.
+var defaultHold = proxy.Hold{Success: time.Second, Unknown: time.Minute}
 
 // policies is the table of the flags [R=]VALUE: the flag and its values, what
 // counts without one, how a value is read, and what it sets of a route. A new
@@ -33,8 +38,9 @@ func (f *flags) policies(p *parsing) []policy {
 	return []policy{
 		one(p, "dedupe", f.Dedupe, proxy.DedupeOn, oneOf(proxy.DedupeOn, proxy.DedupeOff, proxy.DedupeAll, proxy.DedupeKey), func(r *proxy.Route) *proxy.Dedupe { return &r.Dedupe }),
 		one(p, "dedupe-header", f.DedupeHeader, strings.Split(defaultDedupeHeaders, ","), parseHeaders, func(r *proxy.Route) *[]string { return &r.DedupeHeaders }),
-		one(p, "hold", f.Hold, time.Second, parseDelay, func(r *proxy.Route) *time.Duration { return &r.Hold }),
-		one(p, "duplicate-status", f.DuplicateStatus, http.StatusConflict, parseStatus, func(r *proxy.Route) *int { return &r.DuplicateStatus }),
+		one(p, "wait", f.Wait, 0, parseWait, func(r *proxy.Route) *time.Duration { return &r.Wait }),
+		one(p, "hold", f.Hold, defaultHold, parseHold, func(r *proxy.Route) *proxy.Hold { return &r.Hold }),
+		one(p, "duplicate-status", f.DuplicateStatus, http.StatusConflict, parseDuplicateStatus, func(r *proxy.Route) *int { return &r.DuplicateStatus }),
 		one(p, "timeout", f.Timeout, time.Minute, parseTime, func(r *proxy.Route) *time.Duration { return &r.Timeout }),
 		one(p, "client-gone", f.ClientGone, proxy.Finish, oneOf(proxy.Finish, proxy.Cancel), func(r *proxy.Route) *proxy.ClientGone { return &r.ClientGone }),
 		one(p, "upstream-closed-status", f.UpstreamClosedStatus, proxy.StatusClientGone, parseStatus, func(r *proxy.Route) *int { return &r.ClosedStatus }),
@@ -108,7 +114,11 @@ func (p *parsing) each(flag string, values []string, read func(route, text strin
 		if !ok || !p.names[route] && !slices.Contains(pools, route) {
 			route, text = "", value
 		}
-		if err := read(route, text); err != nil {
+		err := read(route, text)
+		if before, _, ok := strings.Cut(value, ":"); err != nil && ok && p.names[before] {
+			err = fmt.Errorf("a route and its value stand apart by =: write %s=VALUE", before)
+		}
+		if err != nil {
 			p.fail(flag, "%s%w", nth(values, i), err)
 		}
 	}
@@ -118,10 +128,24 @@ func (p *parsing) each(flag string, values []string, read func(route, text strin
 // reason is that text begins with a route that is not registered.
 func (p *parsing) unlessNoRoute(err error, text string, read func(rest string) error) error {
 	name, rest, ok := strings.Cut(text, "=")
-	if !ok || !proxy.ValidName(name) || p.names[name] || read(rest) != nil {
+	switch lower := strings.ToLower(name); {
+	case !ok || p.names[name] || read(rest) != nil:
+		return err
+	case lower != name && p.names[lower]:
+		return fmt.Errorf("routes are written in small letters: write %s=VALUE", lower)
+	case !proxy.ValidName(name):
 		return err
 	}
-	return fmt.Errorf("no route %q is registered: write --register %[1]s=URL, or correct the name", name)
+	return p.noRoute(name, "write --register "+name+"=URL, or correct the name")
+}
+
+// noRoute is the error about a name that no route has: to write the one that is
+// like it, or what else there is to do.
+func (p *parsing) noRoute(name, otherwise string) error {
+	if near := nearest(name, slices.Sorted(maps.Keys(p.names))); len(near) > 0 {
+		otherwise = fmt.Sprintf("write %q if that is meant; else %s", near[0], otherwise)
+	}
+	return fmt.Errorf("no route %q is registered: %s", name, otherwise)
 }
 
 // framing are the fields that say where a message ends, or how it is sent.
@@ -137,9 +161,9 @@ func (p *parsing) parseField(route, text string) (proxy.Field, error) {
 	case !ok || !httpguts.ValidHeaderFieldName(name):
 		return proxy.Field{}, errors.New("not a header field: write NAME=VALUE or ROUTE=NAME=VALUE, and NAME=env:VARIABLE for a value with spaces")
 	case route == "" && proxy.ValidName(name) && nested && httpguts.ValidHeaderFieldName(inner) && strings.Trim(rest, "=") != "":
-		return proxy.Field{}, fmt.Errorf("no route %q is registered: correct the name, or begin it with a capital letter if it is a header field's", name)
+		return proxy.Field{}, p.noRoute(name, "correct the name, or begin it with a capital letter if it is a header field's")
 	case strings.Trim(reference, "=") == "":
-		return proxy.Field{}, errors.New("the value is empty: is the variable set?")
+		return proxy.Field{}, errors.New("the value is empty: is the variable set? Write NAME=VALUE or NAME=env:VARIABLE")
 	}
 	name = http.CanonicalHeaderKey(name)
 	value, err := p.environment.reference(reference)

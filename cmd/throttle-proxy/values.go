@@ -6,12 +6,15 @@ import (
 	"io/fs"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/net/http/httpguts"
+
+	"throttle-proxy/proxy"
 )
 
 // harmless is what a message may repeat: a number with its unit, or a few
@@ -102,8 +105,26 @@ func parseSwitch(s string) (bool, error) {
 
 func parseTime(s string) (time.Duration, error) {
 	d, err := parseDuration(s)
+	if err := wrongTime(s, "write a long one, as in 24h: it cannot be turned off"); err != nil {
+		return 0, err
+	}
 	if err != nil || d <= 0 {
 		return 0, fmt.Errorf("%s is not a time: write a duration longer than 0, as in 5s or 200ms", quote(s))
+	}
+	return d, nil
+}
+
+// maxWait bounds --wait: whoever would wait for longer has left.
+const maxWait = time.Hour
+
+// parseWait reads how long requests wait for their budget; 0 is off.
+func parseWait(s string) (time.Duration, error) {
+	if s == "off" {
+		return 0, nil
+	}
+	d, err := parseDuration(s)
+	if err != nil || d <= 0 || d > maxWait {
+		return 0, fmt.Errorf("%s is not a time to wait: write a duration of at most 1h, as in 3s or 200ms, or off", quote(s))
 	}
 	return d, nil
 }
@@ -111,19 +132,74 @@ func parseTime(s string) (time.Duration, error) {
 // parseDelay is parseTime for a time that may be 0.
 func parseDelay(s string) (time.Duration, error) {
 	d, err := parseDuration(s)
+	if err := wrongTime(s, "write 0s"); err != nil {
+		return 0, err
+	}
 	if err != nil || d < 0 {
 		return 0, fmt.Errorf("%s is not a time: write a duration of at least 0s, as in 1s or 200ms", quote(s))
 	}
 	return d, nil
 }
 
-// parseDuration is [time.ParseDuration], but that a day is known.
+// parseHold reads DURATION[,unknown=DURATION]. What is left out stays as it is by
+// default.
+func parseHold(s string) (hold proxy.Hold, err error) {
+	hold = defaultHold
+	success, unknown, both := strings.Cut(s, ",unknown=")
+	if !both {
+		if unknown, both = strings.CutPrefix(s, "unknown="); both {
+			success = brief(hold.Success)
+		}
+	}
+	if strings.Contains(success+unknown, ",") {
+		return hold, errors.New("not a time after a success and one after an unknown outcome: write DURATION,unknown=DURATION, as in 1s,unknown=1m")
+	}
+	if hold.Success, err = parseDelay(success); err == nil && both {
+		hold.Unknown, err = parseDelay(unknown)
+	}
+	return hold, err
+}
+
+// wrongTime says what to write in place of a number without a unit, or of a word
+// that turns other things off.
+func wrongTime(s, off string) error {
+	switch {
+	case s == "" || s == "0":
+		return nil
+	case !strings.ContainsFunc(s, notDigit) && len(s) < 8:
+		return fmt.Errorf("%s has no unit: write %ss, or %[2]sms", quote(s), s)
+	case slices.Contains([]string{"off", "none", "no", "never", "false", "disabled", "unlimited", "forever", "infinite"}, s):
+		return fmt.Errorf("%s is not a time: %s", quote(s), off)
+	}
+	return nil
+}
+
+// parseDuration is [time.ParseDuration], but that a day is known, and units as
+// people write them.
 func parseDuration(s string) (time.Duration, error) {
+	s = inUnits(s)
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		n, err := strconv.ParseUint(days, 10, 16)
 		return time.Duration(n) * 24 * time.Hour, err
 	}
 	return time.ParseDuration(s)
+}
+
+// units are those of time as people write them, by their letters here.
+var units = map[string]string{
+	"sec": "s", "secs": "s", "second": "s", "seconds": "s",
+	"min": "m", "mins": "m", "minute": "m", "minutes": "m",
+	"hr": "h", "hrs": "h", "hour": "h", "hours": "h",
+	"day": "d", "days": "d",
+}
+
+// inUnits returns a time or a period with the letter of its unit: 5m of 5min.
+func inUnits(s string) string {
+	number := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyz")
+	if letter, ok := units[s[len(number):]]; ok {
+		return number + letter
+	}
+	return s
 }
 
 // parseSize reads a number of bytes.
@@ -139,6 +215,15 @@ func parseStatus(s string) (int, error) {
 	status, err := strconv.Atoi(s)
 	if err != nil || status < 400 || status > 599 {
 		return 0, fmt.Errorf("%s is not an error status: write a number from 400 to 599", quote(s))
+	}
+	return status, nil
+}
+
+// parseDuplicateStatus is parseStatus, but that a success can be written too.
+func parseDuplicateStatus(s string) (int, error) {
+	status, err := strconv.Atoi(s)
+	if err != nil || status < 200 || status > 599 || status/100 == 3 {
+		return 0, fmt.Errorf("%s is no status for a duplicate: write an error from 400 to 599, or a success from 200 to 299", quote(s))
 	}
 	return status, nil
 }
