@@ -45,7 +45,7 @@ func TestCheck(t *testing.T) {
 			"upstream of a: ok\n", "(from REDIS_URL)", "redis redis://" + store.Addr + ": WRONGPASS",
 		}},
 		{"--redis " + replica.URL() + " --register a=" + upstream.URL, exitFailed, []string{": it is a replica, which takes no writes: write the address of the master"}},
-		{"--redis redis://weak:CANARY@" + weak.Addr + " --register a=" + upstream.URL, exitFailed, []string{": the user lacks rights: add +pttl +zrem, and ~throttle:* for the keys\n"}},
+		{"--redis redis://weak:CANARY@" + weak.Addr + " --register a=" + upstream.URL, exitFailed, []string{": the user lacks rights: add +pttl +zcard +zscore +zrem, and ~throttle:* for the keys\n"}},
 		{"--redis redis://weak:CANARY@" + weak.Addr + "/1 --register a=" + upstream.URL, exitFailed, []string{": the user lacks rights: add +select, and"}},
 		{"--redis " + far.URL() + " --register a=" + upstream.URL, exitFailed, []string{": a round trip to the store takes 2", "of the 100ms of --store-timeout: write --store-timeout "}},
 		{"--store-timeout 250ms --redis " + far.URL() + " --register a=" + upstream.URL, 0, []string{": ok\n", ": warning: a round trip to the store takes 2"}},
