@@ -3,6 +3,8 @@
 # make soak   random histories against the laws of the design: a long one without
 #             faults of store or replicas, and some with all of them, and clients
 #             that obey all they are told (SEED=1 replays)
+# make test-clients  what real clients make of the answers: installs them, Node 20
+#             or newer not among them (WRITE=1 writes the table of docs/clients-table.md)
 # make check  formatting, linters, known vulnerabilities
 # make bench  Go benchmarks (RUNS of each), then the product beside a bare
 #             ReverseProxy and nginx: the first table of docs/speed.md
@@ -15,7 +17,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 RUNS        ?= 6
 
-.PHONY: build run test soak check bench bench-growth bench-memory deps
+.PHONY: build run test soak test-clients check bench bench-growth bench-memory deps
 
 # The flags of a plain `go build` and `go run`, so that they find each other's work; those for the linker alone cost
 # nothing. A release is built by itself, without cgo.
@@ -39,6 +41,14 @@ soak: deps
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestHistory$$' ./integration -history.seed $(or $(SEED),0) -history.faults none -history.ops 100000
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestHistory$$' ./integration -history.seed $(or $(SEED),0) -history.faults all -history.ops 10000 -history.runs 5
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestObedientClientsNeverSendTwice$$' ./integration -obedient.seed $(or $(SEED),0) -obedient.messages 10000
+
+test-clients: deps integration/clients/node/node_modules
+	cd integration/clients && $(GO) vet ./... && $(GO) test -race -count 1 -timeout 10m ./... $(if $(WRITE),-args -write)
+
+integration/clients/node/node_modules: integration/clients/node/package-lock.json
+	cd $(@D) && npm ci --loglevel=error && touch $(@F)
+
+test-clients: CLIENTS = yes
 
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
@@ -71,6 +81,9 @@ deps:
 	command -v nginx >/dev/null || missing="$$missing nginx-light"; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	test -z "$(LOADER)" || command -v $(LOADER) >/dev/null || missing="$$missing $(LOADER)"; \
+	test -z "$(CLIENTS)" || command -v npm >/dev/null || missing="$$missing npm"; \
+	test -z "$(CLIENTS)" || command -v curl >/dev/null || missing="$$missing curl"; \
+	test -z "$(CLIENTS)" || for python in python3 /usr/bin/python3; do $$python -c 'import requests' 2>/dev/null && break; done || missing="$$missing python3-requests"; \
 	test -n "$$missing" || exit 0; \
 	sudo=""; test "$$(id -u)" = 0 || sudo=sudo; \
 	if command -v apt-get >/dev/null; then \

@@ -23,6 +23,7 @@ func (r Route) Digest() cluster.Digest {
 	for _, name := range r.DedupeHeaders {
 		policy.DedupeHeaders = append(policy.DedupeHeaders, http.CanonicalHeaderKey(name))
 	}
+	policy.DedupeJSON = slices.Sorted(slices.Values(r.DedupeJSON))
 	policy.SetHeaders = nil
 	for _, f := range r.SetHeaders {
 		policy.SetHeaders = append(policy.SetHeaders, Field{Name: f.Name})

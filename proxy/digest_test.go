@@ -21,7 +21,7 @@ func policed(t *testing.T) Route {
 		Limits:      []Limit{{second, "hook", By{Header: "X-Tenant"}}, {second, "team", By{Client: true}}},
 		Candidates:  []Limit{{second, "candidate", By{Header: "X-Tenant"}}},
 		Concurrency: []Concurrency{{5, "hook-concurrency", By{Header: "X-Tenant"}}}, Wait: 3 * time.Second,
-		Dedupe: DedupeAll, DedupeHeaders: []string{"Authorization", "X-Api-Key"}, Hold: Hold{Success: time.Second}, DuplicateStatus: 425,
+		Dedupe: DedupeAll, DedupeHeaders: []string{"Authorization", "X-Api-Key"}, DedupeJSON: []string{"$.id", "$.at"}, Hold: Hold{Success: time.Second}, DuplicateStatus: 425,
 		WhenUndecided: cluster.Open, MaxCoolDown: time.Minute,
 		Timeout: time.Hour, ClosedStatus: 502, ClientGone: Cancel, Shadow: true,
 		AnswerIdle: 2 * time.Minute, Forwarded: true, SetHeaders: []Field{{"Authorization", "canary"}, {"X-Team", "a"}},
@@ -126,6 +126,7 @@ func TestDigestOfTheSamePolicyIsTheSame(t *testing.T) {
 	r := policed(t)
 	slices.Reverse(r.Limits)
 	slices.Reverse(r.DedupeHeaders)
+	slices.Reverse(r.DedupeJSON)
 	slices.Reverse(r.SetHeaders)
 	r.DedupeHeaders[0] = strings.ToLower(r.DedupeHeaders[0])
 	r.Limits[1].By.Header = strings.ToUpper(r.Limits[1].By.Header)

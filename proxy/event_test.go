@@ -208,6 +208,8 @@ func TestEventTellsNoSecrets(t *testing.T) {
 					req.RequestURI = "/hook/../canary"
 				case ReasonBadRequest, ReasonClientGone:
 					req = x.change(req)
+				case ReasonAmbiguousField:
+					req.Header.Add("Authorization", "Bearer canary-2")
 				case ReasonUnknownRoute:
 					req.RequestURI = "/bot123:canary/canary" // a token where a name belongs
 				}

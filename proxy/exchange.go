@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -32,7 +33,8 @@ type exchange struct {
 
 	sent    time.Time // when it was sent on; zero if it was not
 	outcome outcome
-	gone    bool // the client had left by the time the upstream answered
+	from    *netip.Addr // whom the request comes from, once that was asked
+	gone    bool        // the client had left by the time the upstream answered
 }
 
 // serve is the order of decisions.
@@ -61,6 +63,13 @@ func (x *exchange) serve() {
 		return
 	}
 	x.target = rt.Upstream.Target(rest, query)
+	if name := rt.ambiguous(x.in.Header); name != "" {
+		if !rt.Shadow {
+			x.refuseAmbiguous(name)
+			return
+		}
+		x.event.Shadowed = ReasonAmbiguousField
+	}
 	ask := x.ask()
 	compared := rt.dedupes(x.in)
 	if !compared && !rt.Shadow { // any other may be a duplicate first, which only its body tells
@@ -147,14 +156,6 @@ func (x *exchange) slots() []cluster.Slot {
 		of[i].Caller = x.caller(c.By)
 	}
 	return of
-}
-
-// caller is the digest of who asks, as by says.
-func (x *exchange) caller(by By) string {
-	if by.Client {
-		return digest(x.proxy.options.Trust.client(x.in))
-	}
-	return digest(x.in.Header[http.CanonicalHeaderKey(by.Header)]...)
 }
 
 // admit gets the verdict on ask, and answers the request unless it may go on.

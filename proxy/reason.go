@@ -21,6 +21,7 @@ const (
 	ReasonBodyTooLarge    Reason = "body-too-large" // more than is read to compare requests
 	ReasonNoMemory        Reason = "no-memory"      // all bodies together are too large
 	ReasonTooManyInFlight Reason = "too-many-in-flight"
+	ReasonAmbiguousField  Reason = "ambiguous-field"  // the field that says whose budget it is comes in several lines
 	ReasonUpstreamRefused Reason = "upstream-refused" // no connection, or no HTTP on it
 	ReasonUpstreamTimeout Reason = "upstream-timeout" // no answer in time
 	ReasonUpstreamClosed  Reason = "upstream-closed"  // the connection was cut before an answer
@@ -60,6 +61,7 @@ var reasons = map[Reason]about{
 	ReasonUnknownRoute:    {404, "Unknown route", "", "http_request_error", 12, false},
 	ReasonBadRequest:      {400, "Bad request", "The request cannot be read in one way only.", "http_request_error", 3, false},
 	ReasonBadPath:         {400, "Bad path", "The path leads above the registered one.", "http_request_error", 3, false},
+	ReasonAmbiguousField:  {400, "Ambiguous field", "", "http_request_error", 3, false},
 	ReasonBodyTooLarge:    {413, "Body too large", "The body is larger than is read to tell equal requests apart.", "http_request_error", 8, false},
 	ReasonBadMethod:       {405, "Bad method", "CONNECT and TRACE are not forwarded.", "http_request_error", 12, false},
 	ReasonNoMemory:        {503, "No memory", "The bodies of all requests together are too large.", "connection_limit_reached", 14, true},

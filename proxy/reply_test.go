@@ -155,6 +155,14 @@ var refusals = map[Reason]refusal{
 		status: 405, kind: "urn:throttle-proxy:problem:bad-method", title: "Bad method", grpc: "12", errorType: "invalid_request_error",
 		method: http.MethodTrace,
 	},
+	ReasonAmbiguousField: {
+		status: 400, kind: "urn:throttle-proxy:problem:ambiguous-field", title: "Ambiguous field", grpc: "3", errorType: "invalid_request_error",
+		detail: "Tenant says whose budget is spent, and comes in several lines: send one. This request was not sent.",
+		change: func(r *http.Request) *http.Request {
+			r.Header["Tenant"] = []string{"a", "b"}
+			return r
+		},
+	},
 	ReasonNoMemory: {
 		compared: true, status: 503, kind: reducedCapacity, title: "No memory", grpc: "14", retryAfter: "1", errorType: "api_error",
 		before: func(_ *testing.T, r *rig) { r.bodies.limit = 1 },
@@ -319,7 +327,7 @@ func (x refusal) body(first string) string {
 	if detail == "" {
 		detail = reasons[x.reason].detail + map[bool]string{false: " This request was not sent.", true: " The upstream may have acted on this request."}[x.sent]
 	}
-	if x.reason == ReasonUnknownRoute || x.detail != "" {
+	if x.reason == ReasonUnknownRoute || x.detail != "" && x.reason != ReasonAmbiguousField {
 		route = ""
 	}
 	if x.retryAfter != "" {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ type Route struct {
 
 	Dedupe          Dedupe
 	DedupeHeaders   []string // request headers that are part of the fingerprint, beside those that always are
+	DedupeJSON      []string // paths of what JSON bodies are compared by, as ParseJSONPaths returns them; nil for all bytes
 	Hold            Hold
 	DuplicateStatus int // of the answer to a duplicate, as a rule 409
 
@@ -72,12 +74,15 @@ type Concurrency struct {
 // By says who has a budget of their own: the zero By is one budget for all.
 type By struct {
 	Client bool   // each client address
+	Prefix int    // bits of an IPv6 address that are one client's; 0 for defaultPrefix
 	Header string // each value of this header
 }
 
 // String returns b as it is written on the command line, or "".
 func (b By) String() string {
 	switch {
+	case b.Client && b.Prefix != 0:
+		return "client/" + strconv.Itoa(b.Prefix)
 	case b.Client:
 		return "client"
 	case b.Header != "":
@@ -115,6 +120,8 @@ type route struct {
 	pauses      []string // that alone
 	credentials []string // fields by which callers have cool-downs of their own
 	sender      sender
+	origin      origin
+	json        *selection       // of JSON bodies; nil for all of their bytes
 	charges     []cluster.Charge // with the callers still to be filled in, as in
 	candidates  []cluster.Charge
 	slots       []cluster.Slot
@@ -180,6 +187,7 @@ func newRoute(r Route) (*route, error) {
 	}
 	slices.Sort(headers)
 	rt.headers = slices.Compact(headers)
+	rt.json = selects(r.DedupeJSON)
 	return rt, nil
 }
 

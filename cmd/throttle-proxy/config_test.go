@@ -24,11 +24,12 @@ func TestDefaults(t *testing.T) {
 		network: "tcp", listenFlag: "--port",
 		address: ":44444",
 		routes: []proxy.Route{{
-			Name:            "api",
-			Upstream:        got.routes[0].Upstream,
-			Limits:          []proxy.Limit{{Name: "api", Limit: limiter.Limit{Rate: 10, Period: time.Second, Burst: 20}}},
-			Dedupe:          proxy.DedupeOn,
-			DedupeHeaders:   []string{"Authorization", "Cookie", "X-Api-Key", "Api-Key", "Idempotency-Key"},
+			Name:     "api",
+			Upstream: got.routes[0].Upstream,
+			Limits:   []proxy.Limit{{Name: "api", Limit: limiter.Limit{Rate: 10, Period: time.Second, Burst: 20}}},
+			Dedupe:   proxy.DedupeOn,
+			DedupeHeaders: []string{"Authorization", "Cookie", "X-Api-Key", "Api-Key", "Idempotency-Key", "X-Idempotency-Key",
+				"Content-Range", "Upload-Offset", "Range", "If-Match", "If-None-Match", "SOAPAction", "X-HTTP-Method-Override"},
 			Hold:            defaultHold,
 			DuplicateStatus: 409,
 			Timeout:         time.Minute,
@@ -82,8 +83,9 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--max-body 1", func(c *config) any { return c.maxBody }, int64(1)},
 		{"--max-body 64KiB", func(c *config) any { return c.maxBody }, int64(64 << 10)},
 		{"--max-body 1␣MB", func(c *config) any { return c.maxBody }, int64(1e6)},
-		{"--trusted-proxy 10.1.2.3/8 --trusted-proxy ::1 --trusted-proxy unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8", "::1/128")},
-		{"THROTTLE_PROXY_TRUSTED_PROXY=10.0.0.0/8␣unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8")},
+		{"--trusted-proxy 10.1.2.3/8 --trusted-proxy ::1 --trusted-proxy unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8", "::1/128", "unix")},
+		{"THROTTLE_PROXY_TRUSTED_PROXY=10.0.0.0/8␣unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8", "unix")},
+		{"--trusted-proxy 10.0.0.0/8,header=cf-connecting-ip --trusted-proxy fe80::1%eth0 --trusted-proxy unix,header=Forwarded", func(c *config) any { return c.trust }, trust("10.0.0.0/8 Cf-Connecting-Ip", "fe80::1/128", "unix Forwarded")},
 		{"--redis-pipeline off", func(c *config) any { return c.pipeline }, false},
 		{"--admin off", func(c *config) any { return c.adminAddress }, ""},
 		{"--admin 127.0.0.1:9090", func(c *config) any { return c.adminNetwork + " " + c.adminAddress }, "tcp 127.0.0.1:9090"},
@@ -134,10 +136,14 @@ func storeOf(c *config) any {
 	return c.redisAddress + " " + c.redisSource + " " + c.redisPrefix
 }
 
-func trust(prefixes ...string) proxy.Trust {
-	t := proxy.Trust{Unix: true}
+func trust(prefixes ...string) (t proxy.Trust) {
 	for _, p := range prefixes {
-		t.Prefixes = append(t.Prefixes, netip.MustParsePrefix(p))
+		network, header, _ := strings.Cut(p, " ")
+		trusted := proxy.TrustedProxy{Header: header}
+		if network != "unix" {
+			trusted.Prefix = netip.MustParsePrefix(network)
+		}
+		t = append(t, trusted)
 	}
 	return t
 }
@@ -151,6 +157,7 @@ func TestPolicyOfARouteReplacesTheDefault(t *testing.T) {
 	}{
 		{"dedupe", "all", "key", func(r proxy.Route) any { return r.Dedupe }, proxy.DedupeAll, proxy.DedupeKey},
 		{"dedupe-header", "X-User,Cookie", "none", func(r proxy.Route) any { return r.DedupeHeaders }, []string{"X-User", "Cookie"}, []string(nil)},
+		{"dedupe-json", "$.event.id,-$.event.sent", "none", func(r proxy.Route) any { return r.DedupeJSON }, []string{"$.event.id", "-$.event.sent"}, []string(nil)},
 		{"wait", "3s", "off", func(r proxy.Route) any { return r.Wait }, 3 * time.Second, time.Duration(0)},
 		{"concurrency", "5,by=client", "off", func(r proxy.Route) any { return len(r.Concurrency) }, 1, 0},
 		{"hold", "0s", "1m30s", func(r proxy.Route) any { return r.Hold }, proxy.Hold{Unknown: time.Minute}, proxy.Hold{Success: 90 * time.Second, Unknown: time.Minute}},
@@ -204,6 +211,7 @@ func TestRates(t *testing.T) {
 		{"--register a=http://host --rate a=10/s,name=x --rate a=9/m", "a: x 10/s a-2 9/m"},
 		{"THROTTLE_PROXY_RATE=10/s,burst=20␣a=9/h,burst=2 --register a=http://host", "a: a 9/h,burst=2"},
 		{"--register a=http://host --rate 10/s,by=client,burst=3 --rate 5/s,name=key,by=header:X-Key", "a: a 10/s,burst=3 by client key 5/s by header:X-Key"},
+		{"--register a=http://host --rate 1/s,by=client/56 --rate 2/s,by=client/64,name=b --rate 3/s,by=header:host,name=c", "a: a 1/s by client/56 b 2/s by client c 3/s by header:Host"},
 		{pooled + "--rate p=7/s", "a in p: a 10/s,burst=20 p 7/s; b in p: b 10/s,burst=20 p 7/s"},
 		{pooled + "--rate p=7/s --rate p=70/m,burst=7 --rate off", "a in p: p 7/s p-2 70/m,burst=7; b in p: p 7/s p-2 70/m,burst=7"},
 		{pooled + "--rate p=7/s,name=both --rate 1/s --rate b=2/s", "a in p: a 1/s both 7/s; b in p: b 2/s both 7/s"},

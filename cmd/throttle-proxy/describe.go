@@ -86,6 +86,9 @@ func describeDedupe(r proxy.Route) string {
 	text := "repeats are forwarded"
 	if r.Dedupe != proxy.DedupeOff {
 		text = what + describeRefusals(r)
+		if r.DedupeJSON != nil {
+			text += ", JSON compared by " + strings.Join(r.DedupeJSON, " ")
+		}
 	}
 	if r.Shadow {
 		text += "; shadow: nothing is refused, only reported"

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
-
 	"throttle-proxy/limiter"
 	"throttle-proxy/proxy"
 	"throttle-proxy/proxy/upstream"
@@ -215,7 +213,7 @@ const (
 	noRate                 // off
 )
 
-// parseRate reads N/PERIOD[,burst=B][,by=client|header:NAME][,name=X], and strict
+// parseRate reads N/PERIOD[,burst=B][,by=client[/PREFIX]|header:NAME][,name=X], and strict
 // and candidate after it; or off.
 func parseRate(text string) (l proxy.Limit, kind rateKind, err error) {
 	if text == "off" {
@@ -267,7 +265,7 @@ func parseRate(text string) (l proxy.Limit, kind rateKind, err error) {
 // maxConcurrency is the most exchanges that a limit counts.
 const maxConcurrency = 100_000
 
-// parseConcurrency reads N[,by=client|header:NAME][,name=X] or off.
+// parseConcurrency reads N[,by=client[/PREFIX]|header:NAME][,name=X] or off.
 func parseConcurrency(text string) (l proxy.Concurrency, off bool, err error) {
 	if text == "off" {
 		return l, true, nil
@@ -295,18 +293,6 @@ func parseConcurrency(text string) (l proxy.Concurrency, off bool, err error) {
 		}
 	}
 	return l, false, nil
-}
-
-// parseBy reads who has a limit of their own.
-func parseBy(value string) (proxy.By, error) {
-	if value == "client" {
-		return proxy.By{Client: true}, nil
-	}
-	header, ok := strings.CutPrefix(value, "header:")
-	if !ok || !httpguts.ValidHeaderFieldName(header) {
-		return proxy.By{}, errors.New("unknown by=: write by=client or by=header:NAME")
-	}
-	return proxy.By{Header: header}, nil
 }
 
 func parseName(value string) (string, error) {

@@ -109,6 +109,7 @@ func newReplica(c *config, store store, logger *slog.Logger, h *health) (*replic
 		BodyMemory:  c.bodyMemory,
 		BodyTimeout: c.bodyIdle,
 		MaxInFlight: c.maxInFlight,
+		Warn:        func(text string) { logger.Warn(text) },
 	})
 	if err != nil {
 		return nil, err

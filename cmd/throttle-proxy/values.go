@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
-	"golang.org/x/net/http/httpguts"
 
 	"throttle-proxy/proxy"
 )
@@ -226,17 +225,4 @@ func parseDuplicateStatus(s string) (int, error) {
 		return 0, fmt.Errorf("%s is no status for a duplicate: write an error from 400 to 599, or a success from 200 to 299", quote(s))
 	}
 	return status, nil
-}
-
-func parseHeaders(s string) ([]string, error) {
-	if s == "none" {
-		return nil, nil
-	}
-	names := strings.Split(s, ",")
-	for _, name := range names {
-		if !httpguts.ValidHeaderFieldName(name) {
-			return nil, errors.New("not a list of header fields: write names separated by commas, or none")
-		}
-	}
-	return names, nil
 }
