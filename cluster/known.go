@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"throttle-proxy/limiter"
@@ -34,6 +35,8 @@ type known struct {
 	spread   *limiter.Spread  // likewise
 	pauses   pauses
 	unlocked *limiter.Deadlines[freeLock, struct{}] // see isUnlocked
+
+	control atomic.Pointer[control] // what operators have changed; nil for nothing. Stored with mu held.
 }
 
 func newKnown(replica string) *known {
@@ -137,6 +140,9 @@ func (k *known) duplicateLocked(ask Ask, now time.Duration) (v Verdict, refused 
 
 func (k *known) coolingLocked(ask Ask, now time.Duration) (v Verdict, refused bool) {
 	k.pauses.note(ask)
+	if v, paused := k.pausedLocked(ask, now); paused {
+		return v, true
+	}
 	if !k.pauses.expire(now) {
 		return Verdict{}, false
 	}
@@ -236,6 +242,9 @@ func (k *known) foundUnlockedLocked(ask Ask, refused, now time.Duration) {
 // allRefusedLocked returns until when all asks that are equal to ask are refused,
 // by what is known; 0 if they are not. It changes with what refuses them.
 func (k *known) allRefusedLocked(ask Ask, now time.Duration) (until time.Duration) {
+	if _, paused := k.pausedLocked(ask, now); paused {
+		return math.MaxInt64
+	}
 	for i, name := range ask.Pauses {
 		if i == 0 || ask.OneCaller {
 			until = max(until, k.pauses.get(pauseID{ask.Tag, name}).until)

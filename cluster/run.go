@@ -13,6 +13,7 @@ func (r *Redis) run() {
 	defer close(r.ran)
 	r.load()
 	r.reconnectIfFar()
+	r.learn()
 	close(r.started)
 	r.beat()
 	r.warn()
@@ -28,6 +29,10 @@ func (r *Redis) run() {
 		case <-heartbeat.C:
 			r.beat()
 			r.lookForPauses()
+		case <-r.ordered:
+			r.beat()
+		case <-r.settled:
+			r.settle()
 		case <-r.returned:
 			r.load()
 			renewed = r.renewAll() // takes what was admitted meanwhile has
@@ -69,7 +74,7 @@ func (r *Redis) reconnectIfFar() {
 func (r *Redis) load() {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
-	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, refundScript, heartbeatScript, renewSlotsScript, freeSlotsScript} {
+	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, refundScript, heartbeatScript, controlScript, renewSlotsScript, freeSlotsScript} {
 		if script.Load(ctx, r.redis()).Err() != nil {
 			return
 		}

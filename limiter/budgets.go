@@ -136,6 +136,14 @@ func (b *Budgets) Refund(c Charge, tat time.Duration) (given bool) {
 	return true
 }
 
+// Fill has nothing spent of the budget of c's key from now on.
+func (b *Budgets) Fill(now time.Duration, c Charge) {
+	budgets := b.of(&c)
+	if m := budgets.get(c.Key); m != nil {
+		budgets.set(m, c.Key, min(m.at, now), m.value)
+	}
+}
+
 // known is a budget while it is asked, and where it is remembered.
 type known struct {
 	budget
