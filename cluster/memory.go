@@ -31,8 +31,7 @@ func (m *Memory) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	if v.waits(ask) {
 		v, err = m.known.await(ctx, ask, v, began, m.decide)
 	}
-	v.Limits = m.known.limitsOf(ask)
-	return v, err
+	return v.under(m.known.controlled(ask)), err
 }
 
 func (m *Memory) decide(ask Ask) (Verdict, error) {
@@ -62,9 +61,9 @@ func (m *Memory) decide(ask Ask) (Verdict, error) {
 // body is read, with the Fingerprint still nil. Of budgets that have not refused
 // it says nothing.
 func (m *Memory) Refusal(ask Ask) (v Verdict, refused bool) {
-	ask, _ = m.known.controlled(ask)
+	ask, changed := m.known.controlled(ask)
 	v, refused = m.known.refusal(ask)
-	return m.known.told(ask, v, limiter.Alone), refused
+	return m.known.told(ask, v.under(ask, changed), limiter.Alone), refused
 }
 
 // Pause lets no ask that names the cool-down be admitted for d from now on: its

@@ -113,16 +113,14 @@ func (k *known) controlledLocked(ask Ask, now time.Duration) (as Ask, changed bo
 	return ask, changed
 }
 
-// limitsOf returns the limits of ask if operators have changed any, else nil.
-func (k *known) limitsOf(ask Ask) (limits []limiter.Limit) {
-	as, changed := k.controlled(ask)
-	if !changed {
-		return nil
+// under is v with the limits of ask, if operators have changed any.
+func (v Verdict) under(ask Ask, changed bool) Verdict {
+	if changed {
+		for _, c := range ask.Charges {
+			v.Limits = append(v.Limits, c.Limit)
+		}
 	}
-	for _, c := range as.Charges {
-		limits = append(limits, c.Limit)
-	}
-	return limits
+	return v
 }
 
 // pausedLocked returns the verdict on ask if an operator has paused its route.

@@ -181,8 +181,7 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	if v.waits(ask) {
 		v, err = r.known.await(ctx, ask, v, began, r.decide)
 	}
-	v.Limits = r.known.limitsOf(ask)
-	return v, err
+	return v.under(r.known.controlled(ask)), err
 }
 
 func (r *Redis) decide(ask Ask) (Verdict, error) {
@@ -310,9 +309,9 @@ func (r *Redis) Drain(left time.Duration) { r.known.drain(left) }
 // Refusal returns the verdict on ask if this replica knows by itself that it
 // is a refusal, as [Memory.Refusal] does.
 func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) {
-	ask, _ = r.known.controlled(ask)
+	ask, changed := r.known.controlled(ask)
 	v, refused = r.known.refusal(ask)
-	return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), refused
+	return r.known.told(ask, v.under(ask, changed), r.fleet.place(r.options.Replicas)), refused
 }
 
 // Pause lets no ask that names the cool-down be admitted for d from now on, on
