@@ -5,7 +5,7 @@
 #             that obey all they are told (SEED=1 replays)
 # make check  formatting, linters, known vulnerabilities
 # make bench  Go benchmarks (RUNS of each), then the product beside a bare
-#             ReverseProxy and nginx: the first table of the README's Speed
+#             ReverseProxy and nginx: the first table of docs/speed.md
 # make bench-growth  how cost grows: its second table
 # make bench-memory  how memory grows, and that it does not with time: its third
 

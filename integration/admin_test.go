@@ -63,7 +63,7 @@ series:
 }
 
 // Fails if a request is not counted as what it was, a metric breaks the rules of
-// its field, or the README and the replica do not know the same ones.
+// its field, or docs/operating.md and the replica do not know the same ones.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
@@ -111,18 +111,18 @@ func TestMetrics(t *testing.T) {
 	if err != nil || len(problems) > 0 {
 		t.Errorf("promlint: %v, %v", problems, err)
 	}
-	readme, err := os.ReadFile("../README.md")
+	page, err := os.ReadFile("../docs/operating.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	documented := map[string]bool{}
-	for _, match := range regexp.MustCompile("(?m)^\\| `(throttle_proxy_[a-z_]+)").FindAllStringSubmatch(string(readme), -1) {
+	for _, match := range regexp.MustCompile("(?m)^\\| `(throttle_proxy_[a-z_]+)").FindAllStringSubmatch(string(page), -1) {
 		documented[match[1]] = true
 	}
 	families := r.metrics(t)
 	for name := range families {
 		if strings.HasPrefix(name, "throttle_proxy_") && !documented[name] {
-			t.Errorf("the README does not know %s", name)
+			t.Errorf("docs/operating.md does not know %s", name)
 		}
 	}
 	// Each rule of the example is about metrics that there are.
@@ -132,7 +132,7 @@ func TestMetrics(t *testing.T) {
 	}
 	for _, name := range regexp.MustCompile(`throttle_proxy_[a-z_]+`).FindAllString(string(rules), -1) {
 		if !documented[strings.TrimSuffix(name, "_bucket")] {
-			t.Errorf("the rules name %s, which the README does not know", name)
+			t.Errorf("the rules name %s, which docs/operating.md does not know", name)
 		}
 	}
 }

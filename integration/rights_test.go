@@ -10,25 +10,25 @@ import (
 	"throttle-proxy/integration/redistest"
 )
 
-// What the README says that a user of Redis needs.
+// What docs/redis.md says that a user of Redis needs.
 
-// documentedRules returns what the README says that an ACL user needs.
+// documentedRules returns what docs/redis.md says that an ACL user needs.
 func documentedRules(t *testing.T) string {
 	t.Helper()
-	readme, err := os.ReadFile("../README.md")
+	page, err := os.ReadFile("../docs/redis.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules := regexp.MustCompile("`(~throttle:[^`]*)`").FindSubmatch(readme)
+	rules := regexp.MustCompile("`(~throttle:[^`]*)`").FindSubmatch(page)
 	if rules == nil {
-		t.Fatal("the README does not say what an ACL user needs")
+		t.Fatal("docs/redis.md does not say what an ACL user needs")
 	}
 	return string(rules[1])
 }
 
-// The README says which commands a Redis user needs. Fails if one is missing
+// docs/redis.md says which commands a Redis user needs. Fails if one is missing
 // there, or is not needed.
-func TestRightsOfTheREADMESuffice(t *testing.T) {
+func TestDocumentedRightsSuffice(t *testing.T) {
 	t.Parallel()
 	rules := documentedRules(t)
 	server := redistest.Start(t)

@@ -61,10 +61,10 @@ var (
 )
 
 // flagTable returns the cell with the default of each flag in the tables of
-// the README. A row begins with a flag in backquotes, and may name several.
+// docs/flags.md. A row begins with a flag in backquotes, and may name several.
 func flagTable(t *testing.T) map[string]string {
 	t.Helper()
-	text, err := os.ReadFile("../../README.md")
+	text, err := os.ReadFile("../../docs/flags.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func flagTable(t *testing.T) map[string]string {
 	return defaults
 }
 
-func TestReadmeHasEveryFlagWithItsDefault(t *testing.T) {
+func TestDocumentationHasEveryFlagWithItsDefault(t *testing.T) {
 	documented := flagTable(t)
 	for _, flag := range flagsOf(t, "serve") {
 		cell, ok := documented[flag.Name]
