@@ -15,15 +15,29 @@ func (x *exchange) pauses() []string {
 	if rt.MaxCoolDown == 0 {
 		return nil
 	}
-	if caller := rt.callerPause(x.in); caller != "" {
-		return []string{rt.pause, caller}
+	pause := x.pause()
+	if caller := rt.callerPause(pause, x.in); caller != "" {
+		return []string{pause, caller}
+	}
+	if pause != rt.pause {
+		return []string{pause}
 	}
 	return rt.pauses
 }
 
+// pause names the cool-down of the upstream: each host that clients name has its
+// own.
+func (x *exchange) pause() string {
+	if x.labels == "" {
+		return x.route.pause
+	}
+	return strings.TrimPrefix(x.route.pause+":"+digest(x.labels), ":")
+}
+
 // callerPause names the cool-down of r's credentials; it is empty for a request
-// without, and where the upstream gets those of the route.
-func (rt *route) callerPause(r *http.Request) string {
+// without, and where the upstream gets those of the route. pause is the
+// upstream's.
+func (rt *route) callerPause(pause string, r *http.Request) string {
 	var credentials []string
 	for _, name := range rt.credentials {
 		if values := r.Header[name]; strings.Join(values, "") != "" {
@@ -33,10 +47,10 @@ func (rt *route) callerPause(r *http.Request) string {
 	if credentials == nil {
 		return ""
 	}
-	if rt.pause == "" {
+	if pause == "" {
 		return digest(credentials...)
 	}
-	return rt.pause + ":" + digest(credentials...)
+	return pause + ":" + digest(credentials...)
 }
 
 // coolDown lets the route rest, for this caller, if its upstream asks for that.
@@ -48,9 +62,10 @@ func (x *exchange) coolDown(res *http.Response) {
 	if wait <= 0 {
 		return
 	}
-	name := x.route.callerPause(x.in)
+	pause := x.pause()
+	name := x.route.callerPause(pause, x.in)
 	if name == "" {
-		name = x.route.pause
+		name = pause
 	}
 	x.event.CoolDown = wait
 	x.proxy.options.Cluster.Pause(x.route.tag, name, wait)

@@ -32,6 +32,8 @@ func (r Route) Digest() cluster.Digest {
 		l.By.Header = http.CanonicalHeaderKey(l.By.Header)
 		policy.Limits = append(policy.Limits, l)
 	}
+	policy.Hosts = slices.Clone(r.Hosts)
+	slices.Sort(policy.Hosts)
 	slices.Sort(policy.DedupeHeaders)
 	slices.SortFunc(policy.SetHeaders, func(a, b Field) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(policy.Limits, func(a, b Limit) int { return cmp.Compare(a.Name, b.Name) })

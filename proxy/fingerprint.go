@@ -20,11 +20,20 @@ func (rt *route) fingerprint(r *http.Request, target string, body *heldBody) *cl
 	h.part(r.Method)
 	h.part(target)
 	for _, name := range rt.headers {
-		h.list(r.Header[name])
+		h.list(fieldOf(r, name))
 	}
 	h.length(int(body.size))
 	sum := cluster.Fingerprint(h.sum(body.chunks...))
 	return &sum
+}
+
+// fieldOf returns the values of a field by its canonical name. Host is not among
+// the others, and has one value.
+func fieldOf(r *http.Request, name string) []string {
+	if name == "Host" {
+		return []string{hostOf(r.Host)}
+	}
+	return r.Header[name]
 }
 
 // digest names a caller in the store without telling who it is: half of a

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -71,7 +72,11 @@ func (x *exchange) refuseUnknownRoute(name string) {
 	if len(name) > longest {
 		name = name[:longest] + "…"
 	}
-	x.reply(about.status, about, problem{Detail: "Use /NAME: no route " + strconv.Quote(name)}, "")
+	detail := "Use /NAME: no route " + strconv.Quote(name)
+	if len(x.proxy.hosts.exact)+len(x.proxy.hosts.wild) > 0 || !strings.HasPrefix(x.in.RequestURI, "/") {
+		detail += ", and none whose --host this request names"
+	}
+	x.reply(about.status, about, problem{Detail: detail}, "")
 }
 
 // refuseVerdict answers a request that the cluster refused.

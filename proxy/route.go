@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math"
 	"net/http"
@@ -26,8 +27,9 @@ func ValidName(s string) bool { return routeName.MatchString(s) }
 type Route struct {
 	Name     string
 	Upstream *upstream.URL
-	Pool     string  // whose budgets it shares; empty for none
-	Limits   []Limit // its own and its pool's, each with another name
+	Hosts    []string // whose requests are its own, beside those below /NAME: see [ParseHost]
+	Pool     string   // whose budgets it shares; empty for none
+	Limits   []Limit  // its own and its pool's, each with another name
 
 	Dedupe          Dedupe
 	DedupeHeaders   []string // request headers that are part of the fingerprint, beside those that always are
@@ -45,6 +47,11 @@ type Route struct {
 	AnswerIdle time.Duration // longest pause in the upstream's body
 	Forwarded  bool          // send X-Forwarded-* and Via
 	SetHeaders []Field       // sent upstream, in place of the client's
+	PassHost   bool          // the upstream gets the client's Host
+
+	AllowPrivate bool               // hosts that clients name may have private addresses, and loopback ones
+	TLS          *tls.Config        `json:"-"` // how the upstream is verified, and who we are to it; nil for the system's way
+	KeepAlive    upstream.KeepAlive // of connections to the upstream
 }
 
 // Field is a header field, its name canonical. Its value may be a secret.
@@ -99,10 +106,12 @@ const (
 type route struct {
 	Route
 	tag         string
-	pause       string   // name of its cool-down within the tag
-	pauses      []string // that alone
-	credentials []string // fields by which callers have cool-downs of their own
-	sender      sender
+	pause       string           // name of its cool-down within the tag
+	pauses      []string         // that alone
+	credentials []string         // fields by which callers have cool-downs of their own
+	sender      sender           // nil if there are hosts
+	hosts       *upstream.Hosts  // that clients name; nil if the URL has no *
+	prefix      []string         // X-Forwarded-Prefix, which is its first
 	charges     []cluster.Charge // with the callers still to be filled in
 	headers     []string         // of the fingerprint, canonical and sorted
 	policy      []string         // RateLimit-Policy
@@ -114,12 +123,24 @@ type sender interface {
 	Send(ctx context.Context, end context.CancelCauseFunc, req *upstream.Request) (*upstream.Answer, error)
 }
 
-func (r Route) waits() upstream.Options {
-	return upstream.Options{Timeout: r.Timeout, AnswerIdle: r.AnswerIdle}
+func (r Route) options() upstream.Options {
+	o := upstream.Options{Timeout: r.Timeout, AnswerIdle: r.AnswerIdle, KeepAlive: r.KeepAlive, TLS: r.TLS}
+	switch {
+	case r.Upstream.Wild() && r.AllowPrivate:
+		o.Addresses = upstream.LocalAddress
+	case r.Upstream.Wild():
+		o.Addresses = upstream.PublicAddress
+	}
+	return o
 }
 
 func newRoute(r Route) (*route, error) {
-	rt := &route{Route: r, tag: r.Name, sender: upstream.New(r.Upstream, r.waits())}
+	rt := &route{Route: r, tag: r.Name, prefix: []string{"/" + r.Name}}
+	if r.Upstream.Wild() {
+		rt.hosts = upstream.NewHosts(r.Upstream, r.options())
+	} else {
+		rt.sender = upstream.New(r.Upstream, r.options())
+	}
 	if r.Pool != "" {
 		rt.tag, rt.pause = r.Pool, r.Name // each upstream of a pool cools down by itself
 	}
