@@ -202,7 +202,7 @@ func TestEventTellsNoSecrets(t *testing.T) {
 				switch reason {
 				case ReasonBadPath:
 					req.RequestURI = "/hook/../canary"
-				case ReasonBadRequest, ReasonClientGone:
+				case ReasonBadRequest, ReasonClientGone, ReasonLoop:
 					req = x.change(req)
 				case ReasonUnknownRoute:
 					req.RequestURI = "/huck-canary/canary"

@@ -41,8 +41,11 @@ func (x *exchange) seenRefresh(refresh string) string {
 			rest = strings.TrimLeft(value, " \t")
 		}
 	}
+	if rest == "" {
+		return refresh // of the same place
+	}
 	before, after := refresh[:len(refresh)-len(rest)], ""
-	if rest != "" && (rest[0] == '"' || rest[0] == '\'') {
+	if rest[0] == '"' || rest[0] == '\'' {
 		quote := rest[:1]
 		if end := strings.Index(rest[1:], quote); end >= 0 {
 			rest, after = rest[:end+1], rest[end+1:]

@@ -41,6 +41,12 @@ func (u *URL) seen(target, prefix, ref string, values bool) string {
 		return seen
 	case tells && told != place.path, query != place.query:
 		return resolved + query + place.fragment
+	case u.Tells():
+		// Escaped slashes are no slashes, and can be read.
+		plain, err := url.PathUnescape(resolved)
+		if _, tells := u.behind(mergeSlashes.Replace(plain)); err == nil && tells {
+			return root(prefix)
+		}
 	}
 	return ref
 }
