@@ -388,6 +388,10 @@ func try(ctx context.Context, c *http.Client, method, url, body string, fields .
 	}
 	for _, field := range fields {
 		name, value, _ := strings.Cut(field, ": ")
+		if name == "Host" {
+			req.Host = value
+			continue
+		}
 		req.Header.Add(name, value)
 	}
 	if req.Header.Get("Transfer-Encoding") == "chunked" {
