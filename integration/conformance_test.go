@@ -75,6 +75,8 @@ var policies = map[string][]string{
 	"idle":  {"--answer-idle", "1s"},
 	"keyed": {"--set-header", "Idempotency-Key=fixed"},
 	"gone":  nil, // and nobody listens there
+	// A route that is found by its host: rows say no more of the path than others.
+	"hosted": {"--host", "ROUTE.host.test"},
 }
 
 // table is a run of rows.
@@ -130,7 +132,7 @@ func newTable(t *testing.T) *table {
 						words = append(words, "--dedupe", name+"=off")
 					}
 					for i := 0; i < len(flags); i += 2 {
-						words = append(words, flags[i], name+"="+flags[i+1])
+						words = append(words, flags[i], name+"="+strings.Replace(flags[i+1], "ROUTE", name, 1))
 					}
 				}
 			}
@@ -225,7 +227,12 @@ func (tab *table) runIn(l *lane, r row) string {
 		}
 	}
 	a := asked{message: l.asks(m, id), after: r.after}
-	if !r.outside {
+	switch {
+	case r.route == "hosted":
+		method, target := a.request()
+		a.message = a.without("Host").with("Host", l.route(r.route)+".host.test")
+		a.first = method + "\t" + target
+	case !r.outside:
 		a.message = a.to(l.route(r.route))
 	}
 	if r.half {

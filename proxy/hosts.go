@@ -128,7 +128,7 @@ func (h *hosts) find(host string) (rt *route, labels string) {
 		if host[i] != '.' {
 			continue
 		}
-		if rt := h.wild[host[i:]]; rt != nil && isLabels(host[:i]) {
+		if rt := h.wild[host[i:]]; rt != nil && isLabels(host[:i]) && (!rt.Upstream.Wild() || rt.Upstream.Owns(host[:i])) {
 			return rt, host[:i]
 		}
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"cmp"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -40,7 +41,8 @@ func hosted(tb testing.TB, routes ...string) *Proxy {
 		name, hosts, _ := strings.Cut(text, " ")
 		url := "http://upstream.example/" + name
 		if bare, ok := strings.CutPrefix(name, "*"); ok {
-			name, url = bare, "https://*.upstream.example/"+bare
+			name, url = bare, map[string]string{"aws": "https://*.amazonaws.com/"}[bare]
+			url = cmp.Or(url, "https://*.upstream.example/"+bare)
 		}
 		all = append(all, Route{Name: name, Upstream: mustParse(tb, url), Hosts: strings.Fields(hosts), Forwarded: true, DuplicateStatus: 409})
 	}
@@ -64,7 +66,7 @@ func parsed(tb testing.TB, target, host string) *http.Request {
 func TestWhichRouteARequestIsOf(t *testing.T) {
 	all := []string{
 		"path", "exact a.example.com 127.0.0.1 ::1 xn--bcher-kva.example", "wide *.b.example.com", "deep *.c.b.example.com x.b.example.com",
-		"*partner *.example.com.proxy", "rest *",
+		"*partner *.example.com.proxy", "*aws *.amazonaws.proxy", "rest *",
 	}
 	some := all[:len(all)-1]
 	for _, test := range []struct {
@@ -115,6 +117,8 @@ func TestWhichRouteARequestIsOf(t *testing.T) {
 		{all, "w.example.com.proxy", "/x?y", "partner - w /x?y"},
 		{all, "V.W.Example.com.Proxy.:80", "/x", "partner - v.w /x"},
 		{some, "example.com.proxy", "/x", ""},
+		{some, "w.s3.amazonaws.proxy", "/x", ""}, // s3.amazonaws.com has others below it
+		{some, "sqs.amazonaws.proxy", "/x", "aws - sqs /x"},
 		{some, "127.0.0.1/.example.com.proxy", "/x", ""},
 		{some, "a@b.example.com.proxy", "/x", ""},
 		{some, "other.example", "/partner/x", ""}, // its URL alone leads nowhere

@@ -31,22 +31,38 @@ func (u *URL) At(labels string) *URL {
 	return &at
 }
 
-// checkStar returns why host, which has a *, cannot be that of a URL. What
-// follows the * must be somebody's: a route cannot lead to everywhere.
-func checkStar(host string) error {
+// starDomain returns whose the hosts are that a * in host stands for: what follows
+// it must be somebody's, or a route would lead to everywhere.
+func starDomain(host string) (string, error) {
 	before, after, _ := strings.Cut(host, "*")
 	after, whole := strings.CutPrefix(after, ".")
 	if !whole || before != "" && !strings.HasSuffix(before, ".") || strings.Contains(after, "*") {
-		return errors.New("the * of a host stands for whole labels, and once: write https://*.example.com")
+		return "", errors.New("the * of a host stands for whole labels, and once: write https://*.example.com")
 	}
-	domain, err := httpguts.PunycodeHostPort(strings.ToLower(after))
-	if err == nil {
-		_, err = publicsuffix.EffectiveTLDPlusOne(domain)
+	domain, err := domainOf(after)
+	if err != nil {
+		return "", errors.New("what follows the * of a host must be a domain that somebody has registered: write https://*.example.com")
 	}
-	if top := domain[strings.LastIndexByte(domain, '.')+1:]; err != nil || !strings.ContainsAny(top, "abcdefghijklmnopqrstuvwxyz") {
-		return errors.New("what follows the * of a host must be a domain that somebody has registered: write https://*.example.com")
+	return domain, nil
+}
+
+// domainOf returns the part of host that somebody has registered.
+func domainOf(host string) (string, error) {
+	host, err := httpguts.PunycodeHostPort(strings.ToLower(host))
+	if err != nil {
+		return "", err
 	}
-	return nil
+	if top := host[strings.LastIndexByte(host, '.')+1:]; !strings.ContainsAny(top, "abcdefghijklmnopqrstuvwxyz") {
+		return "", errors.New("an address")
+	}
+	return publicsuffix.EffectiveTLDPlusOne(host)
+}
+
+// Owns reports whether the host with labels in place of the * is of the one who
+// has registered what follows: below some domains, others register theirs.
+func (u *URL) Owns(labels string) bool {
+	domain, err := domainOf(u.At(labels).url.Hostname())
+	return err == nil && domain == u.domain
 }
 
 // Hosts has a [Client] for each host that a URL with a * stands for, as far as

@@ -19,6 +19,7 @@ type URL struct {
 	route  string
 	url    *url.URL
 	h2c    bool
+	domain string // that somebody has registered, of a host with a *; empty without
 	socket string // path of the unix socket where it listens; empty for none
 }
 
@@ -48,15 +49,15 @@ func Parse(route, rawURL string) (*URL, error) {
 	case u.Fragment != "":
 		return nil, errors.New("the URL has a fragment, which is never sent: take out what follows #")
 	}
+	registered := &URL{route: route, url: u}
 	if strings.Contains(u.Hostname(), "*") {
-		if err := checkStar(u.Hostname()); err != nil {
+		if registered.domain, err = starDomain(u.Hostname()); err != nil {
 			return nil, err
 		}
 	}
 	if u.RawPath != "" {
 		u.RawPath = escapeOdd(u.RawPath)
 	}
-	registered := &URL{route: route, url: u}
 	if u.Scheme == "h2c" {
 		u.Scheme, registered.h2c = "http", true
 	}
