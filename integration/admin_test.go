@@ -69,7 +69,7 @@ func TestMetrics(t *testing.T) {
 	u := newUpstream(t)
 	defer u.open()
 	f := startFleet(t, 2, "--admin", "127.0.0.1:0", "--register", "hook="+u.URL, "--register", "shadow="+u.URL, "--shadow", "shadow=on",
-		"--rate", "hook=3/d", "--rate", "shadow=1/d", "--hold", "0s")
+		"--rate", "hook=3/d", "--rate", "shadow=1/d", "--hold", "0s,unknown=0s")
 	r := f.replicas[0]
 	first := u.occupy(t, r.url+"/hook", "first")
 	expect(t, "a duplicate", post(t, r.url+"/hook", "first"), "409 duplicate")

@@ -26,7 +26,7 @@ func TestBoundsOfOneBody(t *testing.T) {
 		}
 	})
 	r := startQuiet(t, "--register", "hook="+u.url(), "--register", "stream="+u.url(), "--dedupe", "stream=off",
-		"--max-body", "1KiB", "--hold", "0s")
+		"--max-body", "1KiB", "--hold", "0s,unknown=0s")
 	fits, over := strings.Repeat("x", 1<<10), strings.Repeat("x", 1<<10+1)
 	for name, tt := range map[string]struct {
 		text string // the body need not come for the answer to
@@ -73,7 +73,7 @@ func TestBoundsOfAllBodies(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	defer u.open()
-	r := startQuiet(t, "--register", "hook="+u.URL+"/"+canary, "--body-memory", "1MiB", "--max-body", "600KiB", "--hold", "0s")
+	r := startQuiet(t, "--register", "hook="+u.URL+"/"+canary, "--body-memory", "1MiB", "--max-body", "600KiB", "--hold", "0s,unknown=0s")
 	body := func(i int) string { return strings.Repeat(strconv.Itoa(i), 400<<10) }
 	// What is announced, and not received, takes no memory.
 	for range 10 {
@@ -103,7 +103,7 @@ func TestBoundsOfExchangesInFlight(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	defer u.open()
-	r := startQuiet(t, "--register", "hook="+u.URL+"/"+canary, "--max-in-flight", "2", "--hold", "0s")
+	r := startQuiet(t, "--register", "hook="+u.URL+"/"+canary, "--max-in-flight", "2", "--hold", "0s,unknown=0s")
 	first, second := u.occupy(t, r.url+"/hook", "1"), u.await(t, func() answer { return do(t, http.MethodGet, r.url+"/hook", "", blocks) })
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		expect(t, method, do(t, method, r.url+"/hook", "", plain), "503 too-many-in-flight")
@@ -171,7 +171,7 @@ func TestBoundsOfPauses(t *testing.T) {
 			c.say(okay)
 		}
 	})
-	r := startQuiet(t, "--register", "hook="+u.url(), "--hold", "0s", "--register", "stream="+u.url(), "--dedupe", "stream=off",
+	r := startQuiet(t, "--register", "hook="+u.url(), "--hold", "0s,unknown=0s", "--register", "stream="+u.url(), "--dedupe", "stream=off",
 		"--answer-idle", "1s", "--header-timeout", "1s", "--body-idle", "1s", "--write-idle", "1s")
 	for _, target := range []string{"/stops", "/stops-chunked"} {
 		t.Run("answer "+target, func(t *testing.T) {
@@ -247,7 +247,7 @@ func TestBoundsDribblingClientsHoldUpNobody(t *testing.T) {
 	})
 	server := redistest.Start(t, "--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000")
 	f := &fleet{server: server, redis: server.Client()}
-	f.replicas = startReplicas(t, server.URL(), 1, "--register", "hook="+u.url(), "--rate", "1000000/s", "--hold", "0s",
+	f.replicas = startReplicas(t, server.URL(), 1, "--register", "hook="+u.url(), "--rate", "1000000/s", "--hold", "0s,unknown=0s",
 		"--header-timeout", "10m", "--body-idle", "10m", "--max-in-flight", "100")
 	r := f.replicas[0]
 	expectNoCanary(t, r)

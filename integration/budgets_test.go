@@ -18,7 +18,7 @@ func TestReplicasShareOneBudget(t *testing.T) {
 	t.Parallel()
 	const burst, rate, enough = 10, 20, 40
 	u := newUpstream(t)
-	f := startFleet(t, 3, "--register", "hook="+u.URL, "--rate", fmt.Sprintf("%d/s,burst=%d", rate, burst), "--hold", "0s")
+	f := startFleet(t, 3, "--register", "hook="+u.URL, "--rate", fmt.Sprintf("%d/s,burst=%d", rate, burst), "--hold", "0s,unknown=0s")
 	urls := []string{f.url, f.replicas[0].url, f.replicas[1].url, f.replicas[2].url}
 	var mu sync.Mutex
 	var answers []answer
@@ -92,7 +92,7 @@ func TestDuplicateSpendsNoBudget(t *testing.T) {
 func TestLimitedRequestLeavesNoLock(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
-	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "1/s", "--hold", "0s")
+	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "1/s", "--hold", "0s,unknown=0s")
 	body, _ := spend(t, f.url+"/hook")
 	if locks := f.locks(t); len(locks) != 0 {
 		t.Errorf("locks: %v", locks)
@@ -148,7 +148,7 @@ func TestClientsHaveBudgetsOfTheirOwn(t *testing.T) {
 func TestHeaderValuesHaveBudgetsOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
-	f := startFleet(t, 3, "--register", "hook="+u.URL, "--rate", "5/d,by=header:X-Tenant", "--hold", "0s")
+	f := startFleet(t, 3, "--register", "hook="+u.URL, "--rate", "5/d,by=header:X-Tenant", "--hold", "0s,unknown=0s")
 	for _, fields := range [][]string{{"X-Tenant: one"}, {"x-tenant: two"}, nil} {
 		var answers []answer
 		for i := range 20 {

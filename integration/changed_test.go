@@ -30,7 +30,7 @@ func TestChangedLimitsForgiveNothingAndHoldNothingAgainst(t *testing.T) {
 				u := newUpstream(t)
 				server := redistest.Start(t)
 				start := func(rate string) *replica {
-					return startReplicas(t, server.URL(), 1, "--register", "hook="+u.URL, "--rate", rate, "--hold", "0s")[0]
+					return startReplicas(t, server.URL(), 1, "--register", "hook="+u.URL, "--rate", rate, "--hold", "0s,unknown=0s")[0]
 				}
 				old := start(change.from)
 				spend(t, old.url+"/hook")

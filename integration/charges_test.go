@@ -32,7 +32,7 @@ func openAccount(t *testing.T, policy string) *account {
 		"--register", "gone=http://127.99.99.99:" + redistest.FreePort(t),
 		"--register", "unknown=http://no-such-host.invalid",
 		"--register", "plain=" + strings.Replace(u.URL, "http:", "https:", 1),
-		"--when-undecided", policy, "--hold", "0s", "--store-timeout", "300ms", "--lock-ttl", "1m", "--replicas", "2",
+		"--when-undecided", policy, "--hold", "0s,unknown=0s", "--store-timeout", "300ms", "--lock-ttl", "1m", "--replicas", "2",
 	}
 	return &account{t, u, s, startReplicas(t, s.link.URL(), 2, words...)}
 }

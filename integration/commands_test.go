@@ -65,7 +65,7 @@ func TestTermFinishesWhatIsInFlight(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	defer u.open()
-	f := startFleet(t, 2, "--register", "hook="+u.URL, "--register", "held="+u.URL+"/held", "--rate", "off", "--hold", "0s", "--hold", "held=1h")
+	f := startFleet(t, 2, "--register", "hook="+u.URL, "--register", "held="+u.URL+"/held", "--rate", "off", "--hold", "0s,unknown=0s", "--hold", "held=1h")
 	r := f.replicas[0]
 	first := u.occupy(t, r.url+"/hook", "hello")
 	held := u.occupy(t, r.url+"/held", "hello")

@@ -17,6 +17,7 @@ type cell struct {
 	mu         sync.Mutex
 	arrived    []string
 	early      int           // that had, when the row was over
+	disowned   int           // of them, by the upstream
 	running    int           // scripts
 	ended      *sync.Cond    // one has
 	halfClosed chan struct{} // closed when the client has
@@ -151,6 +152,8 @@ func (c *cell) expectBack(got message, err error) string {
 	default:
 		if said = got.own(); said == "" {
 			said = c.come(got).String()
+		} else if wrong := c.expectSent(got); wrong != "" {
+			return wrong
 		}
 	}
 	var wants []string
@@ -169,6 +172,20 @@ func (c *cell) expectBack(got message, err error) string {
 	}
 	diff := fmt.Sprintf("came back\n%q, want\n%s\n", said, strings.Join(wants, " or\n"))
 	return strings.NewReplacer(c.lane.upstream.origin(), "ORIGIN", c.lane.route(c.row.route), "ROUTE").Replace(diff)
+}
+
+// expectSent returns what is wrong with what an answer of the proxy's own says of
+// whether the request was sent, or "".
+func (c *cell) expectSent(got message) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch again := got.value("X-Should-Retry") == "true"; {
+	case len(c.arrived) > c.disowned && (again || strings.Contains(got.body, `"sent":"no"`)):
+		return fmt.Sprintf("arrived, and is told not to have been sent: %q\n", got)
+	case c.arrives == "nothing" && got.body != "" && !strings.Contains(got.body, `"sent":"no"`):
+		return fmt.Sprintf("is told to have been sent: %q\n", got)
+	}
+	return ""
 }
 
 // fill puts names of the cell into the table's text.

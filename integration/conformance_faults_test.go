@@ -85,6 +85,7 @@ var http2Rows = []row{
 	{name: "GOAWAY to what was not taken", sends: "POST /x\n\nbody", want: want{times: 2}, but: []but{onlyToHTTP2, lostStream},
 		does: func(c *turn) {
 			if c.read(); c.time == 0 {
+				c.disown()
 				c.link.(*http2Link).goAway(false)
 				return
 			}
@@ -93,6 +94,7 @@ var http2Rows = []row{
 	{name: "GOAWAY to a GET that was not taken, and the end", want: want{times: 2}, but: []but{onlyToHTTP2},
 		does: func(c *turn) {
 			if c.read(); c.time == 0 {
+				c.disown()
 				c.link.(*http2Link).goAway(false)
 				c.close()
 				return
@@ -112,10 +114,19 @@ var http2Rows = []row{
 // refuse refuses the request's stream so often.
 func (c *turn) refuse(times int) {
 	if c.read(); c.time < times {
+		c.disown()
 		c.reset(http2.ErrCodeRefusedStream)
 		return
 	}
 	c.say(okText)
+}
+
+// disown notes that the upstream says of what has arrived that it has not: it
+// may be told to come again, like what was not sent.
+func (c *turn) disown() {
+	c.cell.mu.Lock()
+	defer c.cell.mu.Unlock()
+	c.cell.disowned++
 }
 
 // noticing is how long a sender has to notice that an idle connection is

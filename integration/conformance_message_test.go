@@ -133,15 +133,18 @@ func (m message) own() string {
 		return ""
 	}
 	var p struct {
-		Type, Title, Reason string
-		Status              int
-		RequestID           string `json:"request_id"`
+		Type, Title, Detail, Reason, Sent, Message string
+		Status                                     int
+		RequestID                                  string  `json:"request_id"`
+		RetryAfter                                 float64 `json:"retry_after"` // seconds
+		Error                                      struct{ Message, Type, Code string }
 	}
 	said := m.first + " "
 	if err := json.Unmarshal([]byte(m.body), &p); err != nil && m.body != "" {
 		return said + "no JSON: " + m.body
 	}
 	said += p.Reason + " " + by
+	again := m.value("X-Should-Retry") == "true"
 	for what, ok := range map[string]bool{
 		"Content-Type":        m.value("Content-Type") == "application/problem+json",
 		"Cache-Control":       m.value("Cache-Control") == "no-store",
@@ -152,10 +155,17 @@ func (m message) own() string {
 		"newline at its end":  strings.HasSuffix(m.body, "\n") && strings.Count(m.body, "\n") == 1,
 		"end":                 m.ending == "",
 		"secret left unsaid":  !strings.Contains(m.String(), canary),
-		"Retry-After for 503": m.first != "503" || m.has("Retry-After") || p.Reason == "draining",
+		"message":             p.Detail != "" && p.Message == p.Detail && p.Error.Message == p.Detail,
+		"error":               p.Error.Type != "" && p.Error.Code == p.Reason,
+		"Via":                 strings.HasSuffix(m.value("Via"), " throttle-proxy"),
+		"sent":                p.Sent == "no" || p.Sent == "maybe" && !again,
+		"should-retry":        m.value("X-Should-Retry") == fmt.Sprint(again) && m.value("Stripe-Should-Retry") == fmt.Sprint(again),
+		"wait":                again == m.has("Retry-After") && again == (p.RetryAfter > 0),
+		"milliseconds":        again == m.has("Retry-After-Ms") && m.value("Retry-After-Ms") == m.value("X-Amz-Retry-After"),
+		"Retry-After for 503": m.first != "503" || again || p.Sent == "maybe",
 	} {
 		if !ok && m.body != "" { // none to HEAD
-			said += " (" + what + "?)"
+			said = "(" + what + "?) " + said // or it would pass where the rest is right
 		}
 	}
 	return said

@@ -106,7 +106,7 @@ func newTable(t *testing.T) *table {
 		}
 	}
 	common := []string{"SSL_CERT_FILE=" + writeFile(t, "upstream.pem", upstreamCert),
-		"--dedupe", "all", "--dedupe-header", cellField, "--hold", "0s", "--rate", "off", "--timeout", "1m", "--log-level", "debug"}
+		"--dedupe", "all", "--dedupe-header", cellField, "--hold", "0s,unknown=0s", "--rate", "off", "--timeout", "1m", "--log-level", "debug"}
 	gone := "127.0.0.1:" + redistest.FreePort(t)
 	for _, secure := range []bool{false, true} {
 		words := slices.Clone(common)

@@ -86,7 +86,7 @@ func TestRequestsInFlightEndInADrain(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	defer u.open()
-	f := startFleet(t, 1, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s", "--drain-timeout", longDrain)
+	f := startFleet(t, 1, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s,unknown=0s", "--drain-timeout", longDrain)
 	r := f.replicas[0]
 	waits := u.occupy(t, r.url+"/hook", "hello")
 	hangUp := enter(t, u, r.url+"/hook")
@@ -114,7 +114,7 @@ func TestDrainWaitsForAnExchangeWithoutItsClient(t *testing.T) {
 			u := newUpstream(t)
 			defer u.open()
 			// The other has nothing to wait for: when it has ended, so would this one.
-			f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s", "--drain-timeout", longDrain)
+			f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s,unknown=0s", "--drain-timeout", longDrain)
 			r, other := f.replicas[0], f.replicas[1]
 			transport := &http.Transport{}
 			leaver := protoClient(t, transport, set)
@@ -155,7 +155,7 @@ func TestTunnelsAndStreamsAreCutAtTheDrainTimeout(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}
-	f := startFleet(t, 1, "--register", "hook="+startWebSocket(t, echo), "--register", "stream="+u.URL, "--rate", "off", "--hold", "stream=0s", "--drain-timeout", timeout.String())
+	f := startFleet(t, 1, "--register", "hook="+startWebSocket(t, echo), "--register", "stream="+u.URL, "--rate", "off", "--hold", "stream=0s,unknown=0s", "--drain-timeout", timeout.String())
 	r := f.replicas[0]
 	tunnel := dialWebSocket(t, r)
 	expectEcho(t, tunnel, 1, []byte("before"))

@@ -147,7 +147,7 @@ func TestLawsHoldUnderLoad(t *testing.T) {
 			t.Parallel()
 			u := newUpstream(t)
 			routes := []string{"/one", "/two", "/three", "/four"} // on different nodes
-			words := []string{"--hold", "0s", "--rate", "100000/s", "--rate", "1000000/d"}
+			words := []string{"--hold", "0s,unknown=0s", "--rate", "100000/s", "--rate", "1000000/d"}
 			for _, route := range routes {
 				words = append(words, "--register", route[1:]+"="+u.URL+route)
 			}
@@ -188,7 +188,7 @@ func TestClientThatRepeatsItselfInSequenceIsNeverRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			u := newUpstream(t)
-			url := c.start(t, "--register", "hook="+u.URL, "--hold", "0s", "--rate", "off")
+			url := c.start(t, "--register", "hook="+u.URL, "--hold", "0s,unknown=0s", "--rate", "off")
 			done := 0
 			for began := time.Now(); done < c.tries && time.Since(began) < longest; done++ {
 				if a := post(t, url+"/hook", "again", kinds[done/100%len(kinds)]); a.status/100 != 2 {
@@ -205,7 +205,7 @@ func TestClientThatRepeatsItselfInSequenceIsNeverRefused(t *testing.T) {
 func TestPostIsNeverSentTwice(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
-	r := startReplica(t, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s")
+	r := startReplica(t, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s,unknown=0s")
 	for i := range 20 {
 		post(t, r.url+"/hook", fmt.Sprint("warm up ", i))
 		a := post(t, r.url+"/hook", fmt.Sprint(i), cuts, "Idempotency-Key: one", "X-Idempotency-Key: one")

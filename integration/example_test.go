@@ -120,7 +120,7 @@ func TestEqualRequestIsRefusedWhileInFlightAndOnHold(t *testing.T) {
 func TestWaitingRetryAfterOutAdmits(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
-	r := startReplica(t, "--register", "slack="+u.URL, "--rate", "1/s", "--hold", "0s")
+	r := startReplica(t, "--register", "slack="+u.URL, "--rate", "1/s", "--hold", "0s,unknown=0s")
 	body, limited := spend(t, r.url+"/slack")
 	if !slices.Equal(limited.Violated, []string{"slack"}) {
 		t.Errorf("violated-policies: got %v", limited.Violated)

@@ -132,7 +132,7 @@ func TestStoreFaults(t *testing.T) {
 			words := []string{
 				"--when-undecided", "open=open", "--when-undecided", "closed=closed",
 				"--rate", "off", "--rate", "limited=1000/d,burst=1000",
-				"--hold", "0s", "--hold", "held=1h", "--store-timeout", "300ms", "--lock-ttl", "1m",
+				"--hold", "0s,unknown=0s", "--hold", "held=1h", "--store-timeout", "300ms", "--lock-ttl", "1m",
 			}
 			for _, route := range []string{"local", "limited", "open", "closed", "held"} {
 				words = append(words, "--register", route+"="+u.URL)
@@ -311,7 +311,7 @@ func TestLostAnswer(t *testing.T) {
 			t.Parallel()
 			u := newUpstream(t)
 			s := startStoreUnderTest(t)
-			words := []string{"--register", "hook=" + u.URL, "--register", "free=" + u.URL, "--rate", "free=off", "--rate", "1000/d", "--hold", "0s", "--when-undecided", policy, "--store-timeout", "1s"}
+			words := []string{"--register", "hook=" + u.URL, "--register", "free=" + u.URL, "--rate", "free=off", "--rate", "1000/d", "--hold", "0s,unknown=0s", "--when-undecided", policy, "--store-timeout", "1s"}
 			r := startReplicas(t, s.link.URL(), 1, words...)[0]
 			first := decided(func() answer { return post(t, r.url+"/hook", "first") })
 			before := first.remaining(t, "hook")

@@ -157,7 +157,7 @@ func historyFlags(u *upstream, gone, mode string) (words []string) {
 	}
 	words = append(words, "--pool", "purse=kept,gone", "--rate", fmt.Sprintf("purse=%d/8760h", purse), "--max-cool-down", historyPause.String())
 	words = append(words, "--rate", "off", "--dedupe", "free=off", "--client-gone", "leave=cancel",
-		"--hold", "0s", "--hold", "held="+historyHold.String(), "--replicas", fmt.Sprint(historySize))
+		"--hold", "0s,unknown=0s", "--hold", fmt.Sprintf("held=%s,unknown=%[1]s", historyHold), "--replicas", fmt.Sprint(historySize))
 	if mode != "none" {
 		words = append(words, "--lock-ttl", historyTTL.String(), "--store-timeout", historyTimeout.String())
 	}

@@ -209,7 +209,7 @@ func TestHTTPRequestsArriveToTheByte(t *testing.T) {
 			c.say(okay)
 		}
 	})
-	r := startQuiet(t, "--register", "hook="+u.url(), "--register", "query="+u.url()+"/?first="+canary, "--hold", "0s",
+	r := startQuiet(t, "--register", "hook="+u.url(), "--register", "query="+u.url()+"/?first="+canary, "--hold", "0s,unknown=0s",
 		"--register", "stream="+u.url(), "--dedupe", "stream=off",
 		"--register", "bare="+u.url(), "--forwarded", "bare=off",
 		"--register", "user=http://user:p%40ss@"+u.addr+"/"+canary,
@@ -264,7 +264,7 @@ func TestHTTPAnswersFlowAsTheyCome(t *testing.T) {
 		}
 		c.say(crlf(row.rest))
 	})
-	r := startQuiet(t, "--register", "hook="+u.url(), "--hold", "0s")
+	r := startQuiet(t, "--register", "hook="+u.url(), "--hold", "0s,unknown=0s")
 	for name, row := range rows {
 		for _, method := range []string{"GET", "POST"} {
 			t.Run(method+" "+name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"strings"
@@ -94,62 +95,66 @@ func TestEveryEndOfAnExchangeEndsItsLock(t *testing.T) {
 	ends := []struct {
 		name string
 		end  func(t *testing.T, u *upstream, url string)
-		held bool
+		hold string // that counts; empty for none
 	}{
-		{"success", answered("/hook", "200", plain), true},
-		{"success in chunks", answered("/hook", "200", chunks), true},
-		{"empty success", answered("/hook", "204", empties), true},
-		{"error of the upstream", answered("/hook", "500", fails), false},
-		{"cut before the answer", answered("/hook", "499 upstream-closed", cuts), true},
-		{"no HTTP", answered("/hook", "502 upstream-refused", babbles), true},
-		{"no upstream", answered("/gone", "502 upstream-refused", plain), false},
-		{"no answer in time", answered("/slow", "504 upstream-timeout", blocks), true},
+		{"success", answered("/hook", "200", plain), "success"},
+		{"success in chunks", answered("/hook", "200", chunks), "success"},
+		{"empty success", answered("/hook", "204", empties), "success"},
+		{"error of the upstream", answered("/hook", "500", fails), ""},
+		{"cut before the answer", answered("/hook", "499 upstream-closed", cuts), "unknown"},
+		{"no HTTP", answered("/hook", "502 upstream-refused", babbles), "unknown"},
+		{"no upstream", answered("/gone", "502 upstream-refused", plain), ""},
+		{"no answer in time", answered("/slow", "504 upstream-timeout", blocks), "unknown"},
 		{"body too large", func(t *testing.T, _ *upstream, url string) {
 			expect(t, "request", post(t, url+"/hook", strings.Repeat("x", 2<<10)), "413 body-too-large")
-		}, false},
+		}, ""},
 		{"cut in the answer", func(t *testing.T, _ *upstream, url string) {
 			if a, err := try(t.Context(), client, http.MethodPost, url+"/hook", t.Name(), cutsBody); err == nil {
 				t.Errorf("a cut answer arrived as a whole one: %v %q", a, a.body)
 			}
-		}, true},
+		}, "unknown"},
 		{"client gone, exchange cancelled", func(t *testing.T, u *upstream, url string) {
 			enter(t, u, url+"/leave")()
-		}, true},
+		}, "unknown"},
 		{"client gone, exchange finished", func(t *testing.T, u *upstream, url string) { // the last: it opens the upstream
 			enter(t, u, url+"/hook")()
 			expect(t, "while the exchange goes on", post(t, url+"/hook", t.Name()), "409 duplicate")
 			u.open()
-		}, true},
+		}, "unknown"},
 	}
-	for _, hold := range []string{"0s", "1h"} {
-		t.Run("hold "+hold, func(t *testing.T) {
+	const long, short = 2 * time.Hour, time.Hour
+	for _, hold := range []map[string]time.Duration{{"success": 0, "unknown": 0}, {"success": long, "unknown": short}, {"success": 0, "unknown": short}, {"success": long, "unknown": 0}} {
+		flag := fmt.Sprintf("%s,unknown=%s", hold["success"], hold["unknown"])
+		t.Run("hold "+flag, func(t *testing.T) {
 			u := newUpstream(t)
 			defer u.open()
 			f := startFleet(t, 1, "--register", "hook="+u.URL, "--register", "slow="+u.URL, "--register", "leave="+u.URL,
-				"--register", "gone=http://127.0.0.1:"+redistest.FreePort(t), "--rate", "off", "--hold", hold,
+				"--register", "gone=http://127.0.0.1:"+redistest.FreePort(t), "--rate", "off", "--hold", flag,
 				"--timeout", "slow=200ms", "--client-gone", "leave=cancel", "--max-body", "1KiB")
-			holds := 0
+			want := map[time.Duration]int{long: 0, short: 0} // holds, by the time that they have to live
 			for _, e := range ends {
 				t.Run(e.name, func(t *testing.T) {
 					e.end(t, u, f.replicas[0].url)
-					if e.held && hold != "0s" {
-						holds++
+					if d := hold[e.hold]; d > 0 {
+						want[d]++
 					}
 					eventually(t, "the lock has ended", func() bool {
-						locks := f.locks(t)
-						for _, value := range locks {
-							if !strings.HasSuffix(value, " held") {
+						got := map[time.Duration]int{long: 0, short: 0}
+						for key, value := range f.locks(t) {
+							left := f.redis.PTTL(t.Context(), key).Val()
+							if !strings.HasSuffix(value, " held") || left <= 0 || left > long {
 								return false
 							}
+							if left > short {
+								left = long
+							} else {
+								left = short
+							}
+							got[left]++
 						}
-						return len(locks) == holds
+						return maps.Equal(got, want)
 					})
 				})
-			}
-			for key := range f.locks(t) {
-				if ttl := f.redis.PTTL(t.Context(), key).Val(); ttl <= 0 || ttl > time.Hour {
-					t.Errorf("a hold has %s to live", ttl)
-				}
 			}
 		})
 	}
@@ -185,7 +190,7 @@ func TestLockOfAnotherIsNotTouched(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	defer u.open()
-	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s", "--client-gone", "cancel")
+	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s,unknown=0s", "--client-gone", "cancel")
 	hangUp := enter(t, u, f.replicas[0].url+"/hook")
 	f.redis.FlushAll(t.Context()) // the store has lost the lock, as in a failover
 	second := u.occupy(t, f.replicas[1].url+"/hook", t.Name())
@@ -207,7 +212,7 @@ func TestLockThatTheStoreLostIsTakenAgain(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	defer u.open()
-	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s", "--lock-ttl", "5s", "--store-timeout", "500ms")
+	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s,unknown=0s", "--lock-ttl", "5s", "--store-timeout", "500ms")
 	first := u.occupy(t, f.replicas[0].url+"/hook", "hello")
 	f.redis.FlushAll(t.Context())
 	eventually(t, "the lock is there again", func() bool { return len(f.locks(t)) == 1 })

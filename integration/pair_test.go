@@ -40,7 +40,7 @@ func startPairBuilt(t *testing.T, first func() (path string, err error), words .
 	p := &pair{upstream: newUpstream(t), paced: newUpstream(t)}
 	words = append([]string{
 		"THROTTLE_PROXY_STORE_TIMEOUT=5s", "THROTTLE_PROXY_LOCK_TTL=10m",
-		"--register", "hook=" + p.upstream.URL, "--rate", "hook=3/d,by=header:X-Caller", "--hold", "0s",
+		"--register", "hook=" + p.upstream.URL, "--rate", "hook=3/d,by=header:X-Caller", "--hold", "0s,unknown=0s",
 		"--register", "paced=" + p.paced.URL, "--rate", fmt.Sprintf("paced=%d/s,burst=%d", pacedRate, pacedBurst),
 		"--register", "held=" + p.upstream.URL, "--rate", "held=off", "--hold", "held=" + hold.String(),
 	}, words...)

@@ -3,6 +3,7 @@ package integration
 import (
 	"net/http"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -118,11 +119,11 @@ func TestGRPCIsRefusedInItsOwnWords(t *testing.T) {
 		"--register", "gone=h2c://127.0.0.1:"+redistest.FreePort(t))
 	byHost := startReplica(t, "--register", "hook=h2c://"+addr, "--rate", "1/h", "--host", "hook=*")
 	h2c := protoClient(t, &http.Transport{}, func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) })
-	for _, c := range []struct{ route, status, want string }{
-		{"limited", "0", "OK"},
-		{"limited", "8", "ResourceExhausted limited"},
-		{"nowhere", "12", "Unimplemented unknown-route"},
-		{"gone", "14", "Unavailable upstream-refused"},
+	for _, c := range []struct{ route, status, pushback, want string }{
+		{"limited", "0", "", "OK"},
+		{"limited", "8", `3\d{6}`, "ResourceExhausted limited"},
+		{"nowhere", "12", "-1", "Unimplemented unknown-route"},
+		{"gone", "14", "1000", "Unavailable upstream-refused"},
 	} {
 		if c.status != "0" {
 			const fields = "Content-Type: application/grpc+proto"
@@ -133,6 +134,9 @@ func TestGRPCIsRefusedInItsOwnWords(t *testing.T) {
 			got := []string{a.header.Get("Grpc-Status"), a.header.Get("Content-Type"), a.body}
 			if a.status != http.StatusOK || strings.Join(got, " ") != c.status+" application/grpc+proto " {
 				t.Errorf("%s: got %d, %q, want status %s", c.route, a.status, got, c.status)
+			}
+			if got := a.header.Get("Grpc-Retry-Pushback-Ms"); !regexp.MustCompile("^" + c.pushback + "$").MatchString(got) {
+				t.Errorf("%s: told to come back after %q ms, want %s", c.route, got, c.pushback)
 			}
 		}
 		p := launch(t, exec.Command(tool, "call", r.addr, "/"+c.route))

@@ -219,7 +219,7 @@ func TestPlainRequestToATLSPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	body, _ := io.ReadAll(res.Body)
-	if res.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), `"reason":"bad-request"`) || !strings.Contains(string(body), "write https") {
+	if res.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), `"reason":"bad-request"`) || !strings.Contains(string(body), `"sent":"no"`) || res.Header.Get("X-Should-Retry") != "false" || !strings.Contains(string(body), "write https") {
 		t.Errorf("got %d %s, want 400 bad-request that says to write https", res.StatusCode, body)
 	}
 	eventually(t, "the request is logged", func() bool { return strings.Contains(r.stderr.String(), "outcome=bad-request") })

@@ -248,7 +248,7 @@ func TestHolderThatWakesAfterItsTTLLeavesItsSuccessorsLock(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	defer u.open()
-	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s", "--client-gone", "cancel",
+	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s,unknown=0s", "--client-gone", "cancel",
 		"--lock-ttl", "5s", "--store-timeout", "500ms", "--when-undecided", "closed")
 	holder, successor := f.replicas[0], f.replicas[1]
 	hangUp := enter(t, u, holder.url+"/hook")

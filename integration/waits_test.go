@@ -52,7 +52,7 @@ func startWaiter(t *testing.T, secure, stingy bool, script func(*turn), words ..
 	for _, u := range w.upstreams {
 		words = append(words, "--register", "locked-"+u.name+"="+u.url(), "--register", "streamed-"+u.name+"="+u.url(), "--dedupe", "streamed-"+u.name+"=off")
 	}
-	words = append(words, "--rate", "off", "--hold", "0s", "--admin", "127.0.0.1:0")
+	words = append(words, "--rate", "off", "--hold", "0s,unknown=0s", "--admin", "127.0.0.1:0")
 	if secure {
 		pair, cert, key := newKeyPair(t, "replica.test")
 		w.trusted = trusting(pair)

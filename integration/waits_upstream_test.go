@@ -112,7 +112,7 @@ func TestWaitForASwallowedConnectionEnds(t *testing.T) {
 	t.Parallel()
 	pair, cert, _ := newKeyPair(t, "upstream.test")
 	upstreams := startUpstreams(t, pair, false, answering(okText))
-	words := []string{"SSL_CERT_FILE=" + writeFile(t, "upstream.pem", cert), "--rate", "off", "--hold", "0s", "--timeout", "2s", "--dedupe-header", "X-Cell"}
+	words := []string{"SSL_CERT_FILE=" + writeFile(t, "upstream.pem", cert), "--rate", "off", "--hold", "0s,unknown=0s", "--timeout", "2s", "--dedupe-header", "X-Cell"}
 	var links []*swallower
 	for _, u := range upstreams {
 		link := newSwallower(t, u.addr)
@@ -227,7 +227,7 @@ func TestWaitForALogThatNobodyReadsIsNone(t *testing.T) {
 	}
 	defer reads.Close()
 	addr := net.JoinHostPort("127.0.0.1", redistest.FreePort(t))
-	cmd := exec.Command(path, "--listen", addr, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s")
+	cmd := exec.Command(path, "--listen", addr, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s,unknown=0s")
 	cmd.Stderr = writes
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

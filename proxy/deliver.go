@@ -66,7 +66,7 @@ func (x *exchange) copyBody(a *upstream.Answer) {
 		}
 		if n > 0 {
 			if _, err := x.client.Write(buffer[:n]); err != nil {
-				x.client.abort()
+				x.breakOff()
 			}
 			if left != 0 {
 				x.client.flush() // more is to come, maybe late: what is there is not kept waiting for it
@@ -85,6 +85,12 @@ func (x *exchange) cutAnswer(err error) {
 	if failure, ok := err.(*upstream.Failure); ok {
 		x.event.Fault = failure.Fault
 	}
+	x.breakOff()
+}
+
+// breakOff cuts an answer that has begun.
+func (x *exchange) breakOff() {
+	x.lose()
 	x.client.abort()
 }
 

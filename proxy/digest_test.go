@@ -20,7 +20,7 @@ func policed(t *testing.T) Route {
 	return Route{
 		Name: "hook", Upstream: mustParse(t, "https://user:canary@upstream.example/canary?canary=1"), Pool: "team",
 		Limits: []Limit{{second, "hook", By{Header: "X-Tenant"}}, {second, "team", By{Client: true}}},
-		Dedupe: DedupeAll, DedupeHeaders: []string{"Authorization", "X-Api-Key"}, Hold: time.Second, DuplicateStatus: 425,
+		Dedupe: DedupeAll, DedupeHeaders: []string{"Authorization", "X-Api-Key"}, Hold: Hold{Success: time.Second}, DuplicateStatus: 425,
 		WhenUndecided: cluster.Open, MaxCoolDown: time.Minute,
 		Timeout: time.Hour, ClosedStatus: 502, ClientGone: Cancel, Shadow: true,
 		AnswerIdle: 2 * time.Minute, Forwarded: true, SetHeaders: []Field{{"Authorization", "canary"}, {"X-Team", "a"}},

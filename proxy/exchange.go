@@ -125,6 +125,10 @@ func (x *exchange) ask() cluster.Ask {
 		RequestID:     x.id,
 		WhenUndecided: x.route.WhenUndecided,
 	}
+	if isPreflight(x.in) {
+		ask.Charges = nil
+		return ask
+	}
 	copied := false
 	for i, l := range x.route.Limits {
 		if l.By == (By{}) {
@@ -215,7 +219,9 @@ func (x *exchange) forward() {
 	if outlives {
 		// One that has left already may have closed only its own half of the
 		// connection: it is answered, and if it is gone the write fails.
-		if x.gone = x.in.Context().Err() != nil; !x.gone && !answer.Whole {
+		if x.gone = x.in.Context().Err() != nil; x.gone {
+			x.lose()
+		} else if !answer.Whole {
 			defer context.AfterFunc(x.in.Context(), leave)()
 		}
 	}
@@ -240,8 +246,9 @@ func (x *exchange) survive() {
 	x.event.Panic, x.event.Stack = cause, debug.Stack()
 	x.event.Reason = ReasonInternal
 	if x.client.began {
-		x.client.abort()
+		x.breakOff()
 	}
+	x.lose()
 	clear(x.client.Header())
 	x.refuse(ReasonInternal)
 }

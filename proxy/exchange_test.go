@@ -47,6 +47,9 @@ func TestEqualRequestIsRefusedWhileTheFirstIsInFlight(t *testing.T) {
 }
 
 func TestLockEnds(t *testing.T) {
+	afterSuccess := func(h Hold) time.Duration { return h.Success }
+	afterUnknown := func(h Hold) time.Duration { return h.Unknown }
+	notAtAll := func(Hold) time.Duration { return 0 }
 	cut := answer(ok, "")
 	cut.ContentLength, cut.Body = 10, io.NopCloser(broken)
 	cutFailure := answer(http.StatusInternalServerError, "")
@@ -62,39 +65,37 @@ func TestLockEnds(t *testing.T) {
 
 	for name, tt := range map[string]struct {
 		upstream roundTrip
-		held     bool // for as long as the route says
+		held     func(Hold) time.Duration
 	}{
-		"200":                       {answers(ok, "done"), true},
-		"201 without a body":        {answers(created, ""), true},
-		"204":                       {answers(http.StatusNoContent, ""), true},
-		"200 of unknown length":     {respond(streamed), true},
-		"200 that breaks off":       {respond(cut), true},
-		"302":                       {answers(http.StatusFound, "elsewhere"), false},
-		"400":                       {answers(http.StatusBadRequest, "no"), false},
-		"429":                       {answers(http.StatusTooManyRequests, "later"), false},
-		"500":                       {answers(http.StatusInternalServerError, "oh"), false},
-		"500 that breaks off":       {respond(cutFailure), false},
-		"no connection":             {fails(false, syscall.ECONNREFUSED), false},
-		"no answer":                 {fails(true, io.EOF), true},
-		"no answer in time":         {fails(true, timeoutError{errors.New("")}), true},
-		"no connection in time":     {fails(false, timeoutError{errors.New("")}), false},
-		"a transport that gives up": {func(*http.Request) (*http.Response, error) { panic(http.ErrAbortHandler) }, true}, // nobody knows what it has done
+		"200":                       {answers(ok, "done"), afterSuccess},
+		"201 without a body":        {answers(created, ""), afterSuccess},
+		"204":                       {answers(http.StatusNoContent, ""), afterSuccess},
+		"200 of unknown length":     {respond(streamed), afterSuccess},
+		"200 that breaks off":       {respond(cut), afterUnknown},
+		"303":                       {answers(http.StatusSeeOther, "look there"), afterSuccess},
+		"302":                       {answers(http.StatusFound, "elsewhere"), notAtAll},
+		"400":                       {answers(http.StatusBadRequest, "no"), notAtAll},
+		"429":                       {answers(http.StatusTooManyRequests, "later"), notAtAll},
+		"500":                       {answers(http.StatusInternalServerError, "oh"), notAtAll},
+		"500 that breaks off":       {respond(cutFailure), notAtAll},
+		"no connection":             {fails(false, syscall.ECONNREFUSED), notAtAll},
+		"no answer":                 {fails(true, io.EOF), afterUnknown},
+		"no answer in time":         {fails(true, timeoutError{errors.New("")}), afterUnknown},
+		"no connection in time":     {fails(false, timeoutError{errors.New("")}), notAtAll},
+		"a transport that gives up": {func(*http.Request) (*http.Response, error) { panic(http.ErrAbortHandler) }, afterUnknown}, // nobody knows what it has done
 	} {
-		for _, d := range []time.Duration{0, 3 * time.Second} {
-			bubble(t, fmt.Sprintf("%s, hold %s", name, d), func(t *testing.T) {
+		for _, h := range []Hold{{0, 0}, {3 * time.Second, time.Minute}, {time.Minute, 3 * time.Second}, {0, time.Minute}, {3 * time.Second, 0}} {
+			bubble(t, fmt.Sprintf("%s, hold %s, unknown %s", name, h.Success, h.Unknown), func(t *testing.T) {
 				for _, c := range []ClientGone{Finish, Cancel} {
-					r := newRig(t, tt.upstream, hold(d), func(r *Route) { r.ClientGone = c })
+					r := newRig(t, tt.upstream, func(r *Route) { r.ClientGone, r.Hold = c, h })
 					r.do(post("same"))
 					r.over(answers(created, ""))
-					second := r.do(post("same"))
-					if !tt.held || d == 0 {
-						wantOutcome(t, second, "201")
-						continue
+					if d := tt.held(h); d > 0 {
+						wantOutcome(t, r.do(post("same")), "held")
+						time.Sleep(d - 1)
+						wantOutcome(t, r.do(post("same")), "held")
+						time.Sleep(time.Nanosecond)
 					}
-					wantOutcome(t, second, "held")
-					time.Sleep(d - 1)
-					wantOutcome(t, r.do(post("same")), "held")
-					time.Sleep(time.Nanosecond)
 					wantOutcome(t, r.do(post("same")), "201")
 				}
 			})

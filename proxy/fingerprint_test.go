@@ -66,8 +66,8 @@ func TestRoutesShareNoLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := mustParse(t, "https://upstream.example")
 		p, err := New([]Route{
-			{Name: "a", Upstream: u, Pool: "pool", Dedupe: DedupeOn, Hold: time.Hour},
-			{Name: "b", Upstream: u, Pool: "pool", Dedupe: DedupeOn, Hold: time.Hour},
+			{Name: "a", Upstream: u, Pool: "pool", Dedupe: DedupeOn, Hold: Hold{Success: time.Hour}},
+			{Name: "b", Upstream: u, Pool: "pool", Dedupe: DedupeOn, Hold: Hold{Success: time.Hour}},
 		}, newRig(t, answers(ok, "")).options)
 		if err != nil {
 			t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"net/textproto"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -87,7 +86,7 @@ func (x *exchange) setForwarded(out http.Header) {
 	in, trust := x.in, x.proxy.options.Trust
 	if !x.route.Forwarded {
 		if x.route.hosts != nil {
-			addVia(out, in)
+			out.Add("Via", via(in)[0])
 		}
 		return
 	}
@@ -118,9 +117,19 @@ func (x *exchange) setForwarded(out http.Header) {
 	if len(hops) > 0 {
 		out.Set("X-Forwarded-For", strings.Join(hops, ", "))
 	}
-	addVia(out, in)
+	out.Add("Via", via(in)[0])
 }
 
-func addVia(out http.Header, in *http.Request) {
-	out.Add("Via", strconv.Itoa(in.ProtoMajor)+"."+strconv.Itoa(in.ProtoMinor)+" "+ourName)
+// via is how this proxy names itself in Via, behind the protocol that it was
+// spoken to in. Nobody changes what is returned.
+func via(in *http.Request) []string {
+	switch {
+	case in.ProtoMajor > 1:
+		return via20
+	case in.ProtoMinor == 0:
+		return via10
+	}
+	return via11
 }
+
+var via10, via11, via20 = []string{"1.0 " + ourName}, []string{"1.1 " + ourName}, []string{"2.0 " + ourName}

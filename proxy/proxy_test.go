@@ -50,7 +50,7 @@ func newRig(tb testing.TB, over http.RoundTripper, changes ...func(*Route)) *rig
 		Upstream:        mustParse(tb, "https://upstream.example/services/T0"),
 		Dedupe:          DedupeOn,
 		DedupeHeaders:   []string{"Authorization", "Idempotency-Key"},
-		Hold:            time.Second,
+		Hold:            Hold{time.Second, time.Second},
 		DuplicateStatus: http.StatusConflict,
 		Timeout:         time.Minute,
 		ClosedStatus:    StatusClientGone,
@@ -140,7 +140,7 @@ func (r *rig) start(req *http.Request) <-chan *http.Response {
 // Changes of a route, for newRig.
 
 func limits(ls ...Limit) func(*Route)   { return func(r *Route) { r.Limits = ls } }
-func hold(d time.Duration) func(*Route) { return func(r *Route) { r.Hold = d } }
+func hold(d time.Duration) func(*Route) { return func(r *Route) { r.Hold = Hold{d, d} } }
 func dedupe(d Dedupe) func(*Route)      { return func(r *Route) { r.Dedupe = d } }
 func shadow(r *Route)                   { r.Shadow = true }
 
@@ -387,6 +387,13 @@ func text(t *testing.T, res *http.Response) string {
 	return string(body)
 }
 
+// told is what our own answers have in common, as clients read it.
+type told struct {
+	Detail, Message, Reason, Sent string
+	RetryAfter                    json.Number `json:"retry_after"`
+	Error                         struct{ Message, Type, Code string }
+}
+
 // outcome says in one word what became of a request: its status if the answer
 // is the upstream's, else the reason.
 func result(t *testing.T, res *http.Response) string {
@@ -395,11 +402,11 @@ func result(t *testing.T, res *http.Response) string {
 	if res.Header.Get("Proxy-Status") == "" {
 		return fmt.Sprint(res.StatusCode)
 	}
-	var p problem
+	var p told
 	if err := json.Unmarshal([]byte(body), &p); err != nil {
 		t.Fatalf("%v in %q", err, body)
 	}
-	return string(p.Reason)
+	return p.Reason
 }
 
 func wantOutcome(t *testing.T, res *http.Response, want string) {

@@ -39,35 +39,37 @@ const (
 	typeOurs            = "urn:throttle-proxy:problem:" // and the reason
 )
 
-// about is what a reason means on the wire.
+// about is what a reason means on the wire. Whether the request was sent is told
+// with each of its answers, and not by the reason.
 type about struct {
 	status      int
 	title       string
-	detail      string
+	detail      string // a sentence, after which comes whether the request was sent
 	proxyStatus string // error type of RFC 9209, where nothing more exact is known
 	grpc        int    // status code of gRPC
+	again       bool   // a request that was not sent may well be sent again, as it is
 }
 
 var reasons = map[Reason]about{
-	ReasonDuplicate:       {409, "Duplicate request", "An equal request is in flight. This one was not sent.", "http_request_denied", 10},
-	ReasonHeld:            {409, "Duplicate request", "An equal request has just succeeded, or may have. This one was not sent.", "http_request_denied", 10},
-	ReasonLimited:         {429, "Too many requests", "The budget is spent. This request was not sent.", "http_request_denied", 8},
-	ReasonCoolingDown:     {429, "Too many requests", "The upstream has asked for a pause, which is not over. This request was not sent.", "http_request_denied", 8},
-	ReasonUndecided:       {503, "Undecided", "Whether this request may go on could not be decided. It was not sent.", "proxy_internal_error", 14},
-	ReasonUnknownRoute:    {404, "Unknown route", "", "http_request_error", 12},
-	ReasonBadRequest:      {400, "Bad request", "The request cannot be read in one way only. It was not sent.", "http_request_error", 3},
-	ReasonBadPath:         {400, "Bad path", "The path leads above the registered one. This request was not sent.", "http_request_error", 3},
-	ReasonLoop:            {508, "Loop", "The request has passed through a proxy of this name before, and would come round again. This request was not sent.", "proxy_loop_detected", 9},
-	ReasonBodyTooLarge:    {413, "Body too large", "The body is larger than is read to tell equal requests apart. This request was not sent.", "http_request_error", 8},
-	ReasonBadMethod:       {405, "Bad method", "CONNECT and TRACE are not forwarded: within a tunnel nothing could be compared or counted. Ask for http:// URLs by this proxy (http_proxy, not https_proxy), or for a route whose URL is https.", "http_request_error", 12},
-	ReasonNoMemory:        {503, "No memory", "The bodies of all requests together are too large. This request was not sent.", "connection_limit_reached", 14},
-	ReasonTooManyInFlight: {503, "Too many in flight", "This replica has as many exchanges as it may have. This request was not sent.", "connection_limit_reached", 14},
-	ReasonUpstreamRefused: {502, "Upstream refused", "The upstream could not be reached, or did not speak HTTP.", "destination_unavailable", 14},
-	ReasonUpstreamTimeout: {504, "Upstream timeout", "The upstream did not answer in time.", "http_response_timeout", 4},
-	ReasonDraining:        {503, "Draining", "This replica has ended before the upstream answered. The upstream may have acted on the request.", "connection_terminated", 14},
-	ReasonInternal:        {500, "Internal error", "This proxy has made a mistake, which is in its log. The upstream may have acted on the request.", "proxy_internal_error", 13},
-	ReasonClientGone:      {StatusClientGone, "Client gone", "The client left, or broke off its request, before it was answered. The upstream may have acted on the request.", "connection_terminated", 1},
-	ReasonUpstreamClosed:  {499, "Upstream closed", "The upstream cut the connection before answering. It may have acted on the request.", "connection_terminated", 14},
+	ReasonDuplicate:       {409, "Duplicate request", "An equal request is in flight.", "http_request_denied", 10, false},
+	ReasonHeld:            {409, "Duplicate request", "An equal request has just succeeded, or its outcome is unknown and the upstream may have acted on it.", "http_request_denied", 10, false},
+	ReasonLimited:         {429, "Too many requests", "The budget is spent.", "http_request_denied", 8, true},
+	ReasonCoolingDown:     {429, "Too many requests", "The upstream has asked for a pause, which is not over.", "http_request_denied", 8, true},
+	ReasonUndecided:       {503, "Undecided", "Whether this request may go on could not be decided.", "proxy_internal_error", 14, true},
+	ReasonUnknownRoute:    {404, "Unknown route", "", "http_request_error", 12, false},
+	ReasonBadRequest:      {400, "Bad request", "The request cannot be read in one way only.", "http_request_error", 3, false},
+	ReasonBadPath:         {400, "Bad path", "The path leads above the registered one.", "http_request_error", 3, false},
+	ReasonLoop:            {508, "Loop", "The request has passed through a proxy of this name before, and would come round again.", "proxy_loop_detected", 9, false},
+	ReasonBodyTooLarge:    {413, "Body too large", "The body is larger than is read to tell equal requests apart.", "http_request_error", 8, false},
+	ReasonBadMethod:       {405, "Bad method", "CONNECT and TRACE are not forwarded: within a tunnel nothing could be compared or counted. Ask for http:// URLs by this proxy (http_proxy, not https_proxy), or for a route whose URL is https.", "http_request_error", 12, false},
+	ReasonNoMemory:        {503, "No memory", "The bodies of all requests together are too large.", "connection_limit_reached", 14, true},
+	ReasonTooManyInFlight: {503, "Too many in flight", "This replica has as many exchanges as it may have.", "connection_limit_reached", 14, true},
+	ReasonUpstreamRefused: {502, "Upstream refused", "The upstream could not be reached, or did not speak HTTP.", "destination_unavailable", 14, true},
+	ReasonUpstreamTimeout: {504, "Upstream timeout", "The upstream did not answer in time.", "http_response_timeout", 4, true},
+	ReasonDraining:        {503, "Draining", "This replica has ended before the upstream answered.", "connection_terminated", 14, true},
+	ReasonInternal:        {500, "Internal error", "This proxy has made a mistake, which is in its log.", "proxy_internal_error", 13, false},
+	ReasonClientGone:      {StatusClientGone, "Client gone", "The client left, or broke off its request, before it was answered.", "connection_terminated", 1, true},
+	ReasonUpstreamClosed:  {499, "Upstream closed", "The upstream cut the connection before answering.", "connection_terminated", 14, true},
 }
 
 // problemType returns the type member of RFC 9457.

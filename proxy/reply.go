@@ -1,73 +1,39 @@
 package proxy
 
 import (
-	"encoding/json"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"throttle-proxy/cluster"
 	"throttle-proxy/limiter"
 	"throttle-proxy/proxy/wire"
 )
 
-// problem is the body of every answer of our own: RFC 9457, and the members
-// that this proxy adds.
-type problem struct {
-	Type      string   `json:"type"`
-	Title     string   `json:"title"`
-	Status    int      `json:"status"`
-	Detail    string   `json:"detail"`
-	Route     string   `json:"route,omitempty"`
-	Reason    Reason   `json:"reason"`
-	RequestID string   `json:"request_id"`
-	Holder    *holder  `json:"holder,omitempty"`
-	Violated  []string `json:"violated-policies,omitempty"`
-	Degraded  bool     `json:"degraded,omitempty"`
-	Share     string   `json:"share,omitempty"` // of each budget
-}
-
-// holder is what a duplicate is told of the request that it repeats.
-type holder struct {
-	RequestID string  `json:"request_id"`
-	Replica   string  `json:"replica"`
-	Age       float64 `json:"age"` // seconds
-}
-
 // refuse answers the request by what the reason alone says.
 func (x *exchange) refuse(reason Reason) { x.refuseAs(reason, 0) }
 
 // refuseAs is refuse with another status than the reason's own, unless it is 0.
 func (x *exchange) refuseAs(reason Reason, status int) {
-	about := reasons[reason]
-	if status == 0 {
-		status = about.status
-	}
 	switch reason {
 	case ReasonClientGone, ReasonBadRequest, ReasonTooManyInFlight:
 		// What follows on this connection is not the client's next request, or is
 		// not waited for.
 		x.client.closes = true
 	}
-	x.event.Reason, x.event.ClientGone = reason, reason == ReasonClientGone
-	x.reply(status, about, problem{Detail: about.detail}, "")
+	x.event.ClientGone = reason == ReasonClientGone
+	x.reply(problem{reason: reason, status: status})
 }
 
 // refuseWire answers a request that cannot be read.
 func (x *exchange) refuseWire(why *wire.Refusal) {
-	x.event.Reason, x.client.closes = ReasonBadRequest, true
-	about := reasons[ReasonBadRequest]
-	about.title = http.StatusText(why.Status)
-	x.reply(why.Status, about, problem{Detail: why.Detail + " The request was not sent."}, "")
+	x.client.closes = true
+	x.reply(problem{reason: ReasonBadRequest, status: why.Status, title: http.StatusText(why.Status), detail: why.Detail + wasNotSent})
 }
 
 // refuseUnknownRoute answers a request for a route that there is none of. It
 // lists none either: a route's name may be all that protects it.
 func (x *exchange) refuseUnknownRoute(name string) {
-	x.event.Reason = ReasonUnknownRoute
-	about := reasons[ReasonUnknownRoute]
 	const longest = 63 // of a route's name
 	if len(name) > longest {
 		name = name[:longest] + "…"
@@ -76,44 +42,33 @@ func (x *exchange) refuseUnknownRoute(name string) {
 	if len(x.proxy.hosts.exact)+len(x.proxy.hosts.wild) > 0 || !strings.HasPrefix(x.in.RequestURI, "/") {
 		detail += ", and none whose --host this request names"
 	}
-	x.reply(about.status, about, problem{Detail: detail}, "")
+	x.reply(problem{reason: ReasonUnknownRoute, detail: detail})
 }
 
 // refuseVerdict answers a request that the cluster refused.
 func (x *exchange) refuseVerdict(v cluster.Verdict) {
-	reason := x.recordRefusal(v)
-	x.event.Reason = reason
-	about := reasons[reason]
-	p := problem{Detail: about.detail, Degraded: v.Degraded}
-	switch v.Outcome {
-	case cluster.CoolingDown:
-		x.reply(about.status, about, p, strconv.Itoa(wholeSeconds(v.Wait)))
-		return
-	case cluster.Limited:
-		p.Violated = x.event.Limits
+	p := problem{reason: x.recordRefusal(v), holder: v.Holder, degraded: v.Degraded}
+	switch p.reason {
+	case ReasonDuplicate, ReasonHeld:
+		p.status = x.route.DuplicateStatus
+	case ReasonCoolingDown:
+		p.wait = v.Wait
+	case ReasonLimited:
+		p.violated = x.event.Limits
+		for _, d := range v.Decisions {
+			if d.Refused() {
+				p.wait = max(p.wait, d.NextAfter)
+			}
+		}
 		if v.Degraded {
-			p.Detail = "This replica's share of the budget is spent, and the store of the whole is away. This request was not sent."
-			p.Share = "1/" + strconv.Itoa(v.Share)
+			p.detail = "This replica's share of the budget is spent, and the store of the whole is away." + wasNotSent
+			p.share = v.Share
 		} else {
 			x.addRateLimit(v.Decisions)
 			x.event.Decisions = v.Decisions
 		}
-		var wait time.Duration
-		for _, d := range v.Decisions {
-			if d.Refused() {
-				wait = max(wait, d.NextAfter)
-			}
-		}
-		x.reply(about.status, about, p, strconv.Itoa(wholeSeconds(wait)))
-		return
 	}
-	if v.Holder != (cluster.Holder{}) {
-		p.Holder = &holder{v.Holder.RequestID, v.Holder.Replica, math.Round(v.Holder.Age.Seconds()*1000) / 1000}
-	}
-	// Some SDKs retry a 409 by themselves, unless they are told not to.
-	h := x.client.Header()
-	h["X-Should-Retry"], h["Stripe-Should-Retry"] = no, no
-	x.reply(x.route.DuplicateStatus, about, p, "")
+	x.reply(p)
 }
 
 // recordRefusal notes why v refuses in the event, and returns the reason.
@@ -135,42 +90,18 @@ func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 	return ReasonLimited
 }
 
-// reply sends an answer of our own.
-func (x *exchange) reply(status int, about about, p problem, retryAfter string) {
-	x.event.Status = status
-	if (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) && retryAfter == "" {
-		retryAfter = "1"
-	}
+// reply sends an answer of our own. Whether the request was sent is the outcome's
+// to know.
+func (x *exchange) reply(p problem) {
+	p.route, p.requestID = x.event.Route, x.event.RequestID
+	p.sent, p.cause = x.outcome != unsent, x.event.Fault
 	x.addRateLimit(x.decisions) // of a request that was admitted
-	h := x.client.Header()
-	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
-	cause := about.proxyStatus
-	if x.event.Fault != "" {
-		cause = x.event.Fault
-	}
-	h.Set("Proxy-Status", "throttle-proxy; error="+cause)
-	if retryAfter != "" {
-		h.Set("Retry-After", retryAfter)
-	}
-	if isGRPC(x.in.Header) {
-		// gRPC tells errors in these fields; a call without messages ends here.
-		h.Set("Content-Type", x.in.Header.Get("Content-Type"))
-		h.Set("Grpc-Status", strconv.Itoa(about.grpc))
-		h.Set("Grpc-Message", string(x.event.Reason))
-		x.client.begin(http.StatusOK)
-		return
-	}
-	p.Type, p.Title, p.Status = x.event.Reason.problemType(status), about.title, status
-	p.Route, p.Reason, p.RequestID = x.event.Route, x.event.Reason, x.event.RequestID
-	body, err := json.Marshal(p)
-	if err != nil {
-		panic(err) // strings and numbers only
-	}
-	body = append(body, '\n')
-	h["Content-Type"] = problemJSON
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	status, body := p.answer(x.client.Header(), x.in)
+	x.event.Reason, x.event.Status = p.reason, p.status
 	x.client.begin(status)
-	_, _ = x.client.Write(body) // a client that has left needs no answer
+	if len(body) > 0 {
+		_, _ = x.client.Write(body) // a client that has left needs no answer
+	}
 }
 
 // addRateLimit tells the client of the route's budgets, after what the
@@ -198,9 +129,6 @@ func (x *exchange) addRateLimit(decisions []limiter.Decision) {
 	}
 }
 
-// Values that many answers have in common. Nobody changes what is in them.
-var no, noStore, noSniff, problemJSON = []string{"false"}, []string{"no-store"}, []string{"nosniff"}, []string{"application/problem+json"}
-
 // addSpelt adds values to a field and sends it in the spelling of its RFC,
 // which is not canonical, as net/http would give it.
 func addSpelt(h http.Header, name, canonical string, values []string) {
@@ -209,9 +137,4 @@ func addSpelt(h http.Header, name, canonical string, values []string) {
 		delete(h, canonical)
 	}
 	h[name] = values
-}
-
-// wholeSeconds rounds up: a client that comes back earlier is refused again.
-func wholeSeconds(d time.Duration) int {
-	return int((d + time.Second - 1) / time.Second)
 }

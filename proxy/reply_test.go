@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/big"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/dunglas/httpsfv"
 
+	"throttle-proxy/cluster"
 	"throttle-proxy/limiter"
 )
 
@@ -44,14 +46,18 @@ func (timeoutError) Temporary() bool { return true }
 
 // refusal is a reason, how it comes about, and what the client is told.
 type refusal struct {
+	reason     Reason
 	status     int
 	kind       string // type of the problem
 	title      string
 	more       string // members beside those that all have
 	detail     string // where it is not the reason's own
-	retryAfter string
+	retryAfter string // empty where the client is told not to come back
+	sent       bool   // something of the request may have been
+	errorType  string
 	grpc       string
 	admitted   bool // the budget was spent all the same
+	compared   bool // to meet requests that are, which calls of gRPC never are
 
 	upstream http.RoundTripper
 	before   func(*testing.T, *rig)
@@ -67,7 +73,7 @@ const (
 
 var refusals = map[Reason]refusal{
 	ReasonDuplicate: {
-		status: 409, kind: "urn:throttle-proxy:problem:duplicate", title: "Duplicate request", grpc: "10",
+		compared: true, status: 409, kind: "urn:throttle-proxy:problem:duplicate", title: "Duplicate request", grpc: "10", errorType: "idempotency_error",
 		more: `,"holder":{"request_id":"FIRST","replica":"replica-1","age":0.25}`,
 		before: func(t *testing.T, r *rig) {
 			r.over(newGate(t))
@@ -77,7 +83,7 @@ var refusals = map[Reason]refusal{
 		},
 	},
 	ReasonHeld: {
-		status: 409, kind: "urn:throttle-proxy:problem:held", title: "Duplicate request", grpc: "10",
+		compared: true, status: 409, kind: "urn:throttle-proxy:problem:held", title: "Duplicate request", grpc: "10", errorType: "idempotency_error",
 		more: `,"holder":{"request_id":"FIRST","replica":"replica-1","age":0.25}`,
 		before: func(t *testing.T, r *rig) {
 			wantOutcome(t, r.do(post("same", "X-Request-Id", "first-of-client")), "200")
@@ -85,7 +91,7 @@ var refusals = map[Reason]refusal{
 		},
 	},
 	ReasonLimited: {
-		status: 429, kind: quotaExceeded, title: "Too many requests", grpc: "8", retryAfter: "30",
+		status: 429, kind: quotaExceeded, title: "Too many requests", grpc: "8", retryAfter: "30", errorType: "rate_limit_error",
 		more: `,"violated-policies":["hook"]`,
 		before: func(t *testing.T, r *rig) {
 			wantOutcome(t, r.do(post("1")), "200")
@@ -93,28 +99,28 @@ var refusals = map[Reason]refusal{
 		},
 	},
 	ReasonCoolingDown: {
-		status: 429, kind: quotaExceeded, title: "Too many requests", grpc: "8", retryAfter: "7",
+		status: 429, kind: quotaExceeded, title: "Too many requests", grpc: "8", retryAfter: "7", errorType: "rate_limit_error",
 		before: func(_ *testing.T, r *rig) { r.options.Cluster.Pause("hook", "", 7*time.Second) },
 	},
 	ReasonUndecided: {
-		status: 503, kind: reducedCapacity, title: "Undecided", grpc: "14", retryAfter: "1",
+		status: 503, kind: reducedCapacity, title: "Undecided", grpc: "14", retryAfter: "1", errorType: "api_error",
 		before: func(_ *testing.T, r *rig) { r.options.Cluster = away{r.options.Cluster} },
 	},
 	ReasonUnknownRoute: {
-		status: 404, kind: "urn:throttle-proxy:problem:unknown-route", title: "Unknown route", grpc: "12",
+		status: 404, kind: "urn:throttle-proxy:problem:unknown-route", title: "Unknown route", grpc: "12", errorType: "invalid_request_error",
 		detail: `Use /NAME: no route \"huck\"`, target: "/huck/path?query",
 	},
 	ReasonBadRequest: {
-		status: 400, kind: "urn:throttle-proxy:problem:bad-request", title: "Bad Request", grpc: "3",
-		detail: "The method is no token. The request was not sent.",
+		status: 400, kind: "urn:throttle-proxy:problem:bad-request", title: "Bad Request", grpc: "3", errorType: "invalid_request_error",
+		detail: "The method is no token. This request was not sent.",
 		change: func(r *http.Request) *http.Request { r.Method = "GET /other"; return r }, method: "GET /other",
 	},
 	ReasonInternal: {
-		status: 500, kind: "urn:throttle-proxy:problem:internal", title: "Internal error", grpc: "13", admitted: true,
+		status: 500, kind: "urn:throttle-proxy:problem:internal", title: "Internal error", grpc: "13", admitted: true, errorType: "api_error", sent: true,
 		upstream: roundTrip(func(*http.Request) (*http.Response, error) { panic("a mistake") }),
 	},
 	ReasonClientGone: {
-		status: 499, kind: "urn:throttle-proxy:problem:client-gone", title: "Client gone", grpc: "1", admitted: true, method: http.MethodGet,
+		status: 499, kind: "urn:throttle-proxy:problem:client-gone", title: "Client gone", grpc: "1", admitted: true, method: http.MethodGet, errorType: "api_error", sent: true,
 		upstream: roundTrip(func(req *http.Request) (*http.Response, error) {
 			connected(req)
 			<-req.Context().Done()
@@ -127,51 +133,113 @@ var refusals = map[Reason]refusal{
 		},
 	},
 	ReasonBadPath: {
-		status: 400, kind: "urn:throttle-proxy:problem:bad-path", title: "Bad path", grpc: "3",
+		status: 400, kind: "urn:throttle-proxy:problem:bad-path", title: "Bad path", grpc: "3", errorType: "invalid_request_error",
 		target: "/hook/../admin",
 	},
 	ReasonLoop: {
-		status: 508, kind: "urn:throttle-proxy:problem:loop", title: "Loop", grpc: "9",
+		status: 508, kind: "urn:throttle-proxy:problem:loop", title: "Loop", grpc: "9", errorType: "api_error",
 		change: func(r *http.Request) *http.Request {
 			r.Header["Via"] = []string{"1.1 edge", strings.Repeat("1.1 throttle-proxy, 2 THROTTLE-PROXY (x),", 4)}
 			return r
 		},
 	},
 	ReasonBodyTooLarge: {
-		status: 413, kind: "urn:throttle-proxy:problem:body-too-large", title: "Body too large", grpc: "8",
+		compared: true, status: 413, kind: "urn:throttle-proxy:problem:body-too-large", title: "Body too large", grpc: "8", errorType: "invalid_request_error",
 		before: func(_ *testing.T, r *rig) { r.options.MaxBody = 1 },
 	},
 	ReasonBadMethod: {
-		status: 405, kind: "urn:throttle-proxy:problem:bad-method", title: "Bad method", grpc: "12",
+		status: 405, kind: "urn:throttle-proxy:problem:bad-method", title: "Bad method", grpc: "12", errorType: "invalid_request_error",
 		method: http.MethodTrace,
 	},
 	ReasonNoMemory: {
-		status: 503, kind: reducedCapacity, title: "No memory", grpc: "14", retryAfter: "1",
+		compared: true, status: 503, kind: reducedCapacity, title: "No memory", grpc: "14", retryAfter: "1", errorType: "api_error",
 		before: func(_ *testing.T, r *rig) { r.bodies.limit = 1 },
 	},
 	ReasonTooManyInFlight: {
-		status: 503, kind: reducedCapacity, title: "Too many in flight", grpc: "14", retryAfter: "1",
+		status: 503, kind: reducedCapacity, title: "Too many in flight", grpc: "14", retryAfter: "1", errorType: "api_error",
 		before: func(_ *testing.T, r *rig) { r.options.MaxInFlight = 0 },
 	},
 	ReasonUpstreamRefused: {
-		status: 502, kind: "urn:throttle-proxy:problem:upstream-refused", title: "Upstream refused", grpc: "14", admitted: true,
+		status: 502, kind: "urn:throttle-proxy:problem:upstream-refused", title: "Upstream refused", grpc: "14", retryAfter: "1", admitted: true, errorType: "api_error",
 		upstream: fails(false, syscall.ECONNREFUSED),
 	},
 	ReasonUpstreamTimeout: {
-		status: 504, kind: "urn:throttle-proxy:problem:upstream-timeout", title: "Upstream timeout", grpc: "4", admitted: true,
+		status: 504, kind: "urn:throttle-proxy:problem:upstream-timeout", title: "Upstream timeout", grpc: "4", admitted: true, errorType: "api_error", sent: true,
 		upstream: fails(true, timeoutError{errors.New("no answer in time")}),
 	},
 	ReasonDraining: {
-		status: 503, kind: reducedCapacity, title: "Draining", grpc: "14", retryAfter: "1", admitted: true,
+		status: 503, kind: reducedCapacity, title: "Draining", grpc: "14", admitted: true, errorType: "api_error", sent: true,
 		before: func(t *testing.T, r *rig) {
 			r.over(newGate(t))
 			time.AfterFunc(time.Second, r.Cut)
 		},
 	},
 	ReasonUpstreamClosed: {
-		status: 499, kind: "urn:throttle-proxy:problem:upstream-closed", title: "Upstream closed", grpc: "14", admitted: true,
+		status: 499, kind: "urn:throttle-proxy:problem:upstream-closed", title: "Upstream closed", grpc: "14", admitted: true, errorType: "api_error", sent: true,
 		upstream: fails(true, io.EOF),
 	},
+}
+
+// rarer are reasons again, that come about otherwise.
+var rarer = map[string]refusal{
+	"no HTTP": {
+		reason: ReasonUpstreamRefused, status: 502, kind: "urn:throttle-proxy:problem:upstream-refused", title: "Upstream refused",
+		grpc: "14", admitted: true, errorType: "api_error", sent: true,
+		upstream: fails(true, errors.New("malformed HTTP response")),
+	},
+	"no connection in time": {
+		reason: ReasonUpstreamTimeout, status: 504, kind: "urn:throttle-proxy:problem:upstream-timeout", title: "Upstream timeout",
+		grpc: "4", retryAfter: "1", admitted: true, errorType: "api_error",
+		upstream: fails(false, timeoutError{errors.New("no connection in time")}),
+	},
+	"drained before it was sent": {
+		reason: ReasonDraining, status: 503, kind: reducedCapacity, title: "Draining",
+		grpc: "14", retryAfter: "1", admitted: true, errorType: "api_error",
+		upstream: roundTrip(func(req *http.Request) (*http.Response, error) {
+			<-req.Context().Done()
+			return nil, req.Context().Err()
+		}),
+		before: func(_ *testing.T, r *rig) { time.AfterFunc(time.Second, r.Cut) },
+	},
+	"body that breaks off": {
+		reason: ReasonClientGone, status: 499, kind: "urn:throttle-proxy:problem:client-gone", title: "Client gone",
+		grpc: "1", retryAfter: "1", errorType: "api_error", compared: true,
+		change: breaks(io.ErrUnexpectedEOF),
+	},
+	"body that comes late": {
+		reason: ReasonBadRequest, status: 408, kind: "urn:throttle-proxy:problem:bad-request", title: "Bad request",
+		grpc: "3", retryAfter: "1", errorType: "invalid_request_error", compared: true,
+		change: breaks(os.ErrDeadlineExceeded),
+	},
+	"mistake before it was sent": {
+		reason: ReasonInternal, status: 500, kind: "urn:throttle-proxy:problem:internal", title: "Internal error",
+		grpc: "13", errorType: "api_error",
+		before: func(_ *testing.T, r *rig) { r.options.Cluster = mistaken{r.options.Cluster} },
+	},
+}
+
+// everyRefusal calls test with each way to an answer of our own, in a bubble.
+func everyRefusal(t *testing.T, test func(*testing.T, refusal)) {
+	for reason, x := range refusals {
+		x.reason = reason
+		bubble(t, string(reason), func(t *testing.T) { test(t, x) })
+	}
+	for name, x := range rarer {
+		bubble(t, name, func(t *testing.T) { test(t, x) })
+	}
+}
+
+// mistaken is a Cluster that does not know what it does.
+type mistaken struct{ Cluster }
+
+func (mistaken) Admit(context.Context, cluster.Ask) (cluster.Verdict, error) { panic("a mistake") }
+
+// breaks returns a change of a request by which reading its body fails.
+func breaks(err error) func(*http.Request) *http.Request {
+	return func(r *http.Request) *http.Request {
+		r.Body = io.NopCloser(readerFunc(func([]byte) (int, error) { return 0, err }))
+		return r
+	}
 }
 
 // provoke returns the answer that reason makes to a request, and the holder's
@@ -206,53 +274,99 @@ func (x refusal) provoke(t *testing.T, header ...string) (res *http.Response, fi
 
 func TestReplies(t *testing.T) {
 	for reason := range reasons {
-		want, tested := refusals[reason]
-		if !tested {
+		if _, tested := refusals[reason]; !tested {
 			t.Errorf("no case for %s", reason)
-			continue
 		}
-		bubble(t, string(reason), func(t *testing.T) {
-			res, first := want.provoke(t, "X-Request-Id", "client-2")
-			body := text(t, res)
-			detail, route := want.detail, `"route":"hook",`
-			if detail == "" {
-				detail = reasons[reason].detail
-			}
-			if reason == ReasonUnknownRoute || reason == ReasonBadRequest {
-				route = ""
-			}
-			if first == "first-of-client" {
-				t.Error("the holder's id is not ours")
-			}
-			wantBody := fmt.Sprintf(`{"type":%q,"title":%q,"status":%d,"detail":"%s",%s"reason":%q,"request_id":"client-2"%s}`+"\n",
-				want.kind, want.title, want.status, detail, route, reason, strings.Replace(want.more, "FIRST", first, 1))
-			if body != wantBody {
-				t.Errorf("got body\n%s, want\n%s", body, wantBody)
-			}
-			if res.StatusCode != want.status {
-				t.Errorf("got status %d, want %d", res.StatusCode, want.status)
-			}
-			dontRetry := ""
-			if want.status == http.StatusConflict {
-				dontRetry = "false"
-			}
-			for name, want := range map[string]string{
-				"Content-Type":        "application/problem+json",
-				"Content-Length":      strconv.Itoa(len(wantBody)),
-				"Cache-Control":       "no-store",
-				"Retry-After":         want.retryAfter,
-				"X-Should-Retry":      dontRetry,
-				"Stripe-Should-Retry": dontRetry,
-			} {
-				if got := res.Header.Get(name); got != want {
-					t.Errorf("got %s: %s, want %s", name, got, want)
-				}
-			}
-			wantProxyStatus(t, res)
-			if got, want := items(t, res, "RateLimit") != "", want.admitted || reason == ReasonLimited; got != want {
-				t.Errorf("RateLimit sent: got %v, want %v", got, want)
-			}
+	}
+	everyRefusal(t, func(t *testing.T, want refusal) {
+		res, first := want.provoke(t, "X-Request-Id", "client-2")
+		body := text(t, res)
+		if first == "first-of-client" {
+			t.Error("the holder's id is not ours")
+		}
+		if wantBody := want.body(first); body != wantBody {
+			t.Errorf("got body\n%s, want\n%s", body, wantBody)
+		}
+		if res.StatusCode != want.status {
+			t.Errorf("got status %d, want %d", res.StatusCode, want.status)
+		}
+		wantFields(t, res, want.fields(), map[string]string{
+			"Content-Type":   "application/problem+json",
+			"Content-Length": strconv.Itoa(len(body)),
 		})
+		wantProxyStatus(t, res)
+		if got, want := items(t, res, "RateLimit") != "", want.admitted || want.reason == ReasonLimited; got != want {
+			t.Errorf("RateLimit sent: got %v, want %v", got, want)
+		}
+	})
+}
+
+// body is what the client is to read, of a duplicate of the request that is known
+// as first.
+func (x refusal) body(first string) string {
+	detail, route, more, sent := x.detail, `"route":"hook",`, strings.Replace(x.more, "FIRST", first, 1), "no"
+	if x.sent {
+		sent = "maybe"
+	}
+	if detail == "" {
+		detail = reasons[x.reason].detail + map[bool]string{false: " This request was not sent.", true: " The upstream may have acted on this request."}[x.sent]
+	}
+	if x.reason == ReasonUnknownRoute || x.detail != "" {
+		route = ""
+	}
+	if x.retryAfter != "" {
+		more = `,"retry_after":` + x.retryAfter + more
+	}
+	return fmt.Sprintf(`{"type":%q,"title":%q,"status":%d,"detail":"%s",%s"reason":%q,"request_id":"client-2","sent":%q%s,"message":"%[4]s","error":{"message":"%[4]s","type":%[9]q,"code":%[6]q}}`+"\n",
+		x.kind, x.title, x.status, detail, route, x.reason, sent, more, x.errorType)
+}
+
+// fields are those that all clients get.
+func (x refusal) fields() map[string]string {
+	again, milliseconds := "false", ""
+	if x.retryAfter != "" {
+		again, milliseconds = "true", x.retryAfter+"000"
+	}
+	return map[string]string{
+		"Cache-Control":               "no-store",
+		"Via":                         "1.1 throttle-proxy",
+		"Retry-After":                 x.retryAfter,
+		"Retry-After-Ms":              milliseconds,
+		"X-Amz-Retry-After":           milliseconds,
+		"X-Should-Retry":              again,
+		"Stripe-Should-Retry":         again,
+		"Access-Control-Allow-Origin": "",
+	}
+}
+
+func wantFields(t *testing.T, res *http.Response, wants ...map[string]string) {
+	t.Helper()
+	for _, fields := range wants {
+		for name, want := range fields {
+			if got := strings.Join(res.Header[name], ", "); got != want {
+				t.Errorf("got %s: %s, want %s", name, got, want)
+			}
+		}
+	}
+}
+
+// What may have been sent is never to come again, whatever its reason and the
+// status that the route has for it.
+func TestWhatMayHaveActedIsNotToComeAgain(t *testing.T) {
+	for reason := range reasons {
+		for _, status := range []int{0, 400, 408, 409, 429, 499, 500, 502, 503, 504} {
+			p := problem{reason: reason, status: status, sent: true, wait: time.Minute}
+			h := http.Header{}
+			_, body := p.answer(h, post(""))
+			var said told
+			if err := json.Unmarshal(body, &said); err != nil {
+				t.Fatalf("%s: %v in %s", reason, err, body)
+			}
+			if h["Retry-After"] != nil || h["Retry-After-Ms"] != nil || h["X-Amz-Retry-After"] != nil || h.Get("X-Should-Retry") != "false" ||
+				h.Get("Stripe-Should-Retry") != "false" || said.RetryAfter != "" || said.Sent != "maybe" {
+				t.Errorf("%s as %d: got %v and %s", reason, status, h, body)
+			}
+		}
 	}
 }
 
@@ -273,32 +387,29 @@ func wantProxyStatus(t *testing.T, res *http.Response) {
 }
 
 func TestGRPCReplies(t *testing.T) {
-	for reason, want := range refusals {
-		if got := strconv.Itoa(reasons[reason].grpc); got != want.grpc {
-			t.Errorf("%s: got status %s, want %s", reason, got, want.grpc)
+	everyRefusal(t, func(t *testing.T, want refusal) {
+		if got := strconv.Itoa(reasons[want.reason].grpc); got != want.grpc {
+			t.Errorf("got status %s, want %s", got, want.grpc)
 		}
-		switch reason {
-		case ReasonDuplicate, ReasonHeld, ReasonBodyTooLarge, ReasonNoMemory:
-			continue // gRPC is never compared
+		if want.compared {
+			return
 		}
-		bubble(t, string(reason), func(t *testing.T) {
-			res, _ := want.provoke(t, "Content-Type", "application/grpc+proto")
-			if got := text(t, res); got != "" || res.StatusCode != ok {
-				t.Errorf("got %d with %q, want 200 without a body", res.StatusCode, got)
-			}
-			for name, want := range map[string]string{
-				"Content-Type": "application/grpc+proto",
-				"Grpc-Status":  want.grpc,
-				"Grpc-Message": string(reason),
-				"Retry-After":  want.retryAfter,
-			} {
-				if got := res.Header.Get(name); got != want {
-					t.Errorf("got %s: %s, want %s", name, got, want)
-				}
-			}
-			wantProxyStatus(t, res)
+		res, _ := want.provoke(t, "Content-Type", "application/grpc+proto")
+		if got := text(t, res); got != "" || res.StatusCode != ok {
+			t.Errorf("got %d with %q, want 200 without a body", res.StatusCode, got)
+		}
+		pushback := "-1"
+		if want.retryAfter != "" {
+			pushback = want.retryAfter + "000"
+		}
+		wantFields(t, res, want.fields(), map[string]string{
+			"Content-Type":           "application/grpc+proto",
+			"Grpc-Status":            want.grpc,
+			"Grpc-Message":           string(want.reason),
+			"Grpc-Retry-Pushback-Ms": pushback,
 		})
-	}
+		wantProxyStatus(t, res)
+	})
 }
 
 func TestUnknownRouteListsNothing(t *testing.T) {
@@ -313,7 +424,7 @@ func TestUnknownRouteListsNothing(t *testing.T) {
 		"/" + strings.Repeat("x", 100): `Use /NAME: no route "` + strings.Repeat("x", 63) + `…"`,
 	} {
 		res := r.do(request(http.MethodGet, target, ""))
-		var p problem
+		var p told
 		if err := json.Unmarshal([]byte(text(t, res)), &p); err != nil {
 			t.Fatal(err)
 		}
@@ -336,15 +447,85 @@ func TestStatusesOfTheRoute(t *testing.T) {
 				if res.StatusCode != status {
 					t.Errorf("%s: got status %d, want %d", want, res.StatusCode, status)
 				}
-				retryAfter, err := strconv.Atoi(res.Header.Get("Retry-After"))
-				if got, want := err == nil && retryAfter >= 1, status == 429 || status == 503; got != want {
-					t.Errorf("%d: got Retry-After %q, want one: %v", status, res.Header.Get("Retry-After"), want)
-				}
-			}
-			if got := duplicate.Header.Get("X-Should-Retry"); got != "false" {
-				t.Errorf("got X-Should-Retry %q, want false", got)
+				wantFields(t, res, map[string]string{"Retry-After": "", "X-Should-Retry": "false"})
 			}
 		})
+	}
+}
+
+func TestDuplicateThatIsASuccess(t *testing.T) {
+	for _, status := range []int{200, 201, 202, 204, 205, 299} {
+		bubble(t, strconv.Itoa(status), func(t *testing.T) {
+			r := newRig(t, answers(ok, ""), func(r *Route) { r.DuplicateStatus = status })
+			r.do(post("same"))
+			holder := (<-r.events).ID
+			res := r.do(post("same", "X-Request-Id", "client-2"))
+			want := `{"status":"duplicate","message":"` + reasons[ReasonHeld].detail + ` This request was not sent.","route":"hook","reason":"held",` +
+				`"request_id":"client-2","sent":"no","holder":{"request_id":"` + holder + `","replica":"replica-1","age":0}}` + "\n"
+			fields := map[string]string{"Content-Type": "application/json", "Content-Length": strconv.Itoa(len(want)), "Retry-After": "", "X-Should-Retry": "", "Stripe-Should-Retry": ""}
+			if status == http.StatusNoContent || status == http.StatusResetContent {
+				want, fields["Content-Type"], fields["Content-Length"] = "", "", ""
+			}
+			if got := text(t, res); got != want || res.StatusCode != status {
+				t.Errorf("got %d %s, want %s", res.StatusCode, got, want)
+			}
+			wantFields(t, res, fields)
+			wantProxyStatus(t, res)
+		})
+	}
+}
+
+func TestWaitsAreToldToTheMillisecond(t *testing.T) {
+	for _, tt := range []struct {
+		wait                                 time.Duration
+		seconds, milliseconds, number, grpcs string
+	}{
+		{0, "1", "1000", "1", "1000"}, // nobody knows
+		{1, "1", "1", "0.001", "1"},
+		{1500 * time.Millisecond, "2", "1500", "1.5", "1500"},
+		{1500*time.Millisecond + 1, "2", "1501", "1.501", "1501"},
+		{time.Minute, "60", "60000", "60", "60000"},
+		{1000 * time.Hour, "3600000", "3600000000", "3600000", "2147483647"}, // more than gRPC can be told
+	} {
+		h, p := http.Header{}, problem{reason: ReasonLimited, wait: tt.wait}
+		_, body := p.answer(h, post(""))
+		p.answer(h, post("", "Content-Type", "application/grpc"))
+		var said told
+		if err := json.Unmarshal(body, &said); err != nil {
+			t.Fatal(err)
+		}
+		got := []string{h.Get("Retry-After"), h.Get("Retry-After-Ms"), h.Get("X-Amz-Retry-After"), said.RetryAfter.String(), h.Get("Grpc-Retry-Pushback-Ms")}
+		if want := []string{tt.seconds, tt.milliseconds, tt.milliseconds, tt.number, tt.grpcs}; !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", tt.wait, got, want)
+		}
+	}
+}
+
+// What others wrote is told as they wrote it, and cannot end a string.
+func TestProblemsAreJSON(t *testing.T) {
+	for _, text := range []string{"", "plain", `"},"x":{"`, `\`, "a\nb", "<&>", "é", "\xff", "\x7f"} {
+		p := problem{reason: ReasonDuplicate, detail: text, requestID: text, violated: []string{text, "b"}, holder: cluster.Holder{RequestID: text, Replica: text, Age: 1234567 * time.Microsecond}}
+		_, body := p.answer(http.Header{}, post(""))
+		var got struct {
+			told
+			Holder struct {
+				RequestID, Replica string
+				Age                float64
+			}
+			Violated []string `json:"violated-policies"`
+		}
+		if err := json.Unmarshal(body, &got); err != nil {
+			t.Errorf("%q: %v in %s", text, err, body)
+			continue
+		}
+		want := strings.ToValidUTF8(text, "\uFFFD")
+		if text == "" {
+			want = reasons[ReasonDuplicate].detail + wasNotSent
+		}
+		if got.Detail != want || got.Message != want || got.Error.Message != want || got.Holder.Replica != strings.ToValidUTF8(text, "\uFFFD") || got.Holder.Age != 1.235 ||
+			len(got.Violated) != 2 || got.Violated[1] != "b" {
+			t.Errorf("%q: got %+v of %s", text, got, body)
+		}
 	}
 }
 

@@ -33,7 +33,7 @@ type Route struct {
 
 	Dedupe          Dedupe
 	DedupeHeaders   []string // request headers that are part of the fingerprint, beside those that always are
-	Hold            time.Duration
+	Hold            Hold
 	DuplicateStatus int // of the answer to a duplicate, as a rule 409
 
 	WhenUndecided cluster.WhenUndecided
@@ -81,8 +81,8 @@ func (b By) String() string {
 	return ""
 }
 
-// Dedupe says which requests of a route are refused as duplicates. Upgrades
-// and gRPC never are.
+// Dedupe says which requests of a route are refused as duplicates. Upgrades,
+// gRPC and preflights never are.
 type Dedupe string
 
 // The values of a Dedupe.
@@ -197,7 +197,7 @@ func (l Limit) policy() httpsfv.Item {
 
 // dedupes reports whether r is refused while an equal request has the lock.
 func (rt *route) dedupes(r *http.Request) bool {
-	if isUpgrade(r) || isGRPC(r.Header) {
+	if isUpgrade(r) || isGRPC(r.Header) || isPreflight(r) {
 		return false
 	}
 	switch rt.Dedupe {
@@ -209,6 +209,13 @@ func (rt *route) dedupes(r *http.Request) bool {
 		return !slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, r.Method)
 	}
 	return false
+}
+
+// isPreflight reports whether a browser asks by r what a page may send. It costs
+// no budget: refused, it would hide the answer to the request that follows from
+// the page.
+func isPreflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && r.Header["Origin"] != nil && r.Header["Access-Control-Request-Method"] != nil
 }
 
 // isUpgrade reports whether a request asks for another protocol, as WebSocket

@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"throttle-proxy/proxy"
 )
@@ -58,13 +60,41 @@ func describeDedupe(r proxy.Route) string {
 	}[r.Dedupe]
 	text := "repeats are forwarded"
 	if r.Dedupe != proxy.DedupeOff {
-		text = what + " refused while in flight"
-		if r.Hold > 0 {
-			text += fmt.Sprintf(" and %s after success", r.Hold)
-		}
+		text = what + describeRefusals(r)
 	}
 	if r.Shadow {
 		text += "; shadow: nothing is refused, only reported"
 	}
 	return text
+}
+
+// describeRefusals says when repeats are refused, and how.
+func describeRefusals(r proxy.Route) string {
+	when := []string{"in flight"}
+	if d := r.Hold.Success; d > 0 {
+		when = append(when, brief(d)+" after success")
+	}
+	if d := r.Hold.Unknown; d > 0 {
+		when = append(when, brief(d)+" after an unknown outcome")
+	}
+	text := " refused while "
+	if r.DuplicateStatus != http.StatusConflict {
+		text = fmt.Sprintf(" refused with %d while ", r.DuplicateStatus)
+	}
+	last := len(when) - 1
+	if last > 0 {
+		text += strings.Join(when[:last], ", ") + " and "
+	}
+	return text + when[last]
+}
+
+// brief is how a person writes d: 1m0s is 1m.
+func brief(d time.Duration) string {
+	s := d.String()
+	for _, zero := range [...]string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, zero) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
 }

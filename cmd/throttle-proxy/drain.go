@@ -180,7 +180,7 @@ func (t *traffic) count(next http.Handler) http.Handler {
 			counted.stream, counted.idle = http.NewResponseController(w), t.writeIdle
 			defer counted.pace() // what is left is written when the handler has ended
 		}
-		defer counted.recover(t.logger)
+		defer counted.recover(t.logger, r, true)
 		next.ServeHTTP(counted, r)
 	})
 }

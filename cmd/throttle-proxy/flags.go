@@ -28,8 +28,8 @@ type flags struct {
 
 	Dedupe          []string `sep:"none" group:"duplicates" placeholder:"[R=]MODE" help:"Which requests are refused as duplicates. on: every method but GET, HEAD, OPTIONS, TRACE; all: those too; key: those with an Idempotency-Key; off. (on)"`
 	DedupeHeader    []string `sep:"none" group:"duplicates" placeholder:"[R=]NAMES" help:"Header fields, separated by commas, in which equal requests agree, or none. (Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key)"`
-	Hold            []string `sep:"none" group:"duplicates" placeholder:"[R=]TIME" help:"How long equal requests stay refused after a success, or an outcome that is not known. (1s)"`
-	DuplicateStatus []string `sep:"none" group:"duplicates" placeholder:"[R=]CODE" help:"Status of the answer to a duplicate. (409)"`
+	Hold            []string `sep:"none" group:"duplicates" placeholder:"[R=]TIME" help:"How long equal requests stay refused: TIME after a success, and with ,unknown=TIME where the upstream may have acted and nobody knows. (1s,unknown=1m)"`
+	DuplicateStatus []string `sep:"none" group:"duplicates" placeholder:"[R=]CODE" help:"Status of the answer to a duplicate; 200 to 299 too, with a plain JSON body. (409)"`
 	LockTTL         string   `name:"lock-ttl" group:"duplicates" default:"5s" placeholder:"TIME" help:"Longest that a lock outlives a replica that died (${default})."`
 	MaxBody         string   `group:"duplicates" default:"10MiB" placeholder:"SIZE" help:"Largest body that is read to compare requests (${default})."`
 	BodyMemory      string   `group:"duplicates" default:"256MiB" placeholder:"SIZE" help:"All bodies that are held to compare requests (${default})."`

@@ -3,26 +3,29 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"runtime"
 	"runtime/debug"
+
+	"throttle-proxy/proxy"
 )
 
-// recovering answers a request whose handler panics, and logs the panic.
+// recovering answers an operator's request whose handler panics, and logs the
+// panic.
 func recovering(next http.Handler, logger *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := &answerWriter{ResponseWriter: w}
-		defer answer.recover(logger)
+		defer answer.recover(logger, r, false)
 		next.ServeHTTP(answer, r)
 	})
 }
 
 // recover ends the panic of a handler, if it is in one: it logs it, and answers
 // 500 where no answer has begun, or else cuts the connection. It is to be
-// deferred. A panic that only means a cut goes on.
-func (w *answerWriter) recover(logger *slog.Logger) {
+// deferred. A panic that only means a cut goes on. sent says whether the handler
+// may have sent r to an upstream.
+func (w *answerWriter) recover(logger *slog.Logger, r *http.Request, sent bool) {
 	value := recover()
 	switch value {
 	case nil:
@@ -35,10 +38,7 @@ func (w *answerWriter) recover(logger *slog.Logger) {
 		panic(http.ErrAbortHandler)
 	}
 	clear(w.Header())
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(http.StatusInternalServerError)
-	_, _ = io.WriteString(w, `{"type":"about:blank","title":"Internal error","status":500,"detail":"The log says what went wrong.","reason":"internal"}`+"\n")
+	proxy.AnswerPanic(w, r, sent)
 }
 
 // panicAttrs tells what a handler panicked with, and where. Of an error that

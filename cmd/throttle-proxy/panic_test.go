@@ -46,8 +46,9 @@ func TestPanicIsAnsweredAndLogged(t *testing.T) {
 				server := httptest.NewServer(handler)
 				status, contentType := 0, ""
 				res, err := http.Get(server.URL)
+				var body []byte
 				if err == nil {
-					_, err = io.Copy(io.Discard, res.Body)
+					body, err = io.ReadAll(res.Body)
 					_ = res.Body.Close()
 				}
 				if err == nil {
@@ -56,6 +57,10 @@ func TestPanicIsAnsweredAndLogged(t *testing.T) {
 				server.Close()
 				if status != test.status || status != 0 && contentType != "application/problem+json" {
 					t.Errorf("%s: got status %d of type %q and %v, want %d", name, status, contentType, err, test.status)
+				}
+				sent := map[string]string{"clients": `"reason":"internal","sent":"maybe"`, "operators": `"reason":"internal","sent":"no"`}[name]
+				if status != 0 && (!strings.Contains(string(body), sent) || res.Header.Get("X-Should-Retry") != "false") {
+					t.Errorf("%s: got %s, want %s, not to be retried", name, body, sent)
 				}
 				if got := log.String(); (got == "") != (test.logged == "") || !strings.Contains(got, test.logged) || strings.Contains(got, canary) {
 					t.Errorf("%s: got %q in the log, want %q", name, got, test.logged)

@@ -19,6 +19,10 @@ import (
 // defaultDedupeHeaders are those by which clients and intents differ.
 const defaultDedupeHeaders = "Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key"
 
+// defaultHold is of a minute where the outcome is unknown: clients' own retries
+// come after up to 8 s, and several of them.
+var defaultHold = proxy.Hold{Success: time.Second, Unknown: time.Minute}
+
 // policies is the table of the flags [R=]VALUE: the flag and its values, what
 // counts without one, how a value is read, and what it sets of a route. A new
 // one is a row here and a field of flags; tests ask for the rest of it. Budgets
@@ -35,8 +39,8 @@ func (f *flags) policies(p *parsing) []policy {
 	return []policy{
 		one(p, "dedupe", f.Dedupe, proxy.DedupeOn, oneOf(proxy.DedupeOn, proxy.DedupeOff, proxy.DedupeAll, proxy.DedupeKey), func(r *proxy.Route) *proxy.Dedupe { return &r.Dedupe }),
 		one(p, "dedupe-header", f.DedupeHeader, strings.Split(defaultDedupeHeaders, ","), parseHeaders, func(r *proxy.Route) *[]string { return &r.DedupeHeaders }),
-		one(p, "hold", f.Hold, time.Second, parseDelay, func(r *proxy.Route) *time.Duration { return &r.Hold }),
-		one(p, "duplicate-status", f.DuplicateStatus, http.StatusConflict, parseStatus, func(r *proxy.Route) *int { return &r.DuplicateStatus }),
+		one(p, "hold", f.Hold, defaultHold, parseHold, func(r *proxy.Route) *proxy.Hold { return &r.Hold }),
+		one(p, "duplicate-status", f.DuplicateStatus, http.StatusConflict, parseDuplicateStatus, func(r *proxy.Route) *int { return &r.DuplicateStatus }),
 		one(p, "timeout", f.Timeout, time.Minute, parseTime, func(r *proxy.Route) *time.Duration { return &r.Timeout }),
 		one(p, "client-gone", f.ClientGone, proxy.Finish, oneOf(proxy.Finish, proxy.Cancel), func(r *proxy.Route) *proxy.ClientGone { return &r.ClientGone }),
 		one(p, "upstream-closed-status", f.UpstreamClosedStatus, proxy.StatusClientGone, parseStatus, func(r *proxy.Route) *int { return &r.ClosedStatus }),

@@ -16,33 +16,42 @@ func TestDescribe(t *testing.T) {
 		want []string
 	}{
 		{"--register slack=https://hooks.slack.com/services/CANARY", []string{
-			"slack  1/s, burst 5 (Slack's published limit); repeats refused while in flight and 1s after success",
+			"slack  1/s, burst 5 (Slack's published limit); repeats refused while in flight, 1s after success and 1m after an unknown outcome",
 			alone,
 		}},
 		{"--register slack=https://hooks.slack.com/services/CANARY --rate 1/s", []string{
-			"slack  1/s, burst 1; repeats refused while in flight and 1s after success",
+			"slack  1/s, burst 1; repeats refused while in flight, 1s after success and 1m after an unknown outcome",
 			alone,
 		}},
 		{"--register a=http://host --register longer=http://host --rate off --rate longer=10/s --rate longer=100/90s,by=client --hold 0s", []string{
-			"a       no limit; repeats refused while in flight",
-			"longer  10/s, burst 10 and 100/1m30s, burst 100 by client; repeats refused while in flight",
+			"a       no limit; repeats refused while in flight and 1m after an unknown outcome",
+			"longer  10/s, burst 10 and 100/1m30s, burst 100 by client; repeats refused while in flight and 1m after an unknown outcome",
+			alone,
+		}},
+		{"--register a=http://host --register b=http://host --rate off --hold 5s,unknown=0s --hold b=0s,unknown=0s --duplicate-status a=200", []string{
+			"a  no limit; repeats refused with 200 while in flight and 5s after success",
+			"b  no limit; repeats refused while in flight",
+			alone,
+		}},
+		{"--register a=http://host --rate off --hold 2h,unknown=90m", []string{
+			"a  no limit; repeats refused while in flight, 2h after success and 1h30m after an unknown outcome",
 			alone,
 		}},
 		{"--register slack=https://hooks.slack.com/services/CANARY --rate slack=2/s", []string{
-			"slack  2/s, burst 2; repeats refused while in flight and 1s after success",
+			"slack  2/s, burst 2; repeats refused while in flight, 1s after success and 1m after an unknown outcome",
 			alone,
 		}},
 		{"--register team-a=http://host --pool team=team-a --rate team=7/s", []string{
-			"team-a  10/s, burst 20 and 7/s, burst 7 (shared by pool team); repeats refused while in flight and 1s after success",
+			"team-a  10/s, burst 20 and 7/s, burst 7 (shared by pool team); repeats refused while in flight, 1s after success and 1m after an unknown outcome",
 			alone,
 		}},
 		{pooled + "--rate p=7/s --dedupe off --dedupe b=all --shadow b=on", []string{
 			"a  10/s, burst 20 and 7/s, burst 7 (shared by pool p); repeats are forwarded",
-			"b  10/s, burst 20 and 7/s, burst 7 (shared by pool p); repeats, of any method, refused while in flight and 1s after success; shadow: nothing is refused, only reported",
+			"b  10/s, burst 20 and 7/s, burst 7 (shared by pool p); repeats, of any method, refused while in flight, 1s after success and 1m after an unknown outcome; shadow: nothing is refused, only reported",
 			alone,
 		}},
 		{"REDIS_URL=rediss://user:CANARY@host:6380/1 --register a=http://host --rate 2/m --dedupe key --redis-prefix team", []string{
-			"a  2/m, burst 2; repeats with an Idempotency-Key refused while in flight and 1s after success",
+			"a  2/m, burst 2; repeats with an Idempotency-Key refused while in flight, 1s after success and 1m after an unknown outcome",
 			"store: rediss://host:6380/1 (from REDIS_URL), keys under team:",
 		}},
 	} {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/net/http/httpguts"
+
+	"throttle-proxy/proxy"
 )
 
 // harmless is what a message may repeat: a number with its unit, or a few
@@ -117,6 +119,25 @@ func parseDelay(s string) (time.Duration, error) {
 	return d, nil
 }
 
+// parseHold reads DURATION[,unknown=DURATION]. What is left out stays as it is by
+// default.
+func parseHold(s string) (hold proxy.Hold, err error) {
+	hold = defaultHold
+	success, unknown, both := strings.Cut(s, ",unknown=")
+	if !both {
+		if unknown, both = strings.CutPrefix(s, "unknown="); both {
+			success = brief(hold.Success)
+		}
+	}
+	if strings.Contains(success+unknown, ",") {
+		return hold, errors.New("not a time after a success and one after an unknown outcome: write DURATION,unknown=DURATION, as in 1s,unknown=1m")
+	}
+	if hold.Success, err = parseDelay(success); err == nil && both {
+		hold.Unknown, err = parseDelay(unknown)
+	}
+	return hold, err
+}
+
 // parseDuration is [time.ParseDuration], but that a day is known.
 func parseDuration(s string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(s, "d"); ok {
@@ -139,6 +160,15 @@ func parseStatus(s string) (int, error) {
 	status, err := strconv.Atoi(s)
 	if err != nil || status < 400 || status > 599 {
 		return 0, fmt.Errorf("%s is not an error status: write a number from 400 to 599", quote(s))
+	}
+	return status, nil
+}
+
+// parseDuplicateStatus is parseStatus, but that a success can be written too.
+func parseDuplicateStatus(s string) (int, error) {
+	status, err := strconv.Atoi(s)
+	if err != nil || status < 200 || status > 599 || status/100 == 3 {
+		return 0, fmt.Errorf("%s is no status for a duplicate: write an error from 400 to 599, or a success from 200 to 299", quote(s))
 	}
 	return status, nil
 }
