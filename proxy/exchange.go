@@ -54,7 +54,7 @@ func (x *exchange) serve() {
 		x.refuse(ReasonBadMethod)
 		return
 	case rt == nil:
-		x.event.Nearest = x.proxy.spelling.nearest(m.name)
+		x.event.Unknown, x.event.Nearest = tellable(m.name), x.proxy.nearest(m.name)
 		x.refuseUnknownRoute(m.name)
 		return
 	case x.comesRound():
