@@ -5,8 +5,10 @@ import (
 	"cmp"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"throttle-proxy/cluster"
 )
@@ -227,5 +229,45 @@ func TestBudgetsByHost(t *testing.T) {
 		req.Host = test.host
 		req.Header.Set("Host", "forged.example") // as HTTP/2 lets clients
 		wantOutcome(t, r.do(req), test.want)
+	}
+}
+
+// TestHostsThatClientsNameAreApart: equal requests to two of them are two, and
+// each has a cool-down of its own.
+func TestHostsThatClientsNameAreApart(t *testing.T) {
+	p := hosted(t, "*partner *.example.com.proxy")
+	ask := func(labels string, header ...string) *exchange {
+		return &exchange{proxy: p, route: p.routes["partner"], in: post("same", header...), labels: labels, target: "/x"}
+	}
+	a, b := ask("a"), ask("b")
+	if a.compared() == b.compared() || a.compared() != ask("a").compared() {
+		t.Errorf("got %q and %q", a.compared(), b.compared())
+	}
+	p.routes["partner"].MaxCoolDown = time.Minute
+	for _, header := range [][]string{nil, {"Authorization", "key"}} {
+		a, b := ask("a", header...).pauses(), ask("b", header...).pauses()
+		if slices.ContainsFunc(a, func(pause string) bool { return pause == "" || slices.Contains(b, pause) }) || len(a) != 1+len(header)/2 {
+			t.Errorf("got the cool-downs %q and %q", a, b)
+		}
+	}
+}
+
+func TestWhatHasComeRound(t *testing.T) {
+	p := hosted(t, "hook", "*partner *.example.com.proxy")
+	for _, test := range []struct {
+		route, via string
+		want       bool
+	}{
+		{"partner", "", false},
+		{"partner", "1.1 throttle-proxy", true},
+		{"partner", "2.0 edge, HTTP/1.1 Throttle-Proxy (x)", true},
+		{"partner", "1.1 throttle-proxy-2, 1.1 edge (throttle-proxy)", false},
+		{"hook", strings.Repeat("1.1 throttle-proxy, ", maxOurs-1), false},
+		{"hook", strings.Repeat("1.1 throttle-proxy, ", maxOurs), true},
+	} {
+		x := &exchange{proxy: p, route: p.routes[test.route], in: post("", "Via", test.via)}
+		if got := x.comesRound(); got != test.want {
+			t.Errorf("%s, Via: %s: got %v, want %v", test.route, test.via, got, test.want)
+		}
 	}
 }

@@ -69,8 +69,8 @@ func TestConnectionsAreUsedUntilTheyAreOfAge(t *testing.T) {
 			return // it uses its connection up
 		}
 		port, made := speaksAll(t, "127.0.0.1:0", says("ok"))
-		o := patient
-		o.Age = time.Hour
+		o, counted := patient, &Hosts{}
+		o.Age, o.count = time.Hour, counted.count
 		c := New(mustParse(t, scheme+"://127.0.0.1:"+port), o)
 		t.Cleanup(c.CloseIdleConnections)
 		for range 3 {
@@ -86,6 +86,7 @@ func TestConnectionsAreUsedUntilTheyAreOfAge(t *testing.T) {
 		if got := made.Load(); got != 2 {
 			t.Errorf("got %d connections, want one more", got)
 		}
+		waitFor(t, "the old connection is closed", func() bool { return counted.open.Load() == 1 })
 	})
 }
 
@@ -96,36 +97,34 @@ func TestConnectionsThatAreNotKept(t *testing.T) {
 		"direct": {"http", ""}, "transport": {"http", strings.Repeat("b", directBody+1)}, "http2": {"h2c", "body"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var open, most atomic.Int64
+			const together = 5
+			var waiting sync.WaitGroup
 			port, made := speaksAll(t, "127.0.0.1:0", func(w http.ResponseWriter, r *http.Request) {
 				_, _ = io.Copy(io.Discard, r.Body)
-				if r.ProtoMajor == 1 && r.Header.Get("Connection") != "close" && !r.Close {
+				if r.ProtoMajor == 1 && !r.Close {
 					t.Error("the upstream is not told that its connection ends")
 				}
-				most.Store(max(most.Load(), open.Load()))
+				if r.URL.Path == "/together" {
+					waiting.Done()
+					waiting.Wait()
+				}
 			})
-			o := patient
-			o.Idle = 0
+			o, counted := patient, &Hosts{}
+			o.Idle, o.count = 0, counted.count
 			c := New(mustParse(t, by.scheme+"://127.0.0.1:"+port), o)
-			for range 5 {
+			for range together {
 				wantOutcome(t, send(t, c, held(http.MethodPost, "/", by.body)), "200")
 			}
-			if got := made.Load(); got != 5 {
-				t.Errorf("got %d connections for 5 requests", got)
+			waiting.Add(together)
+			var asking sync.WaitGroup
+			for range together {
+				asking.Go(func() { wantOutcome(t, send(t, c, held(http.MethodPost, "/together", by.body)), "200") })
 			}
-			if by.scheme == "h2c" {
-				pool := c.current.Load().transport.pool
-				waitFor(t, "the connections are closed", func() bool {
-					pool.mu.Lock()
-					defer pool.mu.Unlock()
-					for _, conn := range pool.conns {
-						if !conn.State().Closed {
-							return false
-						}
-					}
-					return true
-				})
+			asking.Wait()
+			if got := made.Load(); got != 2*together {
+				t.Errorf("got %d connections for %d requests", got, 2*together)
 			}
+			waitFor(t, "the connections are closed", func() bool { return counted.open.Load() == 0 })
 		})
 	}
 }
@@ -148,8 +147,8 @@ func TestRequestsOutliveTheAgeOfTheirConnections(t *testing.T) {
 					_, _ = io.WriteString(w, "slow")
 				}
 			})
-			o := patient
-			o.Age = time.Hour
+			o, counted := patient, &Hosts{}
+			o.Age, o.count = time.Hour, counted.count
 			c := New(mustParse(t, by.scheme+"://127.0.0.1:"+port), o)
 			t.Cleanup(c.CloseIdleConnections)
 			slow := make(chan string, 1)
@@ -162,6 +161,7 @@ func TestRequestsOutliveTheAgeOfTheirConnections(t *testing.T) {
 			if got := made.Load(); got != 2 {
 				t.Errorf("got %d connections, want 2", got)
 			}
+			waitFor(t, "the old connection ends with its request", func() bool { return counted.open.Load() == 1 })
 		})
 	}
 }
