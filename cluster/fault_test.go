@@ -274,7 +274,7 @@ func TestRedis_MissingRightOfTheGuardIsOneOutage(t *testing.T) {
 	r := join(t, server.URL(), Options{Observe: told.observe})
 	paused := by(Open, under(unlocked(), ""))
 	admit(t, r, paused)
-	must(t, client.Do(t.Context(), "acl", "setuser", "default", "-pttl"))
+	must(t, client.Do(t.Context(), "acl", "setuser", "default", "-get"))
 	eventually(t, "away", func() bool {
 		ask(t, r, paused)
 		_, away := r.Away()
@@ -289,7 +289,7 @@ func TestRedis_MissingRightOfTheGuardIsOneOutage(t *testing.T) {
 		return r.Status().Faults["auth"] >= before+5
 	})
 	told.none(t)
-	must(t, client.Do(t.Context(), "acl", "setuser", "default", "+pttl"))
+	must(t, client.Do(t.Context(), "acl", "setuser", "default", "+get"))
 	told.next(t, StoreBack)
 	if v := ask(t, r, paused); v.Degraded {
 		t.Errorf("got %+v, want the store's verdict", v)

@@ -70,13 +70,14 @@ func (l *lane) String() string { return l.sender.name + "-" + l.client.name }
 
 // policies are those of routes that rows ask for; all have the usual one.
 var policies = map[string][]string{
-	"":      nil,
-	"brief": {"--timeout", "1s"},
-	"idle":  {"--answer-idle", "1s"},
-	"keyed": {"--set-header", "Idempotency-Key=fixed"},
-	"gone":  nil, // and nobody listens there
-	// A route that is found by its host: rows say no more of the path than others.
-	"hosted": {"--host", "ROUTE.host.test"},
+	"":        nil,
+	"brief":   {"--timeout", "1s"},
+	"idle":    {"--answer-idle", "1s"},
+	"eager":   {"--cool-down", "off"}, // or one row would be refused for another
+	"keyed":   {"--set-header", "Idempotency-Key=fixed"},
+	"tenants": {"--rate", "1000000/s,by=header:X-Tenant"},
+	"gone":    nil,                           // and nobody listens there
+	"hosted":  {"--host", "ROUTE.host.test"}, // it is found by its host: rows say no more of the path than others
 }
 
 // table is a run of rows.

@@ -394,6 +394,7 @@ func try(ctx context.Context, c *http.Client, method, url, body string, fields .
 		}
 		req.Header.Add(name, value)
 	}
+	req.Host = req.Header.Get("Host")
 	if req.Header.Get("Transfer-Encoding") == "chunked" {
 		req.Header.Del("Transfer-Encoding")
 		req.ContentLength = -1

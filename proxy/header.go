@@ -100,7 +100,13 @@ func (x *exchange) setForwarded(out http.Header) {
 	if x.prefix != "" {
 		out["X-Forwarded-Prefix"] = x.route.prefix
 	}
-	if trust.believes(in) {
+	var hops []string
+	from := peer(in)
+	switch by := trust.of(from); {
+	case by == nil:
+	case by.Header == forwardedField: // X-Forwarded-* is not its own
+		_, hops = by.hops(in.Header)
+	default:
 		for name, values := range in.Header {
 			if isForwarded(name) {
 				out[name] = values
@@ -109,10 +115,10 @@ func (x *exchange) setForwarded(out http.Header) {
 		if before := in.Header.Get("X-Forwarded-Prefix"); before != "" && x.prefix != "" {
 			out.Set("X-Forwarded-Prefix", strings.TrimSuffix(before, "/")+x.prefix)
 		}
+		hops = slices.Clone(out["X-Forwarded-For"])
 	}
-	hops := slices.Clone(out["X-Forwarded-For"])
-	if addr, ok := peer(in); ok {
-		hops = append(hops, addr.String())
+	if from.IsValid() {
+		hops = append(hops, from.String())
 	}
 	if len(hops) > 0 {
 		out.Set("X-Forwarded-For", strings.Join(hops, ", "))

@@ -50,18 +50,6 @@ func ParseHost(s string) (string, error) {
 	return suffix, nil
 }
 
-// hostOf returns a Host or :authority as hosts are compared: without port, final
-// dot and capital letters.
-func hostOf(host string) string {
-	if i := strings.LastIndexByte(host, ':'); i >= 0 && (strings.IndexByte(host, ':') == i || host[i-1] == ']') {
-		host = host[:i]
-	}
-	if inner, ok := strings.CutPrefix(host, "["); ok {
-		host = strings.TrimSuffix(inner, "]")
-	}
-	return strings.ToLower(strings.TrimSuffix(host, "."))
-}
-
 // isLabels reports whether s is one or more labels of a host's name, in small
 // letters.
 func isLabels(s string) bool {

@@ -25,8 +25,9 @@ type Cluster interface {
 	// Refusal returns the verdict on ask where this replica knows by itself
 	// that it is a refusal.
 	Refusal(ask cluster.Ask) (v cluster.Verdict, known bool)
-	// Pause lets no ask that names the cool-down be admitted for d from now on.
-	Pause(tag, name string, d time.Duration)
+	// Pause lets no ask that names the cool-down be admitted for d from now on: its
+	// upstream has asked for that with a status.
+	Pause(tag, name string, d time.Duration, status int)
 }
 
 // Options configure a [Proxy].
@@ -42,6 +43,11 @@ type Options struct {
 	// Observe is called once for each finished request, with an Event that is
 	// valid until it returns. It is called concurrently.
 	Observe func(*Event)
+
+	// Warn is called with what an operator may have to do something about and no
+	// single request shows, once for each route and trusted proxy. It is called
+	// concurrently, and may be nil.
+	Warn func(text string)
 }
 
 // Proxy is the handler of all routes. It is safe for concurrent use.
@@ -51,6 +57,7 @@ type Proxy struct {
 	hosts    hosts
 	spelling spelling
 	bodies   bodies
+	warnings warnings
 	inFlight atomic.Int64
 	cut      context.Context // of all exchanges; ends with Cut
 	end      context.CancelCauseFunc
@@ -58,7 +65,7 @@ type Proxy struct {
 
 // New returns a Proxy of routes, whose names and hosts must differ.
 func New(routes []Route, o Options) (*Proxy, error) {
-	p := &Proxy{options: o, routes: make(map[string]*route), hosts: hosts{map[string]*route{}, map[string]*route{}, nil}, spelling: spelling{}, bodies: bodies{limit: o.BodyMemory}}
+	p := &Proxy{options: o, routes: make(map[string]*route), hosts: hosts{map[string]*route{}, map[string]*route{}, nil}, spelling: spelling{}, bodies: bodies{limit: o.BodyMemory}, warnings: warnings{tell: o.Warn}}
 	p.cut, p.end = context.WithCancelCause(context.Background())
 	for _, r := range routes {
 		rt, err := newRoute(r)

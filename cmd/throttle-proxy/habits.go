@@ -102,7 +102,7 @@ func elsewhere() (flags, words meant) {
 		{"write try NAME to send a message to a route of a replica that runs", "curl send post request test-message"},
 		{"take it out: the program's own name is no argument", "throttle-proxy ./throttle-proxy /throttle-proxy bin/throttle-proxy /usr/local/bin/throttle-proxy"},
 		{"take it out: this is no shell, and its image has none", "sh bash ash /bin/sh /bin/bash exec sleep tini dumb-init"},
-		{"write --help", "man docs usage info? ? h"},
+		{"write --help", "docs usage info? ? h"},
 		{"there are flags and environment variables, and no configuration file: write what is in it as flags", "config.yml config.yaml config.json config.toml nginx.conf envoy.yaml traefik.yml Caddyfile"},
 	} {
 		words.add(habit[0], habit[1])

@@ -17,8 +17,10 @@ import (
 	"throttle-proxy/proxy/upstream"
 )
 
-// defaultDedupeHeaders are those by which clients and intents differ.
-const defaultDedupeHeaders = "Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key"
+// defaultDedupeHeaders are those by which clients and intents differ: who asks,
+// which attempt or part of something larger it is, and what is meant by it.
+const defaultDedupeHeaders = "Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key,X-Idempotency-Key," +
+	"Content-Range,Upload-Offset,Range,If-Match,If-None-Match,SOAPAction,X-HTTP-Method-Override"
 
 // defaultHold is of a minute where the outcome is unknown: clients' own retries
 // come after up to 8 s, and several of them.
@@ -30,16 +32,18 @@ var defaultHold = proxy.Hold{Success: time.Second, Unknown: time.Minute}
 // (--rate) are in rates.go, since pools have them too.
 func (f *flags) policies(p *parsing) []policy {
 	maxCoolDown := read(p, "max-cool-down", f.MaxCoolDown, parseTime)
-	coolDown := func(s string) (time.Duration, error) {
-		on, err := parseSwitch(s)
-		if !on {
-			return 0, err
+	coolDown := func(s string) (proxy.CoolDown, error) {
+		when, err := oneOf("on", "off", "learn")(s)
+		if when == "off" || err != nil {
+			return proxy.CoolDown{}, err
 		}
-		return maxCoolDown, err
+		return proxy.CoolDown{Longest: maxCoolDown, Learn: when == "learn"}, nil
 	}
 	return []policy{
 		one(p, "dedupe", f.Dedupe, proxy.DedupeOn, oneOf(proxy.DedupeOn, proxy.DedupeOff, proxy.DedupeAll, proxy.DedupeKey), func(r *proxy.Route) *proxy.Dedupe { return &r.Dedupe }),
 		one(p, "dedupe-header", f.DedupeHeader, strings.Split(defaultDedupeHeaders, ","), parseHeaders, func(r *proxy.Route) *[]string { return &r.DedupeHeaders }),
+		one(p, "dedupe-json", f.DedupeJSON, nil, parseJSONPaths, func(r *proxy.Route) *[]string { return &r.DedupeJSON }),
+		one(p, "wait", f.Wait, 0, parseWait, func(r *proxy.Route) *time.Duration { return &r.Wait }),
 		one(p, "hold", f.Hold, defaultHold, parseHold, func(r *proxy.Route) *proxy.Hold { return &r.Hold }),
 		one(p, "duplicate-status", f.DuplicateStatus, http.StatusConflict, parseDuplicateStatus, func(r *proxy.Route) *int { return &r.DuplicateStatus }),
 		one(p, "timeout", f.Timeout, time.Minute, parseTime, func(r *proxy.Route) *time.Duration { return &r.Timeout }),
@@ -54,7 +58,7 @@ func (f *flags) policies(p *parsing) []policy {
 		one(p, "upstream-keepalive", f.UpstreamKeepalive, defaultKeepAlive, parseKeepAlive, func(r *proxy.Route) *upstream.KeepAlive { return &r.KeepAlive }),
 		one(p, "shadow", f.Shadow, false, parseSwitch, func(r *proxy.Route) *bool { return &r.Shadow }),
 		one(p, "when-undecided", f.WhenUndecided, cluster.Local, oneOf(cluster.Local, cluster.Open, cluster.Closed), func(r *proxy.Route) *cluster.WhenUndecided { return &r.WhenUndecided }),
-		one(p, "cool-down", f.CoolDown, maxCoolDown, coolDown, func(r *proxy.Route) *time.Duration { return &r.MaxCoolDown }),
+		one(p, "cool-down", f.CoolDown, proxy.CoolDown{Longest: maxCoolDown}, coolDown, func(r *proxy.Route) *proxy.CoolDown { return &r.CoolDown }),
 	}
 }
 
