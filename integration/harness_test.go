@@ -388,10 +388,6 @@ func try(ctx context.Context, c *http.Client, method, url, body string, fields .
 	}
 	for _, field := range fields {
 		name, value, _ := strings.Cut(field, ": ")
-		if name == "Host" {
-			req.Host = value
-			continue
-		}
 		req.Header.Add(name, value)
 	}
 	req.Host = req.Header.Get("Host")
