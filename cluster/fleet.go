@@ -148,7 +148,7 @@ func (r *Redis) beat() {
 }
 
 func (r *Redis) heartbeat() (ids []string, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	client, self := r.redis(), r.options.Self
 	pipe := client.Pipeline()
@@ -177,7 +177,7 @@ func (r *Redis) heartbeat() (ids []string, err error) {
 // replica. A replica stays what it is for as long as it lives, so what has been
 // read of it is not read again.
 func (r *Redis) meet(ids []string) {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	peers := make(map[string]Peer, len(ids))
 	var met []Peer
@@ -230,10 +230,22 @@ func (r *Redis) leave() {
 	_, _ = pipe.Exec(ctx) // or its heartbeat expires
 }
 
+// warnOfDistance tells once of a store whose round trips take more than two thirds
+// of the time that an ask has.
+func (r *Redis) warnOfDistance() {
+	if r.options.Dialled == nil {
+		return
+	}
+	if trip, _ := r.options.Dialled(); 3*trip > 2*r.options.Timeout && r.far.CompareAndSwap(false, true) {
+		r.changes.tell(Change{Kind: StoreFar, Trip: trip})
+	}
+}
+
 // warn tells once of a store that may evict what it holds: an evicted lock is a
 // lock lost. A store that does not let itself be asked is believed.
 func (r *Redis) warn() {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	r.warnOfDistance()
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	info, err := r.redis().Info(ctx, "memory").Result()
 	if err != nil {

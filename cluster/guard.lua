@@ -40,6 +40,23 @@
 
 local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN, LATE, BUSY, WAITING = 1, 2, 3, 4, 5, 6, 7
 
+-- Returns the value of a lock, which began by a clock that was set back since then
+-- if it begins in the future: so did its expiry, which is corrected. Of a holder
+-- that lives the next renewal does the same.
+local function current(key, value, now, ttl)
+  local before, started, held = string.match(value, '^(%S+ %S+ %S+ %S+ )(%d+)(.*)$')
+  local ahead = started and started - now or 0
+  if ahead < 1000000 then
+    return value
+  end
+  if held ~= '' then
+    ttl = math.max(1, redis.call('PTTL', key) - math.floor(ahead / 1000))
+  end
+  value = before .. string.format('%.0f', now) .. held
+  redis.call('SET', key, value, 'PX', ttl)
+  return value
+end
+
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local deadline = tonumber(ARGV[1])
@@ -52,7 +69,7 @@ local lock = ARGV[3] ~= '' and KEYS[at]
 if lock then
   local value = redis.call('GET', lock)
   if value then
-    return {DUPLICATE, now, value}
+    return {DUPLICATE, now, current(lock, value, now, ARGV[4])}
   end
   at = at + 1
 end

@@ -175,7 +175,7 @@ func TestRedis_DecidesAsTheAskSaysWhileTheStoreIsAway(t *testing.T) {
 			eventually(t, "all locks taken", func() bool { return r.Status().Renewed >= s.Renewed+uint64(len(s.Locks)) })
 			for _, body := range []string{"before", "local7", "open7"} {
 				eventually(t, "a duplicate elsewhere", func() bool {
-					v := ask(t, other, request(body))
+					v := ask(t, other, by(Open, request(body))) // it may have missed the store too
 					v.Grant.Release(0)
 					return v.Outcome == Duplicate && v.Holder.Replica == "replica-0"
 				})
@@ -289,8 +289,8 @@ func TestRedis_OneCutIsNoOutage(t *testing.T) {
 				}
 			})
 		}
-		eventually(t, "all are asking", func() bool { return r.conn.Load().asking.Load() == asks })
-		link.Heal() // for new connections
+		eventually(t, "all are asking", func() bool { return r.conn.Load().asking.Load() >= asks }) // and a probe may be
+		link.Heal()                                                                                 // for new connections
 		link.Cut()
 		asking.Wait()
 		eventually(t, "decided", func() bool {

@@ -51,11 +51,19 @@ var (
 	prelude, errPrelude = limiter.Prelude()
 )
 
-// Options configure a [Redis]. All of them are required, but for Observe.
+// Options configure a [Redis]. All of them are required, but for Watch, Dialled
+// and Observe.
 type Options struct {
-	// Connect returns a new client, as [NewClient] does. It is called once at
-	// the start, and again to find a store that was away.
-	Connect func() (redis.UniversalClient, error)
+	// Connect returns a new client, as [Endpoint.Connect] does. It is called once
+	// at the start, and again to find a store that was away, or has moved.
+	Connect func(life context.Context) (redis.UniversalClient, error)
+	// Watch calls moved when the store may be another server from now on, until ctx
+	// ends, as [Endpoint.Watch] does; nil where that cannot be.
+	Watch func(ctx context.Context, moved func())
+	// Dialled returns what is known of connections that were made, or could not be,
+	// as [Endpoint.Dialled] does; nil where nothing is.
+	Dialled func() (trip time.Duration, err error)
+
 	Prefix  string        // first part of every key
 	Self    Replica       // this replica, as the others are to know it
 	LockTTL time.Duration // locks and slots are gone at most this long after their replica died
@@ -85,13 +93,16 @@ type Redis struct {
 	deadlines deadlines // of asks
 	fleet     fleet
 	counts    counts
-	policy    string   // maxmemory-policy, as last seen by the run loop
-	uncounted bool     // the store could not tell who lives; the run loop's
-	changed   sync.Map // changes of limits that were told
+	policy    string      // maxmemory-policy, as last seen by the run loop
+	uncounted bool        // the store could not tell who lives; the run loop's
+	far       atomic.Bool // it was told that the store is far
+	changed   sync.Map    // changes of limits that were told
 
 	changes  observer
 	queue    queue
 	returned chan struct{} // a part of the store answers again
+	started  chan struct{} // closed when the store has been asked for the first time
+	unwatch  context.CancelFunc
 	stop     chan struct{}
 	ran      chan struct{} // closed when the run loop has ended
 	stopped  sync.WaitGroup
@@ -115,6 +126,7 @@ func NewRedis(o Options) (*Redis, error) {
 		queue:     newQueue(),
 		changes:   newObserver(),
 		returned:  make(chan struct{}),
+		started:   make(chan struct{}),
 		stop:      make(chan struct{}),
 		ran:       make(chan struct{}),
 	}
@@ -129,6 +141,11 @@ func NewRedis(o Options) (*Redis, error) {
 		o.Observe = func(Change) {}
 	}
 	go r.changes.run(o.Observe)
+	watching, unwatch := context.WithCancel(context.Background())
+	r.unwatch = unwatch
+	if o.Watch != nil {
+		r.stopped.Go(func() { o.Watch(watching, r.follow) })
+	}
 	return r, nil
 }
 
@@ -289,6 +306,7 @@ func (r *Redis) Pause(tag, name string, d time.Duration, status int) {
 // released before.
 func (r *Redis) Close() error {
 	close(r.stop)
+	r.unwatch()
 	r.stopped.Wait()
 	r.perform(r.left(), true)
 	r.leave()
@@ -296,6 +314,10 @@ func (r *Redis) Close() error {
 	r.changes.close(r.options.Timeout)
 	return r.conn.Load().close()
 }
+
+// Started returns a channel that is closed once the store has been asked for the
+// first time, or has had its time to answer: from then on asks find connections.
+func (r *Redis) Started() <-chan struct{} { return r.started }
 
 func (r *Redis) redis() redis.UniversalClient { return r.conn.Load().client }
 

@@ -112,8 +112,8 @@ type meter struct {
 }
 
 // connect returns what makes clients that m counts for.
-func (m *meter) connect(t *testing.T, url string) func() (redis.UniversalClient, error) {
-	return func() (redis.UniversalClient, error) {
+func (m *meter) connect(t *testing.T, url string) func(context.Context) (redis.UniversalClient, error) {
+	return func(context.Context) (redis.UniversalClient, error) {
 		client := connect(t, url, storeTimeout)
 		client.AddHook(m)
 		return client, nil

@@ -132,7 +132,7 @@ func listens(c *config) any { return c.network + " " + c.address }
 func drains(c *config) any { return fmt.Sprintf("%s %s", c.drainDelay, c.drainTimeout) }
 
 func storeOf(c *config) any {
-	if c.connect == nil {
+	if c.endpoint == nil {
 		return ""
 	}
 	return c.redisAddress + " " + c.redisSource + " " + c.redisPrefix
@@ -347,7 +347,7 @@ func TestConfigPrintsNoSecret(t *testing.T) {
 		"--redis redis://CANARY:CANARY@host/1")
 	texts := append(c.describe(), c.routes[0].Upstream.LogValue().String())
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
-		texts = append(texts, fmt.Sprintf(verb, c), fmt.Sprintf(verb, *c), fmt.Sprintf(verb, c.routes), fmt.Sprintf(verb, c.connect))
+		texts = append(texts, fmt.Sprintf(verb, c), fmt.Sprintf(verb, *c), fmt.Sprintf(verb, c.routes), fmt.Sprintf(verb, c.endpoint))
 	}
 	for _, text := range texts {
 		if strings.Contains(text, canary) || strings.Contains(text, fmt.Sprintf("%x", canary)) {

@@ -59,9 +59,7 @@ type flags struct {
 	Shadow               []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Decide and report, but refuse nothing. (off)"`
 
 	Redis         string `group:"store" placeholder:"URL" default:"none" help:"redis://, rediss://, unix://, redis+sentinel://h1,h2/0?master_name=m or redis+cluster://h1,h2; env:VARIABLE and file:PATH too (${default})."`
-	RedisCA       string `name:"redis-ca" group:"store" placeholder:"FILE" help:"Certificates to trust for rediss, in place of the system's."`
-	RedisCert     string `group:"store" placeholder:"FILE" help:"Client certificate for rediss."`
-	RedisKey      string `group:"store" placeholder:"FILE" help:"Key of the client certificate."`
+	RedisTLS      string `name:"redis-tls" group:"store" placeholder:"ca=FILE,cert=FILE,key=FILE,server-name=HOST" help:"Certificates to trust for rediss in place of the system's, a client certificate and its key, and the name to expect of the server; any part may be left out. The files are read again for each connection."`
 	RedisPrefix   string `group:"store" default:"throttle" placeholder:"PREFIX" help:"First part of every key: fleets with different prefixes share nothing (${default})."`
 	RedisPipeline string `group:"store" default:"on" placeholder:"on|off" help:"Send what concurrent requests ask in one write to Redis (${default})."`
 	StoreTimeout  string `group:"store" default:"100ms" placeholder:"TIME" help:"Longest that a request waits for a verdict (${default})."`

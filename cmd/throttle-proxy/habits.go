@@ -68,6 +68,8 @@ func elsewhere() (flags, words meant) {
 		{"write --redis URL, as in --redis redis://host:6379", "redis-host redis-port redis-addr redis-address redis-url redis-uri redis-server redis-connection-url store store-url cache cache-url"},
 		{"put it into the URL: write --redis redis://user:password@host:6379/0, or --redis env:REDIS_URL", "redis-password redis-pass redis-auth redis-username redis-user redis-db redis-database"},
 		{"write --redis rediss://host:6379", "redis-ssl redis-use-tls"},
+		{"write --redis-tls ca=FILE", "redis-ca redis-cacert redis-ca-file redis-tls-ca"},
+		{"write --redis-tls cert=FILE,key=FILE", "redis-cert redis-key redis-tls-cert redis-tls-key"},
 		{"write --redis redis+sentinel://h1,h2/0?master_name=NAME", "redis-sentinel redis-sentinels redis-master redis-master-name sentinel"},
 		{"write --redis redis+cluster://h1,h2", "redis-cluster redis-nodes cluster"},
 		{"write --redis-prefix PREFIX", "prefix key-prefix redis-key-prefix"},
