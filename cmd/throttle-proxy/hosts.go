@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"slices"
@@ -80,15 +79,6 @@ func parseKeepAlive(text string) (k upstream.KeepAlive, err error) {
 	}
 	k.Idle, k.Age = cmp.Or(k.Idle, defaultKeepAlive.Idle), cmp.Or(k.Age, defaultKeepAlive.Age)
 	return k, nil
-}
-
-// parseUpstreamTLS reads how an upstream is verified, and who we are to it.
-func parseUpstreamTLS(text string) (*tls.Config, error) {
-	f, err := parseTLSFiles(text)
-	if err != nil {
-		return nil, err
-	}
-	return f.config()
 }
 
 // describeHosts says which requests are a route's, and how they go on, as far as

@@ -8,44 +8,53 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+
+	"throttle-proxy/cluster"
 )
 
-// tlsFiles say how the other side of a connection is verified, and who we are to
-// it. Each is the path of a PEM file, and may be empty.
-type tlsFiles struct {
-	ca         string // certificates to trust, in place of the system's
-	cert, key  string // ours; both or neither
-	serverName string // that the other side's certificate is for, in place of the host's
-}
-
 // parseTLSFiles reads ca=FILE,cert=FILE,key=FILE,server-name=HOST, of which any
-// part may be left out. The files are tried: what cannot be used is an error,
-// which quotes no path.
-func parseTLSFiles(text string) (f tlsFiles, err error) {
-	for part := range strings.SplitSeq(text, ",") {
-		name, value, _ := strings.Cut(part, "=")
-		field, ok := map[string]*string{"ca": &f.ca, "cert": &f.cert, "key": &f.key, "server-name": &f.serverName}[name]
-		switch {
-		case !ok || value == "":
-			return f, fmt.Errorf("%s is no part of it: write ca=FILE, cert=FILE and key=FILE, or server-name=HOST, separated by commas", quote(part))
-		case *field != "":
-			return f, fmt.Errorf("%s= is given twice: write one", name)
-		}
-		*field = value
+// part may be left out.
+func parseTLSFiles(s string) (files cluster.TLSFiles, err error) {
+	if s == "" {
+		return files, nil
 	}
-	_, err = f.config()
-	return f, err
+	parts := map[string]*string{"ca": &files.CA, "cert": &files.Cert, "key": &files.Key, "server-name": &files.ServerName}
+	for part := range strings.SplitSeq(s, ",") {
+		name, value, _ := strings.Cut(part, "=")
+		to := parts[name]
+		switch {
+		case to == nil:
+			return files, fmt.Errorf("%s is no part of it: write ca=FILE,cert=FILE,key=FILE,server-name=HOST, or some of these", quote(name))
+		case value == "" || *to != "":
+			return files, fmt.Errorf("%s= is empty or there twice: write it once, with a value", name)
+		}
+		*to = value
+		if _, err := os.Stat(value); name != "server-name" && err != nil {
+			return files, fmt.Errorf("%s: %w: write the path of a PEM file", name, cause(err))
+		}
+	}
+	if (files.Cert == "") != (files.Key == "") {
+		return files, errors.New("a client certificate and its key go together: write cert=FILE,key=FILE, or neither")
+	}
+	return files, nil
 }
 
-// config returns the files' content. A client certificate is read again for each
-// connection; one that cannot be used leaves the last that could.
-func (f tlsFiles) config() (*tls.Config, error) {
-	c := &tls.Config{ServerName: f.serverName}
-	if strings.ContainsAny(f.serverName, ":/*@ ") {
+// parseUpstreamTLS reads the same for an upstream, and the files. A client
+// certificate is read again for each connection; one that cannot be used leaves
+// the last that could.
+func parseUpstreamTLS(s string) (*tls.Config, error) {
+	f, err := parseTLSFiles(s)
+	switch {
+	case err != nil:
+		return nil, err
+	case s == "":
+		return nil, errors.New("no files: write ca=FILE,cert=FILE,key=FILE,server-name=HOST, or some of these")
+	case strings.ContainsAny(f.ServerName, ":/*@ "):
 		return nil, errors.New("server-name: not the name of a host: write one without scheme and port")
 	}
-	if f.ca != "" {
-		pem, err := os.ReadFile(f.ca)
+	c := &tls.Config{ServerName: f.ServerName}
+	if f.CA != "" {
+		pem, err := os.ReadFile(f.CA)
 		if err != nil {
 			return nil, fmt.Errorf("ca: %w: write the path of a PEM file", cause(err))
 		}
@@ -53,18 +62,15 @@ func (f tlsFiles) config() (*tls.Config, error) {
 			return nil, errors.New("ca: no PEM certificate in it: write the path of a PEM file")
 		}
 	}
-	if (f.cert == "") != (f.key == "") {
-		return nil, errors.New("a client certificate and its key go together: write cert=FILE,key=FILE, or neither")
-	}
-	if f.cert != "" {
-		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+	if f.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
 		if err != nil {
 			return nil, fmt.Errorf("cert: %w: write the PEM files of a certificate and its key", cause(err))
 		}
 		var last atomic.Pointer[tls.Certificate]
 		last.Store(&pair)
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			if pair, err := tls.LoadX509KeyPair(f.cert, f.key); err == nil {
+			if pair, err := tls.LoadX509KeyPair(f.Cert, f.Key); err == nil {
 				last.Store(&pair)
 			}
 			return last.Load(), nil
