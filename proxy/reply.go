@@ -54,7 +54,7 @@ func (x *exchange) refuseVerdict(v cluster.Verdict) {
 	case ReasonPaused:
 		p.wait, p.openEnd = v.Wait, v.Wait == 0
 		if v.Message != "" {
-			p.detail = "An operator has paused this route: " + v.Message + wasNotSent
+			p.detail = "An operator has paused this route: " + strings.TrimSuffix(v.Message, ".") + "." + wasNotSent
 		}
 	case ReasonDuplicate, ReasonHeld:
 		p.status = x.route.DuplicateStatus

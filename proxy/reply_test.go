@@ -341,7 +341,7 @@ func (x refusal) body(first string) string {
 	if detail == "" {
 		detail = reasons[x.reason].detail + map[bool]string{false: " This request was not sent.", true: " The upstream may have acted on this request."}[x.sent]
 	}
-	if x.reason == ReasonUnknownRoute || x.detail != "" && x.reason != ReasonAmbiguousField {
+	if x.reason == ReasonUnknownRoute || x.detail != "" && x.reason != ReasonAmbiguousField && x.reason != ReasonPaused {
 		route = ""
 	}
 	if x.retryAfter != "" {
