@@ -136,10 +136,9 @@ func (k *known) pausedLocked(ask Ask, now time.Duration) (v Verdict, refused boo
 	return Verdict{Outcome: Paused, Wait: c.left(set, now), Message: set.Message}, true
 }
 
-// obey obeys c from now on, if it is newer than what is obeyed: offset is what the
-// store's clock is ahead. It returns what was done since then, and the locks that
-// are free now.
-func (k *known) obey(c controls, offset time.Duration) (done []deedDone, freed []*lock) {
+// obey obeys c from now on: offset is what the store's clock is ahead. It returns
+// the locks that are free by that.
+func (k *known) obey(c controls, offset time.Duration) (freed []*lock) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	was := k.control.Load()
@@ -147,15 +146,11 @@ func (k *known) obey(c controls, offset time.Duration) (done []deedDone, freed [
 	k.control.Store(c.compile(now, offset))
 	k.forgetLocked()
 	for _, d := range c.Done {
-		if was != nil && d.Version <= was.Version {
-			continue
-		}
-		done = append(done, d)
-		if d.Deed == FreeLock {
+		if d.Deed == FreeLock && (was == nil || d.Version > was.Version) {
 			freed = append(freed, k.freeLocked(d.Tag, d.RequestID)...)
 		}
 	}
-	return done, freed
+	return freed
 }
 
 // freeLocked lets go of the locks that a request has, and returns them. It goes

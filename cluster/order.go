@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -157,14 +158,11 @@ func (r *Redis) followed(ctx context.Context, id string) (version uint64, freed 
 // nameOf returns what operators call a replica.
 func (r *Redis) nameOf(id string) string {
 	if id == r.options.Self.ID {
-		return r.options.Self.Name
+		return cmp.Or(r.options.Self.Name, id)
 	}
 	r.fleet.mu.Lock()
 	defer r.fleet.mu.Unlock()
-	if peer := r.fleet.peers[id]; peer.Name != "" {
-		return peer.Name
-	}
-	return id
+	return cmp.Or(r.fleet.peers[id].Name, id)
 }
 
 // obey obeys what operators have changed, as a heartbeat has found it, and tells
@@ -177,7 +175,7 @@ func (r *Redis) obey(f news) {
 		_, _, _, _ = r.keep(ctx, own.controls) // or after the next heartbeat
 		return
 	}
-	if f.text == "" {
+	if f.text == "" || r.settled != nil { // it is asked for again when that is settled
 		return
 	}
 	c, err := parseControls(f.text)
@@ -185,22 +183,30 @@ func (r *Redis) obey(f news) {
 		r.changes.tell(Change{Kind: FleetUnknown, Err: err})
 		return
 	}
-	_, locks := r.known.obey(c, f.at-r.known.now())
+	r.begin(c, f.at)
+}
+
+// begin obeys c, which the store had at an instant of its clock.
+func (r *Redis) begin(c controls, at time.Duration) {
+	locks := r.known.obey(c, at-r.known.now())
 	r.changes.tell(Change{Kind: Ordered, Order: c.Text, By: c.By, Version: c.Version})
 	for _, lock := range locks {
 		if lock.stored.Load() {
 			r.tell(r.ending(lock, 0))
 		}
 	}
-	if r.settled == nil {
-		r.freedNow = 0
-	}
-	r.freedNow += len(locks)
-	r.settled = time.After(r.options.Timeout)
+	r.freedNow = len(locks)
+	r.asks.end()
+	r.settled, r.settleBy = time.After(0), r.known.now()+3*r.options.Timeout // longer than any ask takes
 }
 
-// settle says that this replica follows what it obeys.
+// settle says that this replica follows what it obeys, once no ask is under way that
+// was decided by what was before.
 func (r *Redis) settle() {
+	if !r.asks.over() && r.known.now() < r.settleBy {
+		r.settled = time.After(orderPoll)
+		return
+	}
 	r.settled = nil
 	r.follows = strconv.FormatUint(r.known.version(), 10) + " " + strconv.Itoa(r.freedNow)
 	r.beat()
@@ -214,8 +220,7 @@ func (r *Redis) learn() {
 	if err != nil || stored.Version == 0 {
 		return
 	}
-	r.known.obey(stored, at-r.known.now())
-	r.follows = strconv.FormatUint(stored.Version, 10) + " 0"
+	r.begin(stored, at)
 }
 
 // unlocked reports whether the lock that refuses ask was freed by an operator, and
@@ -252,6 +257,6 @@ func (m *Memory) Control(o Order) (Receipt, error) {
 		}
 		m.known.mu.Unlock()
 	}
-	_, freed := m.known.obey(next, at-m.known.now())
+	freed := m.known.obey(next, at-m.known.now())
 	return Receipt{Version: next.Version, Holds: []string{m.known.replica}, Freed: len(freed)}, nil
 }

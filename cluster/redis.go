@@ -102,10 +102,13 @@ type Redis struct {
 	changed   sync.Map      // changes of limits that were told
 	ordered   chan struct{} // has one element when there is an order to be followed
 
+	asks epochs // between what operators change
+
 	// The run loop's, of what operators have changed.
 	follows  string           // what the store is told that this replica follows
 	freedNow int              // locks, by the last of it
-	settled  <-chan time.Time // it is followed from then on; nil if it is
+	settled  <-chan time.Time // when to look whether it is; nil if it is
+	settleBy time.Duration    // when it is in any case: no ask lasts longer
 
 	changes  observer
 	queue    queue
@@ -185,6 +188,7 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 }
 
 func (r *Redis) decide(ask Ask) (Verdict, error) {
+	defer r.asks.leave(r.asks.enter())
 	ask, _ = r.known.controlled(ask)
 	v, err := r.decideOnce(ask)
 	if err == nil && r.unlocked(ask, v) {
