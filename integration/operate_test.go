@@ -242,7 +242,7 @@ func TestCommandsSayWhatToWrite(t *testing.T) {
 		{"status", 2, "--admin: write the unix socket of a replica"},
 		{"pause hook --admin " + socket, 1, "no replica answers there"},
 		{"pause hook --for never --admin " + socket, 2, "--for: "},
-		{"limit hook --admin " + socket, 2, "RATE"},
+		{"limit hook --admin " + socket, 2, "write throttle-proxy limit <route> <rate>"},
 	} {
 		if status, stdout, stderr := command(t, strings.Fields(test.words)...); status != test.status || stdout != "" || !strings.Contains(stderr, test.want) {
 			t.Errorf("%s: got status %d, %q and %q, want %d and %q", test.words, status, stdout, stderr, test.status, test.want)

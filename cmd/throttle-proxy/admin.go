@@ -63,7 +63,7 @@ func (a *admin) reading() http.Handler {
 // browser sends for another site changes nothing all the same.
 func (a *admin) changing() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /", a.reading())
+	mux.Handle("/", a.reading())
 	mux.HandleFunc("POST /-/control", a.control)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", http.NotFound) // flags can hold secrets
