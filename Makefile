@@ -4,6 +4,7 @@
 #             faults of store or replicas, and some with all of them, and clients
 #             that obey all they are told (SEED=1 replays)
 # make check  formatting, linters, known vulnerabilities
+# make recording  docs/demo.svg, from what the demo says
 # make bench  Go benchmarks (RUNS of each), then the product beside a bare
 #             ReverseProxy and nginx: the first table of docs/speed.md
 # make bench-growth  how cost grows: its second table
@@ -15,7 +16,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 RUNS        ?= 6
 
-.PHONY: build run test soak check bench bench-growth bench-memory deps
+.PHONY: build run test soak check bench bench-growth bench-memory recording deps
 
 build:
 	@echo "building bin/throttle-proxy (the first time takes about a minute)"
@@ -41,6 +42,9 @@ check:
 	@# The database of vulnerabilities is on the network: without it there is nothing to compare with.
 	@if curl -fsS --max-time 10 -o /dev/null https://vuln.go.dev/index/db.json; then $(GO) run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck: its database cannot be reached, skipped"; fi
+
+recording: build
+	@$(GO) run ./integration/recording bin/throttle-proxy > bin/demo.svg && mv bin/demo.svg docs/demo.svg
 
 bench: deps
 	@mkdir -p bin
