@@ -164,7 +164,7 @@ func (f TLSFiles) load(c *tls.Config) error {
 			return err
 		}
 		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
-			return errors.New("the file of certificates to trust has no PEM certificate in it")
+			return errors.New("the file of certificates to trust has no PEM certificate in it: write the path of one that has")
 		}
 	}
 	switch {

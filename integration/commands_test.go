@@ -26,6 +26,10 @@ func TestCommands(t *testing.T) {
 	}{
 		"version":              {[]string{"version"}, 0, "throttle-proxy ", ""},
 		"help":                 {[]string{"--help"}, 0, "--register", ""},
+		"help of flags":        {[]string{"help", "flags"}, 0, "--upstream-closed-status", ""},
+		"try":                  {[]string{"try", "hook", "--listen", live}, 0, "200 OK after ", ""},
+		"try of no route":      {[]string{"try", "hok", "--listen", live}, 1, `no route "hok"`, "not taken"},
+		"another's flag":       {append([]string{"--listen", unused, "--proxy-pass", "x"}, register...), 2, "", "write --register NAME=URL"},
 		"health":               {[]string{"health", "--listen", live}, 0, "ok\n", ""},
 		"health of nobody":     {[]string{"health", "--listen", unused}, 1, "", "does not answer"},
 		"health by a variable": {[]string{"THROTTLE_PROXY_LISTEN=" + live, "health"}, 0, "ok\n", ""},
@@ -33,7 +37,7 @@ func TestCommands(t *testing.T) {
 		"check in vain":        {append([]string{"check", "--redis", "redis://" + unused}, register...), 1, "upstream of hook: ok", "not everything"},
 		"bad flag":             {append([]string{"--listen", unused, "--rate", "often"}, register...), 2, "", "--rate"},
 		"routes in a variable": {[]string{"THROTTLE_PROXY_REGISTER=a=" + u.URL + " b=" + u.URL, "check"}, 0, "upstream of b: ok", ""},
-		"unknown variable":     {append([]string{"THROTTLE_PROXY_REGSTER=x", "check"}, register...), 0, "", "unknown variable THROTTLE_PROXY_REGSTER"},
+		"unknown variable":     {append([]string{"THROTTLE_PROXY_REGSTER=x", "check"}, register...), 0, "", "did you mean THROTTLE_PROXY_REGISTER?"},
 		"unusable variable":    {append([]string{"THROTTLE_PROXY_PORT=often", "check"}, register...), 2, "", "--port"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,8 +7,9 @@ import (
 	"throttle-proxy/limiter"
 )
 
-// Event is the record of one finished request. It has no part of its path,
-// query, fields or body, nor of the upstream's URL.
+// Event is the record of one finished request. It has no part of its path, but
+// for what may be a route's name misspelt, nor of its query, fields or body, nor
+// of the upstream's URL.
 type Event struct {
 	Route     string // empty if unknown
 	Method    string
@@ -21,7 +22,8 @@ type Event struct {
 	Holder   cluster.Holder
 	Limits   []string // names of the limits that refused
 	Fault    string   // what was wrong with the upstream, by the error types of RFC 9209
-	Nearest  string   // for an unknown route, the one most like it
+	Unknown  string   // the name of a route that there is none of; empty if it may be a secret
+	Nearest  string   // the route most like it, or the only one
 
 	// Decisions are those of the route's limits, by the store; nil where it did
 	// not decide, and unknown for some limits of a refusal.

@@ -205,7 +205,7 @@ func TestEventTellsNoSecrets(t *testing.T) {
 				case ReasonBadRequest, ReasonClientGone:
 					req = x.change(req)
 				case ReasonUnknownRoute:
-					req.RequestURI = "/huck-canary/canary"
+					req.RequestURI = "/bot123:canary/canary" // a token where a name belongs
 				}
 				return r.do(req)
 			}
@@ -274,8 +274,8 @@ func TestEvents(t *testing.T) {
 			t.Errorf("got %s by %v, want limited by a and b", e.Reason, e.Limits)
 		}
 		r.do(request(http.MethodGet, "/hok", ""))
-		if e := <-r.events; e.Nearest != "hook" || e.Route != "" || e.Reason != ReasonUnknownRoute {
-			t.Errorf("got route %q, nearest %q, want none and hook", e.Route, e.Nearest)
+		if e := <-r.events; e.Unknown != "hok" || e.Nearest != "hook" || e.Route != "" || e.Reason != ReasonUnknownRoute {
+			t.Errorf("got route %q, unknown %q, nearest %q, want none, hok and hook", e.Route, e.Unknown, e.Nearest)
 		}
 	})
 }

@@ -49,7 +49,7 @@ func (x *exchange) serve() {
 		x.refuse(ReasonBadMethod)
 		return
 	case rt == nil:
-		x.event.Nearest = x.proxy.spelling.nearest(name)
+		x.event.Unknown, x.event.Nearest = tellable(name), x.proxy.nearest(name)
 		x.refuseUnknownRoute(name)
 		return
 	}

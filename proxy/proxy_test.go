@@ -453,3 +453,34 @@ func TestNearest(t *testing.T) {
 		}
 	}
 }
+
+func TestRouteThatWasMeant(t *testing.T) {
+	two := &Proxy{routes: map[string]*route{"slack": {}, "api": {}}, spelling: spelling{}}
+	two.spelling.add("slack")
+	two.spelling.add("api")
+	one := &Proxy{routes: map[string]*route{"slack": {}}, spelling: spelling{}}
+	for name, want := range map[string]string{"slak": "slack", "SLACK-eng": "slack", "api-v2": "api", "XXX": "", "": "", strings.Repeat("x", 1000): ""} {
+		if got := two.nearest(name); got != want {
+			t.Errorf("nearest(%q): got %q, want %q", name, got, want)
+		}
+	}
+	for name, want := range map[string]string{"XXX": "slack", "services": "slack", "": ""} {
+		if got := one.nearest(name); got != want {
+			t.Errorf("nearest(%q) of one: got %q, want %q", name, got, want)
+		}
+	}
+}
+
+// Some clients send their token where a route's name belongs.
+func TestNameOfAnUnknownRouteIsToldUnlessItMayBeASecret(t *testing.T) {
+	for _, name := range []string{"slak", "XXX", "services", "slack-eng", "v1", "my_app.v2"} {
+		if got := tellable(name); got != name {
+			t.Errorf("tellable(%q): got %q", name, got)
+		}
+	}
+	for _, name := range []string{"", "bot123456:AAE-x", "3f2a9c0d7e", "xoxb-1234567890-abc", "a%20b", "sk-proj4f3k2j1h", "AKIAIOSFODNN7EXAMPLE", strings.Repeat("x", 17)} {
+		if got := tellable(name); got != "" {
+			t.Errorf("tellable(%q): got %q", name, got)
+		}
+	}
+}

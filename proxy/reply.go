@@ -37,7 +37,8 @@ func (x *exchange) refuseUnknownRoute(name string) {
 	if len(name) > longest {
 		name = name[:longest] + "…"
 	}
-	x.reply(problem{reason: ReasonUnknownRoute, detail: "Use /NAME: no route " + strconv.Quote(name)})
+	const whatNameIs = "NAME is what the replica was started with, as in --register NAME=URL; its log says which is nearest."
+	x.reply(problem{reason: ReasonUnknownRoute, detail: "Use /NAME: no route " + strconv.Quote(name) + ". " + whatNameIs})
 }
 
 // refuseVerdict answers a request that the cluster refused.

@@ -108,7 +108,7 @@ var refusals = map[Reason]refusal{
 	},
 	ReasonUnknownRoute: {
 		status: 404, kind: "urn:throttle-proxy:problem:unknown-route", title: "Unknown route", grpc: "12", errorType: "invalid_request_error",
-		detail: `Use /NAME: no route \"huck\"`, target: "/huck/path?query",
+		detail: `Use /NAME: no route \"huck\". NAME is what the replica was started with, as in --register NAME=URL; its log says which is nearest.`, target: "/huck/path?query",
 	},
 	ReasonBadRequest: {
 		status: 400, kind: "urn:throttle-proxy:problem:bad-request", title: "Bad Request", grpc: "3", errorType: "invalid_request_error",
@@ -421,6 +421,7 @@ func TestUnknownRouteListsNothing(t *testing.T) {
 		if err := json.Unmarshal([]byte(text(t, res)), &p); err != nil {
 			t.Fatal(err)
 		}
+		want += ". NAME is what the replica was started with, as in --register NAME=URL; its log says which is nearest."
 		if p.Detail != want || res.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: got %d %s, want 404 %s", target, res.StatusCode, p.Detail, want)
 		}

@@ -2,8 +2,45 @@ package proxy
 
 import (
 	"iter"
+	"regexp"
 	"strings"
 )
+
+// words are what names consist of that people give: tokens of APIs, which some
+// clients send in the path's first segment, have longer runs of letters, or
+// digits between them.
+var words = regexp.MustCompile(`^[A-Za-z]{1,16}[0-9]{0,3}([._-][A-Za-z]{1,16}[0-9]{0,3}){0,3}$`)
+
+// tellable returns name if it can be told to operators: as words, or as nothing.
+func tellable(name string) string {
+	if words.MatchString(name) {
+		return name
+	}
+	return ""
+}
+
+// nearest returns the route that was meant by a name that is none's: one that is
+// spelt much like it, or that it begins with, or the only one.
+func (p *Proxy) nearest(name string) string {
+	if name == "" {
+		return ""
+	}
+	if near := p.spelling.nearest(name); near != "" {
+		return near
+	}
+	const shortest, longest = 3, 63
+	for end := min(len(name)-1, longest); end >= shortest; end-- {
+		if begin := strings.ToLower(name[:end]); p.routes[begin] != nil {
+			return begin
+		}
+	}
+	if len(p.routes) == 1 {
+		for only := range p.routes {
+			return only
+		}
+	}
+	return ""
+}
 
 // spelling finds the name that was meant by one that is misspelt, however many
 // names there are: each is known by itself, and by itself without any one of its

@@ -34,7 +34,7 @@ const adminWrite = 5 * time.Minute
 func (c *config) listenAdmin() (net.Listener, error) {
 	listener, err := net.Listen(c.adminNetwork, c.adminAddress)
 	if err != nil {
-		return nil, fmt.Errorf("--admin: cannot listen: %w", cause(err))
+		return nil, fmt.Errorf("--admin: cannot listen: %w%s", cause(err), toListen(err))
 	}
 	return listener, nil
 }

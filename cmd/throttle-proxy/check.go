@@ -45,7 +45,7 @@ func (c *checkCommand) Run(p *process) error {
 		report("redis "+conf.redisAddress, reachRedis(conf.connect))
 	}
 	if failed {
-		return errors.New("not everything can be reached")
+		return errors.New("not everything can be reached: correct what is not ok")
 	}
 	return nil
 }

@@ -91,6 +91,8 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--replicas 3", func(c *config) any { return c.replicas }, 3},
 		{"--max-cool-down 2d", func(c *config) any { return c.routes[0].MaxCoolDown }, 48 * time.Hour},
 		{"--drain-delay 1d", drains, "24h0m0s 25s"},
+		{"--drain-delay 2days --drain-timeout 5minutes", drains, "48h0m0s 5m0s"},
+		{"--drain-delay 1hr --drain-timeout 30sec", drains, "1h0m0s 30s"},
 		{"--max-body 10", func(c *config) any { return strings.Join(c.warnings, "; ") }, "--max-body: 10 is a number of bytes: write 10MiB if that is meant"},
 		{"--max-body 10240", func(c *config) any { return c.warnings }, []string(nil)},
 		{"--max-cool-down 1m", func(c *config) any { return c.routes[0].MaxCoolDown }, time.Minute},
@@ -206,6 +208,8 @@ func TestRates(t *testing.T) {
 		{pooled + "--register c=http://c --rate p=7/s --rate off", "a in p: p 7/s; b in p: p 7/s; c:"},
 		{"--register a=http://a --rate 5/sec --rate 50/min,burst=5 --rate a=500/hour,name=x --rate a=5000/day", "a: x 500/h a-2 5000/d"},
 		{"--register a=http://a --rate 5/sec --rate 50/min,burst=5", "a: a 5/s a-2 50/m,burst=5"},
+		{"--register a=http://a --rate 5/seconds --rate 50/minutes --rate 500/hrs --rate 5000/days", "a: a 5/s a-2 50/m a-3 500/h a-4 5000/d"},
+		{"--register a=http://a --rate 5/30sec --rate 50/10minutes,burst=5 --rate 500/7d --rate 600/2days", "a: a 5/30s a-2 50/10m,burst=5 a-3 500/168h a-4 600/48h"},
 		// Budgets of one name are two where no pool brings them together.
 		{"--register a=http://a --register b=http://b --rate 1/s,name=each", "a: each 1/s; b: each 1/s"},
 	} {

@@ -103,8 +103,8 @@ func (d *demoCommand) Run(p *process) error {
 	if !d.Once {
 		body := `'{"text":"hello"}'`
 		_, _ = fmt.Fprintf(p.stdout, "\nThe replicas stay up until ^C. The same request twice, on two of them, and different ones at once:\n\n"+
-			"  curl -s --json %s %s & curl -s --json %s %s; wait\n"+
-			"  seq 20 | xargs -P 20 -I N curl -s -o /dev/null -w '%%{http_code} ' --json '{\"n\":N}' %s\n",
+			"  curl -s -d %s %s & curl -s -d %s %s; wait\n"+
+			"  seq 20 | xargs -P 20 -I N curl -s -o /dev/null -w '%%{http_code} ' -d '{\"n\":N}' %s\n",
 			body, urls[0], body, urls[1], urls[2])
 	}
 	<-ctx.Done()

@@ -27,7 +27,7 @@ func (c *config) describe() []string {
 	if c.redisSource != "" {
 		source = c.redisSource
 	}
-	return append(lines, fmt.Sprintf("store: %s (from %s), keys under %s:", c.redisAddress, source, c.redisPrefix))
+	return append(lines, fmt.Sprintf("store: %s (from %s), keys under %s:, this replica is %s", c.redisAddress, source, c.redisPrefix, c.replica))
 }
 
 func (c *config) describeLimits(r proxy.Route) string {

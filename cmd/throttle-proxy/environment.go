@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -89,6 +90,18 @@ func (e environment) warn(model *kong.Application, w io.Writer) {
 	}
 	slices.Sort(unknown)
 	for _, name := range unknown {
-		_, _ = fmt.Fprintf(w, "throttle-proxy: warning: unknown variable %s has no effect\n", name)
+		_, _ = fmt.Fprintf(w, "throttle-proxy: warning: unknown variable %s has no effect%s\n", name, meantVariable(name, slices.Collect(maps.Keys(known))))
 	}
+}
+
+// meantVariable says what to write in place of an unknown variable, if that is
+// known: it may be a flag of another program in capitals.
+func meantVariable(name string, known []string) string {
+	if near := nearest(name, known); len(near) > 0 {
+		return ", did you mean " + strings.Join(near, " or ") + "?"
+	}
+	if advice := flagsElsewhere[spelled(strings.TrimPrefix(name, variablePrefix))]; advice != "" {
+		return ": on the command line, " + advice
+	}
+	return ""
 }

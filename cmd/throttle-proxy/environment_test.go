@@ -69,13 +69,16 @@ func TestWhichVariableCounts(t *testing.T) {
 
 func TestUnknownVariablesAreWarnedAboutByName(t *testing.T) {
 	_, _, got := execute("THROTTLE_PROXY_RATES=CANARY THROTTLE_PROXY_DEDUPE_HEADERS=CANARY " +
-		"THROTTLE_PROXY_RATE=1/s THROTTLE_PROXY_LOCK_TTL=5s THROTTLE=1 PATH=/bin " +
+		"THROTTLE_PROXY_REGSTER=a THROTTLE_PROXY_XYZ=1 THROTTLE_PROXY_REDIS_URL=redis://CANARY THROTTLE_PROXY_RATE=1/s THROTTLE_PROXY_LOCK_TTL=5s THROTTLE=1 PATH=/bin " +
 		// Kubernetes sets these, for a Service that is called throttle-proxy.
 		"THROTTLE_PROXY_PORT=tcp://10.0.0.1:44444 THROTTLE_PROXY_PORT_44444_TCP=tcp://10.0.0.1:44444 " +
 		"THROTTLE_PROXY_PORT_44444_TCP_ADDR=10.0.0.1 THROTTLE_PROXY_SERVICE_HOST=10.0.0.1 " +
 		"THROTTLE_PROXY_SERVICE_PORT=44444 THROTTLE_PROXY_SERVICE_PORT_HTTP=44444 version")
-	want := "throttle-proxy: warning: unknown variable THROTTLE_PROXY_DEDUPE_HEADERS has no effect\n" +
-		"throttle-proxy: warning: unknown variable THROTTLE_PROXY_RATES has no effect\n"
+	want := "throttle-proxy: warning: unknown variable THROTTLE_PROXY_DEDUPE_HEADERS has no effect, did you mean THROTTLE_PROXY_DEDUPE_HEADER?\n" +
+		"throttle-proxy: warning: unknown variable THROTTLE_PROXY_RATES has no effect, did you mean THROTTLE_PROXY_RATE?\n" +
+		"throttle-proxy: warning: unknown variable THROTTLE_PROXY_REDIS_URL has no effect: on the command line, write --redis URL, as in --redis redis://host:6379\n" +
+		"throttle-proxy: warning: unknown variable THROTTLE_PROXY_REGSTER has no effect, did you mean THROTTLE_PROXY_REGISTER?\n" +
+		"throttle-proxy: warning: unknown variable THROTTLE_PROXY_XYZ has no effect\n"
 	if got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -2,7 +2,7 @@ package main
 
 import "github.com/alecthomas/kong"
 
-const description = `A reverse proxy in front of webhooks and APIs that must not be hammered: a request equal to one in flight gets 409, one beyond the budget gets 429, everything else is forwarded. Replicas that share a Redis decide together.`
+const description = `A reverse proxy for webhooks and APIs that must not be hammered: a repeat of what is in flight gets 409, what is over the budget 429, and the rest is forwarded. Replicas that share a Redis decide together.`
 
 var groups = []kong.Group{
 	{Key: "routes", Title: "Routes:"},
@@ -10,14 +10,14 @@ var groups = []kong.Group{
 	{Key: "duplicates", Title: "Duplicates (409):"},
 	{Key: "exchange", Title: "Upstreams and clients:"},
 	{Key: "store", Title: "Fleet:"},
-	{Key: "operation", Title: "Operation:", Description: "A flag marked [R=] takes ROUTE=VALUE for one route, or VALUE as the default of all. Every flag has a variable: --lock-ttl is THROTTLE_PROXY_LOCK_TTL; where a flag can be repeated, the variable's values stand apart by white space."},
+	{Key: "operation", Title: "Operation:"},
 }
 
 // flags are those of serve, which check takes too. All are text: what they
 // mean, and what is wrong with them, is config's to say.
 type flags struct {
 	Register []string `sep:"none" group:"routes" placeholder:"NAME=URL" help:"Register a route: /NAME is forwarded to URL (http, https or h2c). env:VARIABLE or file:PATH in place of URL keeps a secret off the command line. Repeatable, required."`
-	Port     string   `group:"routes" default:"44444" help:"Port to listen on, on all interfaces (${default})."`
+	Port     string   `group:"routes" default:"44444" placeholder:"N" help:"Port to listen on, on all interfaces (${default})."`
 	Listen   string   `group:"routes" placeholder:"ADDRESS" help:"host:port or unix:/path to listen on, in place of --port."`
 	TLSCert  string   `name:"tls-cert" group:"routes" placeholder:"FILE" help:"Certificate for TLS and HTTP/2 to clients, read again when the file changes."`
 	TLSKey   string   `name:"tls-key" group:"routes" placeholder:"FILE" help:"Its key."`

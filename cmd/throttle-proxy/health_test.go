@@ -73,7 +73,7 @@ func TestHealthCommandFailsWhereNobodyAnswers(t *testing.T) {
 		"unix:" + filepath.Join(t.TempDir(), canary): "no such file or directory",
 	} {
 		status, stdout, stderr := execute("health --listen " + addr)
-		want := "throttle-proxy: --listen: the replica does not answer: connect: " + why + "\n"
+		want := "throttle-proxy: --listen: the replica does not answer: start it, or write where it listens: connect: " + why + "\n"
 		if status != exitFailed || stdout != "" || stderr != want {
 			t.Errorf("%s: got status %d, %q and %q, want %d and %q", addr, status, stdout, stderr, exitFailed, want)
 		}

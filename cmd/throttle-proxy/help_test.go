@@ -7,51 +7,97 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/alecthomas/kong"
 )
 
-// maxColumns is the longest line of help that fits a person.
-const maxColumns = 120
-
 func TestHelpNamesEveryFlagAndCommand(t *testing.T) {
-	t.Setenv("COLUMNS", "200") // as kong is told of a terminal that wide
 	var serveFlags []string
 	for _, flag := range flagsOf(t, "serve") {
-		serveFlags = append(serveFlags, "--"+flag.Name+"=")
+		serveFlags = append(serveFlags, "\n  --"+flag.Name+" ")
 	}
+	brief := []string{"Usage: throttle-proxy [COMMAND] [FLAGS]\n", "\n  --register ", "--help-all", "help COMMAND"}
 	parser, _ := grammar(t, nil)
-	commands := []string{}
-	for _, c := range parser.Model.Leaves(false) {
-		commands = append(commands, "\n  "+c.Name)
+	for _, command := range commandsOf(parser.Model) {
+		brief = append(brief, " "+command)
 	}
 	for _, test := range []struct {
 		line string
 		want []string // each of them once
 	}{
-		{"--help", append(commands, serveFlags...)},
-		{"-h", serveFlags},
+		{"--help", brief},
+		{"-h", brief},
+		{"help", brief},
+		{"-help", brief},
+		{"-?", brief},
+		{"--help-all", serveFlags},
+		{"--port x --help-all", serveFlags},
+		{"help flags", serveFlags},
+		{"help all", serveFlags},
+		{"help serve", serveFlags},
 		{"serve --help", serveFlags},
-		{"help", append(commands, serveFlags...)},
 		{"help check", serveFlags},
-		{"check --help", serveFlags},
-		{"health --help", []string{"--port=", "--listen="}},
-		{"demo --help", []string{"Usage: throttle-proxy demo"}},
-		{"version --help", []string{"Usage: throttle-proxy version"}},
-		{"--port x --help", serveFlags},
+		{"check -h", serveFlags},
+		{"health --help", []string{"\n  --port ", "\n  --listen "}},
+		{"demo --help", []string{"Usage: throttle-proxy demo", "\n  --once "}},
+		{"version --help", []string{"Usage: throttle-proxy version\n"}},
+		{"help flags", []string{"Usage: ", "THROTTLE_PROXY_LOCK_TTL"}},
 	} {
 		status, stdout, stderr := execute(test.line)
 		if status != 0 || stderr != "" {
 			t.Errorf("%s: got status %d and %q, want 0 and nothing", test.line, status, stderr)
 		}
 		for _, want := range test.want {
-			if got := strings.Count(stdout, want); got != 1 {
+			if got := strings.Count(stdout, want); got != 1 && !(got > 1 && strings.HasPrefix(want, " ")) {
 				t.Errorf("%s: got %q %d times, want once", test.line, want, got)
 			}
 		}
 		for line := range strings.Lines(stdout) {
-			if got := utf8.RuneCountInString(line); got > maxColumns {
-				t.Errorf("%s: got %d columns, want at most %d: %s", test.line, got, maxColumns, line)
+			if got := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); got > helpColumns {
+				t.Errorf("%s: got %d columns, want at most %d: %s", test.line, got, helpColumns, line)
 			}
 		}
+	}
+}
+
+// What people need first fits a terminal, and says of each flag what the list of
+// all says.
+func TestHelpIsOneScreen(t *testing.T) {
+	_, stdout, _ := execute("--help")
+	if got := strings.Count(stdout, "\n"); got > 25 {
+		t.Errorf("got %d lines, want at most 25", got)
+	}
+	known := map[string]*kong.Flag{}
+	for _, flag := range flagsOf(t, "serve") {
+		known[flag.Name] = flag
+	}
+	rows, examples := 0, 0
+	for line := range strings.Lines(stdout) {
+		if example, ok := strings.CutPrefix(line, "  throttle-proxy "); ok {
+			examples++
+			parse(t, "WEBHOOK_URL=https://hooks.slack.com/services/x "+example)
+		}
+		text, ok := strings.CutPrefix(line, "  --")
+		if !ok {
+			continue
+		}
+		rows++
+		name, _, _ := strings.Cut(text, " ")
+		flag := known[name]
+		if flag == nil {
+			t.Errorf("--%s is no flag", name)
+			continue
+		}
+		want := flag.Default
+		if match := documentedAs.FindStringSubmatch(flag.Help); match != nil && name != "rate" {
+			want = match[1]
+		}
+		if !strings.Contains(line, want) {
+			t.Errorf("%q: want the default %s in it", line, want)
+		}
+	}
+	if rows != 10 || examples != 3 {
+		t.Errorf("got %d flags and %d examples, want 10 and 3", rows, examples)
 	}
 }
 

@@ -29,7 +29,7 @@ func (f *flags) parseListen(p *parsing, c *config) {
 	if f.Listen == "" {
 		c.listenFlag = "--port"
 		if _, err := strconv.ParseUint(f.Port, 10, 16); err != nil {
-			p.fail("port", "%s is not a port: write a number from 0 to 65535 (0 takes a free one)", quote(f.Port))
+			p.fail("port", "%s is not a port: write a number from 0 to 65535 (0 takes a free one), or --listen host:port", quote(f.Port))
 		}
 		c.address = ":" + f.Port
 		return
@@ -107,9 +107,27 @@ func (c *config) listen(ctx context.Context, announce func(string)) (net.Listene
 		_, port, _ := net.SplitHostPort(c.address)
 		return nil, fmt.Errorf("%s: cannot listen on %s: %w: end what listens there or choose another port; if it was an outgoing connection's, reserve it: sysctl -w net.ipv4.ip_local_reserved_ports=%s", c.listenFlag, c.address, cause(err), port)
 	case errors.Is(err, syscall.EADDRINUSE): // a file, which is not ours to remove
-		return nil, fmt.Errorf("%s: cannot listen on %s: %w", c.listenFlag, c.address, cause(err))
+		return nil, fmt.Errorf("%s: cannot listen on %s: %w: write another path, or remove what is there", c.listenFlag, c.address, cause(err))
 	case err != nil:
-		return nil, fmt.Errorf("%s: cannot listen: %w", c.listenFlag, cause(err))
+		return nil, fmt.Errorf("%s: cannot listen: %w%s", c.listenFlag, cause(err), toListen(err))
 	}
 	return listener, nil
+}
+
+// toListen says what to write where err is why nothing can listen.
+func toListen(err error) string {
+	switch {
+	case errors.Is(err, syscall.EACCES):
+		return ": write a port above 1023, or a path where this user may write"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return ": write an address that this host has, or none, as in :44444"
+	case errors.Is(err, syscall.EADDRINUSE):
+		return ": write another address, or end what listens there"
+	case errors.Is(err, syscall.ENOENT):
+		return ": write a path in a directory that exists"
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+		return ": write an address of this host in place of the name"
+	}
+	return ""
 }

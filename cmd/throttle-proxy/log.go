@@ -125,6 +125,9 @@ func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
 	if e.Fault != "" {
 		attrs = append(attrs, slog.String("fault", e.Fault))
 	}
+	if e.Unknown != "" {
+		attrs = append(attrs, slog.String("unknown_route", e.Unknown))
+	}
 	if e.Nearest != "" {
 		attrs = append(attrs, slog.String("nearest_route", e.Nearest))
 	}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -30,6 +29,7 @@ func main() {
 type cli struct {
 	Serve   serveCommand   `cmd:"" default:"withargs" help:"Run a replica. This is what happens without a command."`
 	Demo    demoCommand    `cmd:"" help:"Show duplicates and limits at work: three replicas and a slow upstream in this process."`
+	Try     tryCommand     `cmd:"" help:"Send one message to a route of a replica on this host, and say what came back."`
 	Check   checkCommand   `cmd:"" help:"Validate what serve would, and whether Redis and the upstreams can be reached. Sends no request."`
 	Health  healthCommand  `cmd:"" help:"Ask a running replica whether it is ready: exit status 0 or 1."`
 	Version versionCommand `cmd:"" help:"Print the version."`
@@ -65,7 +65,6 @@ func (p *process) run(args []string) error {
 	helped := false
 	parser, err := kong.New(&cli{},
 		kong.Name("throttle-proxy"),
-		kong.Description(description),
 		kong.Writers(p.stdout, p.stderr),
 		kong.Exit(func(int) { helped = true }),
 		kong.Resolvers(kong.ResolverFunc(p.environment.resolve)),
@@ -81,7 +80,7 @@ func (p *process) run(args []string) error {
 	case helped:
 		return nil
 	case err != nil:
-		return usageError{fmt.Errorf("throttle-proxy: %s\nRun throttle-proxy --help for commands and flags", complaint(err, parser.Model))}
+		return usageError{fmt.Errorf("throttle-proxy: %s\nRun throttle-proxy --help for commands and flags", complaint(err, parser.Model, args))}
 	case onCommandLine(command, "listen") && onCommandLine(command, "port"):
 		return usageError{errors.New("throttle-proxy: --listen: --port says where to listen too: write one of them")}
 	}
@@ -109,26 +108,4 @@ func untilSignal() (ctx context.Context, stop func()) {
 		close(signals)
 		cancel()
 	}
-}
-
-type versionCommand struct{}
-
-func (versionCommand) Run(p *process) error {
-	_, err := fmt.Fprintf(p.stdout, "throttle-proxy %s\n", version())
-	return err
-}
-
-// version is what the build knows of itself: a release's tag, or the commit.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	version := info.Main.Version
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && (version == "" || version == "(devel)") {
-			version = s.Value[:min(12, len(s.Value))]
-		}
-	}
-	return version + " " + info.GoVersion
 }

@@ -107,16 +107,42 @@ func TestAddressInUseFailsTheStart(t *testing.T) {
 func TestAdminAddressInUseFailsTheStart(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	status, _, stderr := execute("--register a=http://host/CANARY --listen unix:" + socket + " --admin " + occupied(t))
-	if want := "throttle-proxy: --admin: cannot listen: bind: address already in use\n"; status != exitFailed || stderr != want {
+	if want := "throttle-proxy: --admin: cannot listen: bind: address already in use: write another address, or end what listens there\n"; status != exitFailed || stderr != want {
 		t.Errorf("got status %d and %q, want %d and %q", status, stderr, exitFailed, want)
 	}
 }
 
+// What the system refuses is told with what to write, too.
+func TestAddressThatCannotBeListenedOn(t *testing.T) {
+	for address, want := range map[string]string{
+		"192.0.2.1:0":              "bind: cannot assign requested address: write an address that this host has, or none, as in :44444",
+		"nowhere.invalid:0":        "write an address of this host in place of the name",
+		"unix:/nowhere/dir/socket": "bind: no such file or directory: write a path in a directory that exists",
+		"unix:main_test.go":        "address already in use: write another path, or remove what is there",
+	} {
+		status, _, stderr := execute("--register a=http://host/CANARY --listen " + address)
+		if status != exitFailed || !strings.HasPrefix(stderr, "throttle-proxy: --listen: cannot listen") || !strings.HasSuffix(stderr, want+"\n") {
+			t.Errorf("%s: got status %d and %q, want %q", address, status, stderr, want)
+		}
+	}
+}
+
 func TestVersionIsOneLine(t *testing.T) {
-	for _, line := range []string{"version", "--version", "-V"} {
-		status, stdout, stderr := execute(line)
-		if status != 0 || stderr != "" || !regexp.MustCompile(`^throttle-proxy \S+ go\S+\n$`).MatchString(stdout) {
-			t.Errorf("%s: got status %d, %q and %q", line, status, stdout, stderr)
+	defer func() { version, commit = "", "" }()
+	on := " go\\S+ \\w+/\\w+\n$"
+	for _, line := range []string{"version", "--version", "-V", "-version"} {
+		for _, test := range []struct{ version, commit, want, name string }{ // as they are linked
+			{"v1.2.3", "1a2b3c4d5e6f7a8b", "^throttle-proxy v1\\.2\\.3, commit 1a2b3c4d5e6f\\+?," + on, "^v1.2.3$"},
+			{"", "", "^throttle-proxy devel, commit \\w+\\+?," + on, "^devel-\\w+\\+?$"},
+		} {
+			version, commit = test.version, test.commit
+			status, stdout, stderr := execute(line)
+			if status != 0 || stderr != "" || !regexp.MustCompile(test.want).MatchString(stdout) {
+				t.Errorf("%s: got status %d, %q and %q, want %s", line, status, stdout, stderr, test.want)
+			}
+			if got := buildName(); !regexp.MustCompile(test.name).MatchString(got) {
+				t.Errorf("got %s, want %s", got, test.name)
+			}
 		}
 	}
 }

@@ -73,7 +73,7 @@ func newMetrics(c *config, p *proxy.Proxy, store store, lines *logWriter) *metri
 		Namespace: namespace, Name: "log_lines_dropped_total", Help: "Lines of the log that are lost, since they were not read in time.",
 	}, func() float64 { return float64(lines.dropped.Load()) })
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": version()},
+		Namespace: namespace, Name: "build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": buildName()},
 	})
 	build.Set(1)
 	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.degraded, m.shadowed, m.coolDowns, m.budgets, inFlight, bodyMemory, logDropped, build,

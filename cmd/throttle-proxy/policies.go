@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -112,7 +113,11 @@ func (p *parsing) each(flag string, values []string, read func(route, text strin
 		if !ok || !p.names[route] && !slices.Contains(pools, route) {
 			route, text = "", value
 		}
-		if err := read(route, text); err != nil {
+		err := read(route, text)
+		if before, _, ok := strings.Cut(value, ":"); err != nil && ok && p.names[before] {
+			err = fmt.Errorf("a route and its value stand apart by =: write %s=VALUE", before)
+		}
+		if err != nil {
 			p.fail(flag, "%s%w", nth(values, i), err)
 		}
 	}
@@ -122,10 +127,24 @@ func (p *parsing) each(flag string, values []string, read func(route, text strin
 // reason is that text begins with a route that is not registered.
 func (p *parsing) unlessNoRoute(err error, text string, read func(rest string) error) error {
 	name, rest, ok := strings.Cut(text, "=")
-	if !ok || !proxy.ValidName(name) || p.names[name] || read(rest) != nil {
+	switch lower := strings.ToLower(name); {
+	case !ok || p.names[name] || read(rest) != nil:
+		return err
+	case lower != name && p.names[lower]:
+		return fmt.Errorf("routes are written in small letters: write %s=VALUE", lower)
+	case !proxy.ValidName(name):
 		return err
 	}
-	return fmt.Errorf("no route %q is registered: write --register %[1]s=URL, or correct the name", name)
+	return p.noRoute(name, "write --register "+name+"=URL, or correct the name")
+}
+
+// noRoute is the error about a name that no route has: to write the one that is
+// like it, or what else there is to do.
+func (p *parsing) noRoute(name, otherwise string) error {
+	if near := nearest(name, slices.Sorted(maps.Keys(p.names))); len(near) > 0 {
+		otherwise = fmt.Sprintf("write %q if that is meant; else %s", near[0], otherwise)
+	}
+	return fmt.Errorf("no route %q is registered: %s", name, otherwise)
 }
 
 // framing are the fields that say where a message ends, or how it is sent.
@@ -141,9 +160,9 @@ func (p *parsing) parseField(route, text string) (proxy.Field, error) {
 	case !ok || !httpguts.ValidHeaderFieldName(name):
 		return proxy.Field{}, errors.New("not a header field: write NAME=VALUE or ROUTE=NAME=VALUE, and NAME=env:VARIABLE for a value with spaces")
 	case route == "" && proxy.ValidName(name) && nested && httpguts.ValidHeaderFieldName(inner) && strings.Trim(rest, "=") != "":
-		return proxy.Field{}, fmt.Errorf("no route %q is registered: correct the name, or begin it with a capital letter if it is a header field's", name)
+		return proxy.Field{}, p.noRoute(name, "correct the name, or begin it with a capital letter if it is a header field's")
 	case strings.Trim(reference, "=") == "":
-		return proxy.Field{}, errors.New("the value is empty: is the variable set?")
+		return proxy.Field{}, errors.New("the value is empty: is the variable set? Write NAME=VALUE or NAME=env:VARIABLE")
 	}
 	name = http.CanonicalHeaderKey(name)
 	value, err := p.environment.reference(reference)

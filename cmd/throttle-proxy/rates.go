@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -90,11 +91,15 @@ func (f *flags) parsePools(p *parsing, c *config) (of map[string]string) {
 		for member := range strings.SplitSeq(members, ",") {
 			switch {
 			case !p.names[member]:
-				fail("pool %s: %s is no route: register it, or take it out", name, quote(member))
+				near := ""
+				if names := nearest(member, slices.Sorted(maps.Keys(p.names))); len(names) > 0 {
+					near = "write " + names[0] + " if that is meant; else "
+				}
+				fail("pool %s: %s is no route: %sregister it, or take it out", name, quote(member), near)
 			case of[member] == name:
 				fail("pool %s: route %s stands there twice: write it once", name, member)
 			case of[member] != "":
-				fail("route %s is in pool %s and pool %s: a route can be in one", member, of[member], name)
+				fail("route %s is in pool %s and pool %s: a route can be in one, take it out of the other", member, of[member], name)
 			}
 			of[member] = name
 		}
@@ -124,8 +129,14 @@ func named(limits []proxy.Limit, name string) []proxy.Limit {
 	return out
 }
 
-// periods are those of a rate as people write them, by their names here.
-var periods = map[string]string{"sec": "s", "second": "s", "min": "m", "minute": "m", "hour": "h", "day": "d"}
+// parsePeriod returns the period of a rate in units that [limiter.Parse] knows.
+func parsePeriod(s string) string {
+	s = inUnits(s)
+	if days, err := strconv.ParseUint(strings.TrimSuffix(s, "d"), 10, 16); err == nil && strings.HasSuffix(s, "d") {
+		return strconv.FormatUint(24*days, 10) + "h"
+	}
+	return s
+}
 
 // rateText is what looks like a rate, and can be quoted.
 var rateText = regexp.MustCompile(`^[-0-9.]{1,20}/[0-9.]{0,10}[a-z]{0,7}(,burst=[-0-9]{0,20})?$`)
@@ -137,7 +148,11 @@ func parseRate(text string) (l proxy.Limit, off bool, err error) {
 	}
 	rate := ""
 	given := map[string]bool{}
+	errRate := errors.New("not a rate: write requests/period, as in 10/s or 100/10m,burst=20, or off")
 	for i, option := range strings.Split(text, ",") {
+		if i == 0 && !strings.Contains(option, "/") {
+			return l, false, errRate
+		}
 		key, value, _ := strings.Cut(option, "=")
 		if given[key] {
 			return l, false, fmt.Errorf("%s= is given twice: write one", key)
@@ -146,8 +161,8 @@ func parseRate(text string) (l proxy.Limit, off bool, err error) {
 		switch {
 		case i == 0:
 			rate = option
-			if count, period, _ := strings.Cut(option, "/"); periods[period] != "" {
-				rate = count + "/" + periods[period]
+			if count, period, ok := strings.Cut(option, "/"); ok {
+				rate = count + "/" + parsePeriod(period)
 			}
 		case key == "by" && value == "client":
 			l.By = proxy.By{Client: true}
@@ -162,6 +177,8 @@ func parseRate(text string) (l proxy.Limit, off bool, err error) {
 				return l, false, errors.New("name= cannot name a budget: write up to 63 of a-z, 0-9, dot, dash and underscore")
 			}
 			l.Name = value
+		case key == "burst" && strings.ContainsFunc(strings.TrimPrefix(value, "-"), notDigit) || option == "burst":
+			return l, false, errors.New("burst= is no number: write a whole number of at least 1, as in 1/s,burst=20")
 		case key == "burst":
 			rate += "," + option
 		default:
@@ -169,7 +186,7 @@ func parseRate(text string) (l proxy.Limit, off bool, err error) {
 		}
 	}
 	if !rateText.MatchString(rate) {
-		return l, false, errors.New("not a rate: write requests/period, as in 10/s or 100/10m,burst=20")
+		return l, false, errRate
 	}
 	l.Limit, err = limiter.Parse(rate)
 	return l, false, err

@@ -15,7 +15,7 @@ import (
 // name that can be a route's.
 func (f *flags) parseRegister(p *parsing, c *config) {
 	if len(f.Register) == 0 {
-		p.fail("register", "no route: write --register NAME=URL, as in --register slack=env:WEBHOOK_URL")
+		p.fail("register", "no route: write --register NAME=URL, as in --register slack=env:WEBHOOK_URL (throttle-proxy demo shows what happens)")
 	}
 	for i, value := range f.Register {
 		name, reference, ok := strings.Cut(value, "=")
@@ -39,21 +39,36 @@ func (f *flags) parseRegister(p *parsing, c *config) {
 }
 
 // another is where a second route begins in the value of one.
-var another = regexp.MustCompile(`,[a-z0-9][a-z0-9._-]*=(env:|file:|https?:|h2c:)`)
+var another = regexp.MustCompile(`[,;\s][a-z0-9][a-z0-9._-]*=(env:|file:|https?:|h2c:)`)
 
 // parseRoute reads what NAME=URL refers to. named says that there is a NAME.
 func (p *parsing) parseRoute(name, reference string, named bool) (*upstream.URL, error) {
 	switch {
-	case strings.ContainsAny(name[:min(1, len(name))]+reference[max(0, len(reference)-1):], `"'`):
+	case quoted(name) || quoted(reference):
 		return nil, errors.New("quotation marks are a part of the value: take them out")
 	case !named || strings.ContainsAny(name, ":@?"): // a URL may have a = too
 		return nil, errors.New("a value without a name: write NAME=URL, as in slack=env:WEBHOOK_URL")
 	case strings.Contains(name, "/"):
+		if bare := strings.Trim(name, "/"); proxy.ValidName(bare) {
+			return nil, fmt.Errorf("the name of a route has no slash: write %s=URL", bare)
+		}
 		return nil, errors.New("the name of a route has no slash: write NAME=URL, as in slack=env:WEBHOOK_URL")
+	case strings.ToLower(name) != name && proxy.ValidName(strings.ToLower(name)):
+		return nil, errors.New("the name of a route has no capital letters: write it in small ones")
 	case !proxy.ValidName(name):
 		return nil, errors.New("this cannot name a route: write up to 63 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit")
 	case strings.TrimSpace(reference) == "":
 		return nil, errors.New("the URL is empty: is the variable set? Write https://host/path, env:VARIABLE or file:PATH")
+	case strings.HasPrefix(reference, "$"):
+		return nil, errors.New("a $ that nothing has replaced by a value: take out single quotes, or write env:VARIABLE, without a $")
+	case strings.HasPrefix(reference, "<"):
+		return nil, errors.New("this is a place for the URL: write the URL itself, without < and >")
+	case p.environment[reference] != "" && variable.MatchString(reference):
+		return nil, fmt.Errorf("this is a variable's name: write %s=env:%s", name, reference)
+	case strings.HasPrefix(reference, "@"):
+		return nil, errors.New("a file is written file:PATH here, without @")
+	case strings.HasPrefix(reference, "="):
+		return nil, errors.New("two = between name and URL: write one")
 	case another.MatchString(reference):
 		return nil, errors.New("a second route in one value: write --register for each; in a variable they stand apart by white space")
 	}
@@ -61,7 +76,17 @@ func (p *parsing) parseRoute(name, reference string, named bool) (*upstream.URL,
 	if err != nil {
 		return nil, err
 	}
-	return upstream.Parse(name, rawURL)
+	parsed, err := upstream.Parse(name, rawURL)
+	if err == nil && strings.ContainsAny(rawURL, " \t\r\n") {
+		return nil, errors.New("the URL has white space in it: write one URL for each --register, and %20 for a space that is a part of it")
+	}
+	return parsed, err
+}
+
+// quoted reports whether text has quotation marks about it, as files of
+// variables have them, or as text editors make them.
+func quoted(text string) bool {
+	return strings.Trim(text, "\"'`“”‘’„«»") != text
 }
 
 // variable is what can be quoted of env:VARIABLE: capital words. Where the

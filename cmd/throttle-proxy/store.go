@@ -98,7 +98,7 @@ func (c *config) openStore(self cluster.Replica, logger *slog.Logger, h *health)
 
 // self is this replica as the others are to know it.
 func (c *config) self(id string) cluster.Replica {
-	self := cluster.Replica{ID: id, Name: c.replica, Version: version(), Started: time.Now(), Routes: map[string]cluster.Digest{}}
+	self := cluster.Replica{ID: id, Name: c.replica, Version: buildName(), Started: time.Now(), Routes: map[string]cluster.Digest{}}
 	for _, r := range c.routes {
 		self.Routes[r.Name] = r.Digest()
 	}

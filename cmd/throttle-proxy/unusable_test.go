@@ -12,7 +12,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--port 444444", "--port", `"444444" is not a port: write a number from 0 to 65535`},
 	{"--port abc", "--port", "write a number from 0 to 65535"},
 	{"--port=-1", "--port", "write a number from 0 to 65535"},
-	{"--port -1", "--port", "missing value: write --port VALUE, or --port=VALUE if it begins with a dash"},
+	{"--port -1", "--port", "missing value: write --port N, or --port=N if it begins with a dash"},
 	{"--listen :1 --port 2", "--listen", "--port says where to listen too: write one of them"},
 	{"health --listen :1 --port 2", "--listen", "--port says where to listen too: write one of them"},
 	{"--port=", "--port", "write a number from 0 to 65535"},
@@ -31,9 +31,10 @@ var unusable = []struct{ line, flag, says string }{
 	{"--register user:CANARY@host?a=b", "--register", "write NAME=URL"},
 	{"--register slack https://hooks.slack.com/CANARY", "--register", "write --register NAME=URL"},
 	{"slack=https://hooks.slack.com/CANARY", "--register", "write --register NAME=URL"},
-	{"--register Slack=https://host/CANARY", "--register", `this cannot name a route: write up to 63 of a-z, 0-9, dot, dash and underscore`},
-	{"--register /slack=https://host/CANARY", "--register", "the name of a route has no slash"},
-	{"--register slack/eng=https://host/CANARY", "--register", "the name of a route has no slash"},
+	{"--register Slack=https://host/CANARY", "--register", "no capital letters"},
+	{"--register a␣b=https://host/CANARY", "--register", `this cannot name a route: write up to 63 of a-z, 0-9, dot, dash and underscore`},
+	{"--register /slack=https://host/CANARY", "--register", "the name of a route has no slash: write slack=URL"},
+	{"--register slack/eng=https://host/CANARY", "--register", "the name of a route has no slash: write NAME=URL"},
 	{"--register a='https://host/CANARY'", "--register", "quotation marks are a part of the value: take them out"},
 	{"THROTTLE_PROXY_REGISTER=\"a=https://host/CANARY\" serve", "--register", "quotation marks are a part of the value: take them out"},
 	{"THROTTLE_PROXY_REGISTER=a=env:A,b=env:B serve", "--register", "in a variable they stand apart by white space"},
@@ -103,7 +104,6 @@ var unusable = []struct{ line, flag, says string }{
 	{"--dedupe-header=", "--dedupe-header", "write names separated by commas, or none"},
 	{"--hold=-1s", "--hold", "write a duration of at least 0s, as in 1s or 200ms"},
 	{"--hold x", "--hold", "write a duration of at least 0s, as in 1s or 200ms"},
-	{"--hold 1", "--hold", "write a duration of at least 0s, as in 1s or 200ms"},
 	{"--hold 1s,unknown=x", "--hold", "write a duration of at least 0s, as in 1s or 200ms"},
 	{"--hold 1s,unknown=-1m", "--hold", "write a duration of at least 0s, as in 1s or 200ms"},
 	{"--hold 1s,unknown=", "--hold", "write a duration of at least 0s, as in 1s or 200ms"},
@@ -112,6 +112,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--hold 1s,unknown=1m,unknown=2m", "--hold", "write DURATION,unknown=DURATION, as in 1s,unknown=1m"},
 	{"--hold unknown=1m,2s", "--hold", "write DURATION,unknown=DURATION, as in 1s,unknown=1m"},
 	{"--hold slak=1s,unknown=1m", "--hold", `no route "slak" is registered`},
+	{"--hold 1", "--hold", `"1" has no unit: write 1s, or 1ms`},
 	{"--hold", "--hold", "missing value"},
 	{"--hold slack=1s --hold slack=2s", "--hold", "given twice for slack: write one value"},
 	{"THROTTLE_PROXY_HOLD=1s␣2s", "--hold", "given twice for all routes: write one value"},
@@ -132,7 +133,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--answer-idle 0s", "--answer-idle", "write a duration longer than 0, as in 5s or 200ms"},
 	{"--forwarded maybe", "--forwarded", "write on or off"},
 	{"--set-header Authorization", "--set-header", "write NAME=VALUE or ROUTE=NAME=VALUE"},
-	{"--set-header slak=X-Api-Key=CANARY", "--set-header", `no route "slak" is registered: correct the name, or begin it with a capital letter`},
+	{"--set-header slak=X-Api-Key=CANARY", "--set-header", `no route "slak" is registered: write "slack" if that is meant; else correct the name, or begin it with a capital letter`},
 	{"--set-header Authorization:␣Bearer␣CANARY", "--set-header", "write NAME=VALUE or ROUTE=NAME=VALUE, and NAME=env:VARIABLE for a value with spaces"},
 	{"THROTTLE_PROXY_SET_HEADER=Authorization=Bearer␣CANARY", "--set-header", "value 2 of 2: not a header field"},
 	{"THROTTLE_PROXY_SET_HEADER=Authorization=Basic␣Q0FOQVJZCANARY==", "--set-header", "value 2 of 2: the value is empty: is the variable set?"},
@@ -203,7 +204,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--redis-prefix=", "--redis-prefix", "write letters, digits and _ . : -"},
 
 	{"--drain-delay=-1s", "--drain-delay", "write a duration of at least 0s, as in 1s or 200ms"},
-	{"--drain-delay 5", "--drain-delay", "write a duration of at least 0s, as in 1s or 200ms"},
+	{"--drain-delay 5", "--drain-delay", "write 5s, or 5ms"},
 	{"--drain-timeout 0s", "--drain-timeout", "write a duration longer than 0, as in 5s or 200ms"},
 	{"--drain-timeout x", "--drain-timeout", "write a duration longer than 0, as in 5s or 200ms"},
 	{"--log-format xml", "--log-format", "write text or json"},
@@ -218,13 +219,13 @@ var unusable = []struct{ line, flag, says string }{
 	{"--shadow", "--shadow", "missing value: write --shadow on"},
 	{"--set-heade=X=CANARY", "--set-heade", `did you mean "--set-header"?`},
 	{"demo --once=CANARY", "--once", "it has no value: take it out"},
-	{"chek", "--help", `unexpected argument, did you mean "check"? The commands are serve, demo, check, health, version`},
+	{"chek", "--help", `unexpected argument, did you mean "check"? The commands are serve, `},
 	{"server", "--help", `did you mean "serve"?`},
 	{"--holds 1s", "--holds", `did you mean "--hold"?`},
-	{"--webhook=https://host/CANARY", "--webhook", "Run throttle-proxy --help"},
+	{"--webhook=https://host/CANARY", "--webhook", "write --register NAME=URL\nRun throttle-proxy --help"},
 	{"serv", "--help", `unexpected argument, did you mean "serve"?`},
-	{"serve stray", "--help", "unexpected argument. The commands are serve, demo, check, health, version; a value with spaces needs quotation marks."},
-	{"--register a=http://host/CANARY check", "--register", `applies to the default command "serve", not "check"`},
+	{"serve stray", "--help", "write quotation marks around a value with spaces"},
+	{"--register a=http://host/CANARY check", "--register", "write the command before its flags, and only flags that it has: throttle-proxy check …"},
 	{"check --hold x", "--hold", "write a duration of at least 0s"},
 	{"health --port abc", "--port", "write a number from 0 to 65535"},
 }
@@ -248,6 +249,9 @@ func TestUnusableCommandLineEndsBeforeAnythingListens(t *testing.T) {
 				if !strings.Contains(stderr, want) {
 					t.Errorf("got %q, want %q in it", stderr, want)
 				}
+			}
+			if first, _, _ := strings.Cut(stderr, "\n"); !doing.MatchString(first) {
+				t.Errorf("%q does not say what to do", first)
 			}
 			for _, not := range []string{canary, "listening", "cannot listen", "%!"} {
 				if strings.Contains(stderr, not) {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,6 +105,9 @@ func parseSwitch(s string) (bool, error) {
 
 func parseTime(s string) (time.Duration, error) {
 	d, err := parseDuration(s)
+	if err := wrongTime(s, "write a long one, as in 24h: it cannot be turned off"); err != nil {
+		return 0, err
+	}
 	if err != nil || d <= 0 {
 		return 0, fmt.Errorf("%s is not a time: write a duration longer than 0, as in 5s or 200ms", quote(s))
 	}
@@ -113,6 +117,9 @@ func parseTime(s string) (time.Duration, error) {
 // parseDelay is parseTime for a time that may be 0.
 func parseDelay(s string) (time.Duration, error) {
 	d, err := parseDuration(s)
+	if err := wrongTime(s, "write 0s"); err != nil {
+		return 0, err
+	}
 	if err != nil || d < 0 {
 		return 0, fmt.Errorf("%s is not a time: write a duration of at least 0s, as in 1s or 200ms", quote(s))
 	}
@@ -138,13 +145,46 @@ func parseHold(s string) (hold proxy.Hold, err error) {
 	return hold, err
 }
 
-// parseDuration is [time.ParseDuration], but that a day is known.
+// wrongTime says what to write in place of a number without a unit, or of a word
+// that turns other things off.
+func wrongTime(s, off string) error {
+	switch {
+	case s == "" || s == "0":
+		return nil
+	case !strings.ContainsFunc(s, notDigit) && len(s) < 8:
+		return fmt.Errorf("%s has no unit: write %ss, or %[2]sms", quote(s), s)
+	case slices.Contains([]string{"off", "none", "no", "never", "false", "disabled", "unlimited", "forever", "infinite"}, s):
+		return fmt.Errorf("%s is not a time: %s", quote(s), off)
+	}
+	return nil
+}
+
+// parseDuration is [time.ParseDuration], but that a day is known, and units as
+// people write them.
 func parseDuration(s string) (time.Duration, error) {
+	s = inUnits(s)
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		n, err := strconv.ParseUint(days, 10, 16)
 		return time.Duration(n) * 24 * time.Hour, err
 	}
 	return time.ParseDuration(s)
+}
+
+// units are those of time as people write them, by their letters here.
+var units = map[string]string{
+	"sec": "s", "secs": "s", "second": "s", "seconds": "s",
+	"min": "m", "mins": "m", "minute": "m", "minutes": "m",
+	"hr": "h", "hrs": "h", "hour": "h", "hours": "h",
+	"day": "d", "days": "d",
+}
+
+// inUnits returns a time or a period with the letter of its unit: 5m of 5min.
+func inUnits(s string) string {
+	number := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyz")
+	if letter, ok := units[s[len(number):]]; ok {
+		return number + letter
+	}
+	return s
 }
 
 // parseSize reads a number of bytes.
