@@ -3,6 +3,8 @@
 # make soak   random histories against the laws of the design: a long one without
 #             faults of store or replicas, and some with all of them, and clients
 #             that obey all they are told (SEED=1 replays)
+# make test-clients  what real clients make of the answers: installs them, Node 20
+#             or newer not among them (WRITE=1 writes the table of docs/clients-table.md)
 # make check  formatting, linters, known vulnerabilities
 # make recording  docs/demo.svg, from what the demo says
 # make bench  Go benchmarks (RUNS of each), then the product beside a bare
@@ -16,7 +18,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 RUNS        ?= 6
 
-.PHONY: build run test soak check bench bench-growth bench-memory recording deps
+.PHONY: build run test soak test-clients check bench bench-growth bench-memory recording deps
 
 # The flags of a plain `go build` and `go run`, so that they find each other's work; those for the linker alone cost
 # nothing. A release is built by itself, without cgo.
@@ -41,6 +43,14 @@ soak: deps
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestHistory$$' ./integration -history.seed $(or $(SEED),0) -history.faults all -history.ops 10000 -history.runs 5
 	PATH="$$PATH:/usr/sbin" $(GO) test -race -count 1 -v -timeout 2h -run '^TestObedientClientsNeverSendTwice$$' ./integration -obedient.seed $(or $(SEED),0) -obedient.messages 10000
 
+test-clients: deps integration/clients/node/node_modules
+	cd integration/clients && $(GO) vet ./... && $(GO) test -race -count 1 -timeout 10m ./... $(if $(WRITE),-args -write)
+
+integration/clients/node/node_modules: integration/clients/node/package-lock.json
+	cd $(@D) && npm ci --loglevel=error && touch $(@F)
+
+test-clients: CLIENTS = yes
+
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./...
@@ -57,7 +67,7 @@ bench: deps
 	@mkdir -p bin
 	PATH="$$PATH:/usr/sbin" $(GO) test -run '^$$' -bench . -benchmem -count $(RUNS) ./... > bin/bench.txt || { cat bin/bench.txt; exit 1; }
 	$(GO) run $(BENCHSTAT) bin/bench.txt
-	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench
+	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -plots docs
 
 bench-growth: deps
 	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -growth -runs 3
@@ -75,6 +85,9 @@ deps:
 	command -v nginx >/dev/null || missing="$$missing nginx-light"; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	test -z "$(LOADER)" || command -v $(LOADER) >/dev/null || missing="$$missing $(LOADER)"; \
+	test -z "$(CLIENTS)" || command -v npm >/dev/null || missing="$$missing npm"; \
+	test -z "$(CLIENTS)" || command -v curl >/dev/null || missing="$$missing curl"; \
+	test -z "$(CLIENTS)" || for python in python3 /usr/bin/python3; do $$python -c 'import requests' 2>/dev/null && break; done || missing="$$missing python3-requests"; \
 	test -n "$$missing" || exit 0; \
 	sudo=""; test "$$(id -u)" = 0 || sudo=sudo; \
 	if command -v apt-get >/dev/null; then \

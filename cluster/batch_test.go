@@ -77,7 +77,7 @@ func TestRedis_OneBadKeyOfABatchCostsOnlyItself(t *testing.T) {
 
 func debtOf(r *Redis, c Charge) subject {
 	var d debt
-	d.Key, d.Limit, d.Requests, d.limit = c.rateKey("slack"), c.Limit, 1, r.limitArgs(c.Limit)
+	d.Key, d.Limit, d.Requests, d.limit = c.rateKey("slack"), c.Limit, 1, r.limitArgs(c.Limit, 0)
 	return d
 }
 

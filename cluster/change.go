@@ -102,7 +102,7 @@ func FaultOf(err error) string {
 
 // counts are what a Redis has counted since it began.
 type counts struct {
-	renewed, lost atomic.Uint64
+	renewed, lost, slotsLost atomic.Uint64
 
 	mu     sync.Mutex
 	faults map[string]uint64

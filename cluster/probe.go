@@ -117,12 +117,13 @@ func (r *Redis) tryAsk(conn *connection, p *part) error {
 		c.endKey()
 	}
 	everyTime := limiter.Limit{Rate: limiter.MaxPerSecond, Period: time.Second, Burst: limiter.MaxPerSecond}
-	guardArgs{lock: valueFormat + " probe " + r.options.Self.ID + " probe", ttl: probeExpiry, pauses: 1, limits: [][]string{r.limitArgs(everyTime)}}.write(c)
+	ask := Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}
+	guardArgs{lock: valueFormat + " probe " + r.options.Self.ID + " probe", ttl: probeExpiry, ask: ask, limits: [][]string{r.limitArgs(everyTime, 0)}}.write(c)
 	reply, err := conn.once(ctx, r.guard, c).Slice()
 	if err != nil {
 		return err
 	}
-	a, err := readAnswer(Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}, reply)
+	a, err := readAnswer(ask, reply)
 	if err == nil {
 		p.clock.set(a.at, r.known.now(), r.options.Timeout)
 	}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	_ "embed"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,10 @@ var (
 	chargeSource string
 	//go:embed refund.lua
 	refundSource string
+	//go:embed renewslots.lua
+	renewSlotsSource string
+	//go:embed freeslots.lua
+	freeSlotsSource string
 	//go:embed heartbeat.lua
 	heartbeatSource string
 
@@ -34,6 +39,9 @@ var (
 	chargeScript    = newScript(prelude + chargeSource)
 	refundScript    = newScript(prelude + refundSource)
 	heartbeatScript = newScript(heartbeatSource)
+
+	renewSlotsScript = newScript(renewSlotsSource)
+	freeSlotsScript  = newScript(freeSlotsSource)
 
 	prelude, errPrelude = limiter.Prelude()
 )
@@ -45,7 +53,7 @@ type Options struct {
 	Connect func() (redis.UniversalClient, error)
 	Prefix  string        // first part of every key
 	Self    Replica       // this replica, as the others are to know it
-	LockTTL time.Duration // a lock is gone at most this long after its replica died
+	LockTTL time.Duration // locks and slots are gone at most this long after their replica died
 	Timeout time.Duration // longest that Admit, Pause and Release wait for the store
 	// Pipeline sends asks together where there are more than a few at once.
 	Pipeline bool
@@ -66,7 +74,7 @@ type Redis struct {
 	options   Options
 	known     *known
 	guard     *script
-	args      sync.Map // limiter.Limit → []string, its arguments of a script
+	args      sync.Map // limitWait → []string, its arguments of a script
 	conn      atomic.Pointer[connection]
 	parts     parts
 	deadlines deadlines // of asks
@@ -119,7 +127,10 @@ func NewRedis(o Options) (*Redis, error) {
 	return r, nil
 }
 
-// Admit decides ask in at most one trip to the store, and within its timeout.
+// Admit decides ask in at most one trip to the store, and within its timeout; but
+// one that waits takes up to ask.Wait, and another trip at each instant at which
+// there is more to decide than what it has a place for. The error is why ctx has
+// ended while it waited, or wraps ErrUndecided.
 // Without an answer, and at once while the store is known to be away, the
 // verdict is what the ask says, or else an error that wraps [ErrUndecided]; the
 // verdict's Fault then says why.
@@ -131,9 +142,18 @@ func NewRedis(o Options) (*Redis, error) {
 //
 // The trip is not cut short when the context is done: a client that leaves in
 // the middle of it would otherwise cost the connection, and the answer.
-func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
+func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
+	began := r.known.now()
+	v, err := r.decide(ask)
+	if v.waits(ask) {
+		return r.known.await(ctx, ask, v, began, r.decide)
+	}
+	return v, err
+}
+
+func (r *Redis) decide(ask Ask) (Verdict, error) {
 	if v, refused := r.known.refusal(ask); refused {
-		if v.Outcome == CoolingDown || v.Outcome == Limited {
+		if v.Outcome == CoolingDown || v.Outcome == Limited || v.Outcome == Busy {
 			v = r.lookElsewhere(ask, v)
 		}
 		return v, nil
@@ -152,6 +172,9 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	if g.Locked() {
 		g.lock.stored.Store(true)
 	}
+	if g != nil && g.taken != nil {
+		g.taken.stored.Store(true)
+	}
 	ctx, end := r.deadlines.context(r.known.now())
 	a, asked, err := r.ask(ctx, end, part, ask, g)
 	r.record(part, err)
@@ -168,17 +191,18 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 		r.known.cool(ask, a.waits, asked)
 	case Limited:
 		r.known.deny(ask, v.Decisions, asked)
-	case Admitted:
-		if g == nil {
+	case Admitted, queued, Busy:
+		if g == nil || v.Outcome == Busy && (ask.Wait == 0 || !g.Locked()) {
 			return v, nil
 		}
-		g.stored = a.stored
-		if g.Locked() {
-			if refusal, refused := r.known.add(ask, g.lock); refused {
-				// An equal ask that got no answer has gone on meanwhile.
-				r.queue.add(append(r.refunds(g), r.ending(g.lock, 0))...)
-				return refusal, nil
-			}
+		g.charges, g.stored = a.charged, a.stored
+		if refusal, refused := r.known.add(ask, g, v.Outcome == Admitted); refused {
+			// An equal ask that got no answer has gone on meanwhile.
+			r.queue.add(slices.Concat(r.refunds(g), r.freeing(g.taken), []*task{r.ending(g.lock, 0)})...)
+			return refusal, nil
+		}
+		if v.Outcome != Admitted {
+			g.taken = nil
 		}
 		v.Grant = g
 	}
@@ -227,12 +251,17 @@ func (r *Redis) isAlone() bool {
 func (r *Redis) giveBack(g *Grant) {
 	tasks := r.refunds(g)
 	r.known.giveBack(g)
+	tasks = append(tasks, r.freeing(g.taken)...)
 	if g.lock != nil && g.lock.stored.Load() {
 		tasks = append(tasks, r.ending(g.lock, 0))
 	}
 	r.tell(tasks...)
 	r.known.askAgain(g)
 }
+
+// Drain refuses requests that would wait for longer than until the process ends,
+// after left.
+func (r *Redis) Drain(left time.Duration) { r.known.drain(left) }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
 // is a refusal, as [Memory.Refusal] does.

@@ -22,17 +22,18 @@ func (r *Redis) run() {
 	for renewed := true; ; {
 		select {
 		case <-renewal.C:
-			renewed = r.renew()
+			renewed = r.renewAll()
 		case <-heartbeat.C:
 			r.beat()
+			r.lookForPauses()
 		case <-r.returned:
 			r.load()
-			renewed = r.renew() // takes the locks of what was admitted meanwhile
+			renewed = r.renewAll() // takes what was admitted meanwhile has
 			r.beat()
 			r.warn()
 		case <-again:
 			again = nil
-			renewed = renewed || r.renew()
+			renewed = renewed || r.renewAll()
 		case <-r.stop:
 			return
 		}
@@ -47,11 +48,18 @@ func (r *Redis) run() {
 func (r *Redis) load() {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
 	defer cancel()
-	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, refundScript, heartbeatScript} {
+	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, refundScript, heartbeatScript, renewSlotsScript, freeSlotsScript} {
 		if script.Load(ctx, r.redis()).Err() != nil {
 			return
 		}
 	}
+}
+
+// renewAll renews the locks and slots of all exchanges under way, and reports
+// whether the store answered.
+func (r *Redis) renewAll() (answered bool) {
+	locks, slots := r.renew(), r.renewSlots()
+	return locks && slots
 }
 
 // renew renews every lock in flight, and reports whether the store answered. A

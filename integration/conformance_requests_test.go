@@ -27,6 +27,7 @@ var (
 )
 
 var refused = want{arrives: "nothing", back: "400 bad-request"}
+var twoLines = want{arrives: "nothing", back: "400 ambiguous-field"}
 var climbing = want{arrives: "nothing", back: "400 bad-path"}
 
 // requestRows are what arrives of methods, fields and bodies.
@@ -122,6 +123,8 @@ var requestRows = []row{
 	{name: "a target of 80 KiB", sends: "GET /" + strings.Repeat("x", 80<<10),
 		want: want{arrives: "nothing", back: "431 bad-request"},
 		but:  []but{bounded}},
+	{name: "a budget's field in two lines", route: "tenants", sends: "GET\nX-Tenant: a\nX-Tenant: b", want: twoLines},
+	{name: "a budget's field in two lines, with a body", route: "tenants", sends: "POST /x\nX-Tenant: a\nx-tenant: a\n\nbody", want: twoLines},
 	{name: "an idempotency key that the route sets", route: "keyed", sends: "POST /x\nIdempotency-Key: mine\n\nbody",
 		want: want{arrives: "POST /x\nIdempotency-Key: fixed\n\nbody"}},
 }

@@ -70,11 +70,12 @@ func (l *lane) String() string { return l.sender.name + "-" + l.client.name }
 
 // policies are those of routes that rows ask for; all have the usual one.
 var policies = map[string][]string{
-	"":      nil,
-	"brief": {"--timeout", "1s"},
-	"idle":  {"--answer-idle", "1s"},
-	"keyed": {"--set-header", "Idempotency-Key=fixed"},
-	"gone":  nil, // and nobody listens there
+	"":        nil,
+	"brief":   {"--timeout", "1s"},
+	"idle":    {"--answer-idle", "1s"},
+	"keyed":   {"--set-header", "Idempotency-Key=fixed"},
+	"tenants": {"--rate", "1000000/s,by=header:X-Tenant"},
+	"gone":    nil, // and nobody listens there
 }
 
 // table is a run of rows.

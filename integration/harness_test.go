@@ -390,6 +390,7 @@ func try(ctx context.Context, c *http.Client, method, url, body string, fields .
 		name, value, _ := strings.Cut(field, ": ")
 		req.Header.Add(name, value)
 	}
+	req.Host = req.Header.Get("Host")
 	if req.Header.Get("Transfer-Encoding") == "chunked" {
 		req.Header.Del("Transfer-Encoding")
 		req.ContentLength = -1

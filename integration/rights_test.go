@@ -49,7 +49,7 @@ func TestDocumentedRightsSuffice(t *testing.T) {
 	url := "redis://proxy:password@" + server.Addr
 	f := &fleet{server: server, redis: client}
 	f.replicas = startReplicas(t, url, 2, "--register", "hook="+u.URL, "--rate", "2/d", "--register", "free="+u.URL, "--hold", "free=0s", "--rate", "free=100000/d",
-		"--register", "open="+u.URL, "--when-undecided", "closed", "--when-undecided", "open=open", "--lock-ttl", "5s", "--store-timeout", "500ms")
+		"--register", "open="+u.URL, "--when-undecided", "closed", "--when-undecided", "open=open", "--lock-ttl", "5s", "--concurrency", "hook=9", "--store-timeout", "500ms")
 	one, other := f.replicas[0], f.replicas[1]
 	used := func(command string) bool {
 		t.Helper()

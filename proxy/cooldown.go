@@ -26,7 +26,7 @@ func (x *exchange) pauses() []string {
 func (rt *route) callerPause(r *http.Request) string {
 	var credentials []string
 	for _, name := range rt.credentials {
-		if values := r.Header[name]; strings.Join(values, "") != "" {
+		if values := fieldOf(r, name); strings.Join(values, "") != "" {
 			credentials = append(append(credentials, name), values...)
 		}
 	}

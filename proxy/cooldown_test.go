@@ -197,7 +197,7 @@ func TestWhoIsPaused(t *testing.T) {
 		paused []string
 		free   []string
 	}{
-		{"by Authorization", nil, "alice", []string{"alice"}, []string{"nobody", "bob", "key", "both", "cookie", "lower case", "empty", "two lines"}},
+		{"by Authorization", nil, "alice", []string{"alice", "lower case"}, []string{"nobody", "bob", "key", "both", "cookie", "empty", "two lines"}},
 		{"by X-Api-Key", nil, "key", []string{"key"}, []string{"nobody", "alice", "bob", "both", "empty"}},
 		{"by both", nil, "both", []string{"both"}, []string{"nobody", "alice", "key"}},
 		{"without", nil, "nobody", everybody, nil},

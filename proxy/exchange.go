@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -26,11 +28,13 @@ type exchange struct {
 	target    string // path and query that the upstream gets
 	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
+	used      []int              // slots of each of its concurrency limits, likewise
 	counted   bool               // as in flight
 
 	sent    time.Time // when it was sent on; zero if it was not
 	outcome outcome
-	gone    bool // the client had left by the time the upstream answered
+	from    *netip.Addr // whom the request comes from, once that was asked
+	gone    bool        // the client had left by the time the upstream answered
 }
 
 // serve is the order of decisions.
@@ -59,6 +63,13 @@ func (x *exchange) serve() {
 		return
 	}
 	x.target = rt.Upstream.Target(rest, query)
+	if name := rt.ambiguous(x.in.Header); name != "" {
+		if !rt.Shadow {
+			x.refuseAmbiguous(name)
+			return
+		}
+		x.event.Shadowed = ReasonAmbiguousField
+	}
 	ask := x.ask()
 	compared := rt.dedupes(x.in)
 	if !compared && !rt.Shadow { // any other may be a duplicate first, which only its body tells
@@ -104,29 +115,47 @@ func (x *exchange) ask() cluster.Ask {
 	ask := cluster.Ask{
 		Tag:           x.route.tag,
 		Pauses:        x.pauses(),
-		Charges:       x.route.charges,
+		Charges:       x.charges(x.route.charges, x.route.Limits),
+		Candidates:    x.charges(x.route.candidates, x.route.Candidates),
+		Slots:         x.slots(),
+		Wait:          x.patience(),
 		RequestID:     x.id,
 		WhenUndecided: x.route.WhenUndecided,
 	}
 	if isPreflight(x.in) {
-		ask.Charges = nil
-		return ask
+		ask.Charges, ask.Candidates = nil, nil
 	}
+	return ask
+}
+
+// charges returns those of limits with their callers.
+func (x *exchange) charges(of []cluster.Charge, limits []Limit) []cluster.Charge {
 	copied := false
-	for i, l := range x.route.Limits {
+	for i, l := range limits {
 		if l.By == (By{}) {
 			continue
 		}
 		if !copied {
-			ask.Charges, copied = append([]cluster.Charge(nil), ask.Charges...), true
+			of, copied = slices.Clone(of), true
 		}
-		if l.By.Client {
-			ask.Charges[i].Caller = digest(x.proxy.options.Trust.client(x.in))
-		} else {
-			ask.Charges[i].Caller = digest(x.in.Header[http.CanonicalHeaderKey(l.By.Header)]...)
-		}
+		of[i].Caller = x.caller(l.By)
 	}
-	return ask
+	return of
+}
+
+// slots returns what the request needs of the route's concurrency limits.
+func (x *exchange) slots() []cluster.Slot {
+	of, copied := x.route.slots, false
+	for i, c := range x.route.Concurrency {
+		if c.By == (By{}) {
+			continue
+		}
+		if !copied {
+			of, copied = slices.Clone(of), true
+		}
+		of[i].Caller = x.caller(c.By)
+	}
+	return of
 }
 
 // admit gets the verdict on ask, and answers the request unless it may go on.
@@ -136,11 +165,25 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 		x.refuse(ReasonTooManyInFlight)
 		return false
 	}
+	ctx := x.in.Context()
+	if ask.Wait > 0 {
+		waits, end := context.WithCancelCause(x.proxy.cut)
+		defer end(nil)
+		defer context.AfterFunc(ctx, func() { end(errClientLeft) })()
+		ctx = waits
+	}
 	asked := time.Now()
-	v, err := x.proxy.options.Cluster.Admit(x.in.Context(), ask)
-	x.event.Verdict = time.Since(asked)
+	v, err := x.proxy.options.Cluster.Admit(ctx, ask)
+	x.event.Waited = v.Waited
+	x.event.Verdict = time.Since(asked) - v.Waited
 	x.event.Degraded, x.event.StoreFault = v.Degraded, v.Fault
 	switch {
+	case errors.Is(err, errClientLeft):
+		x.refuse(ReasonClientGone)
+		return false
+	case errors.Is(err, errCut):
+		x.refuse(ReasonDraining)
+		return false
 	case err != nil && x.route.Shadow:
 		x.event.Shadowed = ReasonUndecided
 	case err != nil:
@@ -149,9 +192,10 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 	case v.Outcome == cluster.Admitted:
 		x.grant = v.Grant
 		if !v.Degraded { // of a share nobody is told: it ends with the outage
-			x.decisions = v.Decisions
+			x.decisions, x.used = v.Decisions, v.Used
 		}
 		x.event.Decisions = x.decisions
+		x.recordCandidates(v)
 	case x.route.Shadow:
 		x.event.Shadowed = x.recordRefusal(v)
 	default:

@@ -74,6 +74,7 @@ func TestLockEnds(t *testing.T) {
 		"200 that breaks off":       {respond(cut), afterUnknown},
 		"303":                       {answers(http.StatusSeeOther, "look there"), afterSuccess},
 		"302":                       {answers(http.StatusFound, "elsewhere"), notAtAll},
+		"307":                       {answers(http.StatusTemporaryRedirect, "elsewhere"), notAtAll},
 		"400":                       {answers(http.StatusBadRequest, "no"), notAtAll},
 		"429":                       {answers(http.StatusTooManyRequests, "later"), notAtAll},
 		"500":                       {answers(http.StatusInternalServerError, "oh"), notAtAll},

@@ -11,6 +11,12 @@ import (
 	"throttle-proxy/cluster"
 )
 
+// In place of a body's size, what is compared of it instead of its bytes.
+const (
+	formBody = -1
+	jsonBody = -2
+)
+
 // fingerprint is the SHA-256 of what makes two requests of a route the same.
 // Each part is preceded by its length and each list by its count, so that no
 // two different requests are hashed alike.
@@ -19,11 +25,26 @@ func (rt *route) fingerprint(r *http.Request, target string, body *heldBody) *cl
 	h.part(rt.Name)
 	h.part(r.Method)
 	h.part(target)
+	kind, boundary := formOf(r.Header)
 	for _, name := range rt.headers {
-		h.list(r.Header[name])
+		if name == "Content-Type" && boundary != "" {
+			h.list([]string{kind})
+		} else {
+			h.list(fieldOf(r, name))
+		}
 	}
-	h.length(int(body.size))
-	sum := cluster.Fingerprint(h.sum(body.chunks...))
+	var sum cluster.Fingerprint
+	if boundary != "" {
+		h.length(formBody)
+		h.parts = body.appendFormSum(h.parts, boundary)
+		sum = h.sum()
+	} else if text, ok := rt.json.of(r.Header, body); ok {
+		h.length(jsonBody)
+		sum = h.sum(text)
+	} else {
+		h.length(int(body.size))
+		sum = h.sum(body.chunks...)
+	}
 	return &sum
 }
 

@@ -29,12 +29,26 @@ func TestWhichRequestsAreEqual(t *testing.T) {
 		"an encoding":          {nil, post("body", "Content-Type", "text/plain", "Content-Encoding", "gzip"), false},
 		"a credential":         {nil, post("body", "Content-Type", "text/plain", "Authorization", "Bearer a"), false},
 		"another tenant":       {post("", "Tenant", "a"), post("", "Tenant", "b"), false}, // who has a budget of their own
+		"a session":            {nil, post("body", "Content-Type", "text/plain", "Cookie", "a=1"), false},
+		"a later part":         {post("", "Content-Range", "bytes 0-1/4"), post("", "Content-Range", "bytes 2-3/4"), false},
+		"a later offset":       {post("", "Upload-Offset", "0"), post("", "Upload-Offset", "4"), false},
+		"another range":        {post("", "Range", "bytes=0-1"), post("", "Range", "bytes=2-3"), false},
+		"another version":      {post("", "If-Match", `"a"`), post("", "If-Match", `"b"`), false},
+		"no version":           {post("", "If-None-Match", "*"), post(""), false},
+		"an action":            {post("", "SOAPAction", "a"), post("", "SOAPAction", "b"), false},
+		"another verb":         {post("", "X-HTTP-Method-Override", "PUT"), post(""), false},
+		"another spelt key":    {post("", "X-Idempotency-Key", "1"), post("", "X-Idempotency-Key", "2"), false},
 		"an idempotency key":   {post("", "Idempotency-Key", "1"), post("", "Idempotency-Key", "2"), false},
 		"other fields":         {nil, post("body", "Content-Type", "text/plain", "User-Agent", "b", "Traceparent", "c", "X-Request-Id", "d"), true},
 		"another spelling":     {post("", "authorization", "a"), post("", "AUTHORIZATION", "a"), true},
 		"one field twice":      {post("", "Authorization", "a, b"), post("", "Authorization", "a", "Authorization", "b"), false},
 		"fields that swap":     {post("", "Authorization", "a"), post("", "Idempotency-Key", "a"), false},
 		"an empty field":       {post("", "Authorization", ""), post(""), false},
+		"a scheme's case":      {post("", "Authorization", "Bearer aB"), post("", "Authorization", "BEARER aB"), true},
+		"a token's case":       {post("", "Authorization", "Bearer aB"), post("", "Authorization", "Bearer ab"), false},
+		"a lone token's case":  {post("", "Authorization", "aB"), post("", "Authorization", "ab"), false},
+		"another key's case":   {post("", "X-Api-Key", "A"), post("", "X-Api-Key", "a"), false},
+		"cookies in lines":     {post("", "Cookie", "a=1; b=2"), post("", "Cookie", "a=1", "Cookie", "b=2"), true},
 		"query order":          {request("POST", "/hook?a=1&b=2", ""), request("POST", "/hook?b=2&a=1", ""), false},
 		"an encoded slash":     {request("POST", "/hook/a/b", ""), request("POST", "/hook/a%2Fb", ""), false},
 		"escapes' case":        {request("POST", "/hook/a%2Fb", ""), request("POST", "/hook/a%2fb", ""), false},
@@ -47,7 +61,10 @@ func TestWhichRequestsAreEqual(t *testing.T) {
 		bubble(t, name, func(t *testing.T) {
 			tenants := limit(t, "tenants", "9/s")
 			tenants.By = By{Header: "tenant"}
-			r := newRig(t, answers(ok, ""), hold(time.Hour), limits(tenants))
+			r := newRig(t, answers(ok, ""), hold(time.Hour), limits(tenants), func(r *Route) {
+				r.DedupeHeaders = append(r.DedupeHeaders, "Cookie", "X-Api-Key", "X-Idempotency-Key", "Content-Range", "Upload-Offset",
+					"Range", "If-Match", "If-None-Match", "SOAPAction", "X-HTTP-Method-Override")
+			})
 			for i, req := range []**http.Request{&tt.a, &tt.b} {
 				if *req == nil {
 					*req = base()
@@ -58,6 +75,20 @@ func TestWhichRequestsAreEqual(t *testing.T) {
 				}
 				wantOutcome(t, r.do(*req), want)
 			}
+		})
+	}
+}
+
+func TestHostIsPartOfWhatIsEqualWhereItIsNamed(t *testing.T) {
+	for host, equal := range map[string]bool{"tenant-a.example": true, "TENANT-A.example:80": true, "tenant-b.example": false} {
+		bubble(t, host, func(t *testing.T) {
+			r := newRig(t, answers(ok, ""), hold(time.Hour), func(r *Route) { r.DedupeHeaders = []string{"host"} })
+			wantOutcome(t, r.do(request("POST", "http://tenant-a.example/hook", "")), "200")
+			want := "200"
+			if equal {
+				want = "held"
+			}
+			wantOutcome(t, r.do(request("POST", "http://"+host+"/hook", "")), want)
 		})
 	}
 }

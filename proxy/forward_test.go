@@ -34,7 +34,7 @@ func records() (http.Handler, <-chan arrival) {
 }
 
 func TestRequestAsItArrives(t *testing.T) {
-	loopback := trust(false, "127.0.0.0/8")
+	loopback := trust("127.0.0.0/8")
 	off := dedupe(DedupeOff)
 	const via = "Via: 1.1 throttle-proxy\n"
 	const forwarded = "X-Forwarded-For: 127.0.0.1\nX-Forwarded-Host: gateway\nX-Forwarded-Proto: http"
@@ -118,6 +118,12 @@ func TestRequestAsItArrives(t *testing.T) {
 			client: "GET /hook HTTP/1.1\nHost: gateway\nX-Forwarded-For: 192.0.2.1, 192.0.2.2\nX-Forwarded-For: 192.0.2.3\nX-Forwarded-Host: h\nX-Forwarded-Proto: https\nVia: 2 edge\n\n",
 			line:   "GET /p",
 			header: "Via: 1.1 throttle-proxy\nVia: 2 edge\nX-Forwarded-For: 192.0.2.1, 192.0.2.2, 192.0.2.3, 127.0.0.1\nX-Forwarded-Host: h\nX-Forwarded-Proto: https",
+		},
+		"what another of them tells is its own list alone": {
+			trust:  trust("127.0.0.0/8 Forwarded"),
+			client: "GET /hook HTTP/1.1\nHost: gateway\nX-Forwarded-For: 203.0.113.9\nX-Forwarded-Proto: gopher\nForwarded: for=192.0.2.1;proto=https, for=\"[2001:db8::1]:443\"\n\n",
+			line:   "GET /p",
+			header: via + "X-Forwarded-For: 192.0.2.1, \"[2001:db8::1]:443\", 127.0.0.1\nX-Forwarded-Host: gateway\nX-Forwarded-Proto: http",
 		},
 		"where it says nothing, we do": {
 			trust:  loopback,

@@ -71,16 +71,22 @@ func (x *exchange) setForwarded(out http.Header) {
 	if in.TLS != nil {
 		out.Set("X-Forwarded-Proto", "https")
 	}
-	if trust.believes(in) {
+	var hops []string
+	from := peer(in)
+	switch by := trust.of(from); {
+	case by == nil:
+	case by.Header == forwardedField: // X-Forwarded-* is not its own
+		_, hops = by.hops(in.Header)
+	default:
 		for name, values := range in.Header {
 			if isForwarded(name) {
 				out[name] = values
 			}
 		}
+		hops = slices.Clone(out["X-Forwarded-For"])
 	}
-	hops := slices.Clone(out["X-Forwarded-For"])
-	if addr, ok := peer(in); ok {
-		hops = append(hops, addr.String())
+	if from.IsValid() {
+		hops = append(hops, from.String())
 	}
 	if len(hops) > 0 {
 		out.Set("X-Forwarded-For", strings.Join(hops, ", "))

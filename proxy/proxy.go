@@ -43,6 +43,11 @@ type Options struct {
 	// Observe is called once for each finished request, with an Event that is
 	// valid until it returns. It is called concurrently.
 	Observe func(*Event)
+
+	// Warn is called with what an operator may have to do something about and no
+	// single request shows, once for each route and trusted proxy. It is called
+	// concurrently, and may be nil.
+	Warn func(text string)
 }
 
 // Proxy is the handler of all routes. It is safe for concurrent use.
@@ -51,6 +56,7 @@ type Proxy struct {
 	routes   map[string]*route
 	spelling spelling
 	bodies   bodies
+	warnings warnings
 	inFlight atomic.Int64
 	cut      context.Context // of all exchanges; ends with Cut
 	end      context.CancelCauseFunc
@@ -58,7 +64,7 @@ type Proxy struct {
 
 // New returns a Proxy of routes, whose names must differ.
 func New(routes []Route, o Options) (*Proxy, error) {
-	p := &Proxy{options: o, routes: make(map[string]*route), spelling: spelling{}, bodies: bodies{limit: o.BodyMemory}}
+	p := &Proxy{options: o, routes: make(map[string]*route), spelling: spelling{}, bodies: bodies{limit: o.BodyMemory}, warnings: warnings{tell: o.Warn}}
 	p.cut, p.end = context.WithCancelCause(context.Background())
 	for _, r := range routes {
 		rt, err := newRoute(r)

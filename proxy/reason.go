@@ -11,6 +11,7 @@ const (
 	ReasonDuplicate       Reason = "duplicate"      // an equal request is in flight
 	ReasonHeld            Reason = "held"           // an equal request has just succeeded, or may have
 	ReasonLimited         Reason = "limited"        // a budget is spent
+	ReasonBusy            Reason = "busy"           // all slots of a concurrency limit are taken
 	ReasonCoolingDown     Reason = "cooling-down"   // the upstream has asked for a pause
 	ReasonUndecided       Reason = "undecided"      // the store gave no answer
 	ReasonUnknownRoute    Reason = "unknown-route"  // no route of that name
@@ -20,6 +21,7 @@ const (
 	ReasonBodyTooLarge    Reason = "body-too-large" // more than is read to compare requests
 	ReasonNoMemory        Reason = "no-memory"      // all bodies together are too large
 	ReasonTooManyInFlight Reason = "too-many-in-flight"
+	ReasonAmbiguousField  Reason = "ambiguous-field"  // the field that says whose budget it is comes in several lines
 	ReasonUpstreamRefused Reason = "upstream-refused" // no connection, or no HTTP on it
 	ReasonUpstreamTimeout Reason = "upstream-timeout" // no answer in time
 	ReasonUpstreamClosed  Reason = "upstream-closed"  // the connection was cut before an answer
@@ -53,11 +55,13 @@ var reasons = map[Reason]about{
 	ReasonDuplicate:       {409, "Duplicate request", "An equal request is in flight.", "http_request_denied", 10, false},
 	ReasonHeld:            {409, "Duplicate request", "An equal request has just succeeded, or its outcome is unknown and the upstream may have acted on it.", "http_request_denied", 10, false},
 	ReasonLimited:         {429, "Too many requests", "The budget is spent.", "http_request_denied", 8, true},
+	ReasonBusy:            {429, "Too many at once", "As many requests as may be are under way.", "http_request_denied", 8, true},
 	ReasonCoolingDown:     {429, "Too many requests", "The upstream has asked for a pause, which is not over.", "http_request_denied", 8, true},
 	ReasonUndecided:       {503, "Undecided", "Whether this request may go on could not be decided.", "proxy_internal_error", 14, true},
 	ReasonUnknownRoute:    {404, "Unknown route", "", "http_request_error", 12, false},
 	ReasonBadRequest:      {400, "Bad request", "The request cannot be read in one way only.", "http_request_error", 3, false},
 	ReasonBadPath:         {400, "Bad path", "The path leads above the registered one.", "http_request_error", 3, false},
+	ReasonAmbiguousField:  {400, "Ambiguous field", "", "http_request_error", 3, false},
 	ReasonBodyTooLarge:    {413, "Body too large", "The body is larger than is read to tell equal requests apart.", "http_request_error", 8, false},
 	ReasonBadMethod:       {405, "Bad method", "CONNECT and TRACE are not forwarded.", "http_request_error", 12, false},
 	ReasonNoMemory:        {503, "No memory", "The bodies of all requests together are too large.", "connection_limit_reached", 14, true},

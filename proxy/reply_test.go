@@ -59,6 +59,7 @@ type refusal struct {
 	admitted   bool // the budget was spent all the same
 	compared   bool // to meet requests that are, which calls of gRPC never are
 
+	route    func(*Route) // nil for that of all
 	upstream http.RoundTripper
 	before   func(*testing.T, *rig)
 	change   func(*http.Request) *http.Request // of the request; nil for none
@@ -96,6 +97,16 @@ var refusals = map[Reason]refusal{
 		before: func(t *testing.T, r *rig) {
 			wantOutcome(t, r.do(post("1")), "200")
 			wantOutcome(t, r.do(post("2")), "200")
+		},
+	},
+	ReasonBusy: {
+		status: 429, kind: quotaExceeded, title: "Too many at once", grpc: "8", retryAfter: "1", errorType: "rate_limit_error",
+		more:  `,"violated-policies":["few"]`,
+		route: func(r *Route) { r.Concurrency = []Concurrency{{Name: "few", Most: 1}} },
+		before: func(t *testing.T, r *rig) {
+			r.over(newGate(t))
+			r.start(post("other"))
+			synctest.Wait()
 		},
 	},
 	ReasonCoolingDown: {
@@ -143,6 +154,14 @@ var refusals = map[Reason]refusal{
 	ReasonBadMethod: {
 		status: 405, kind: "urn:throttle-proxy:problem:bad-method", title: "Bad method", grpc: "12", errorType: "invalid_request_error",
 		method: http.MethodTrace,
+	},
+	ReasonAmbiguousField: {
+		status: 400, kind: "urn:throttle-proxy:problem:ambiguous-field", title: "Ambiguous field", grpc: "3", errorType: "invalid_request_error",
+		detail: "Tenant says whose budget is spent, and comes in several lines: send one. This request was not sent.",
+		change: func(r *http.Request) *http.Request {
+			r.Header["Tenant"] = []string{"a", "b"}
+			return r
+		},
 	},
 	ReasonNoMemory: {
 		compared: true, status: 503, kind: reducedCapacity, title: "No memory", grpc: "14", retryAfter: "1", errorType: "api_error",
@@ -240,7 +259,11 @@ func breaks(err error) func(*http.Request) *http.Request {
 func (x refusal) provoke(t *testing.T, header ...string) (res *http.Response, first string) {
 	l := limit(t, "hook", "2/m")
 	l.By = By{Header: "Tenant"} // which adds nothing to what clients are told
-	r := newRig(t, answers(ok, "done"), hold(time.Minute), limits(l))
+	r := newRig(t, answers(ok, "done"), hold(time.Minute), limits(l), func(r *Route) {
+		if x.route != nil {
+			x.route(r)
+		}
+	})
 	if x.upstream != nil {
 		r.over(x.upstream)
 	}
@@ -288,7 +311,7 @@ func TestReplies(t *testing.T) {
 			"Content-Length": strconv.Itoa(len(body)),
 		})
 		wantProxyStatus(t, res)
-		if got, want := items(t, res, "RateLimit") != "", want.admitted || want.reason == ReasonLimited; got != want {
+		if got, want := items(t, res, "RateLimit") != "", want.admitted || want.reason == ReasonLimited || want.reason == ReasonBusy; got != want {
 			t.Errorf("RateLimit sent: got %v, want %v", got, want)
 		}
 	})
@@ -304,7 +327,7 @@ func (x refusal) body(first string) string {
 	if detail == "" {
 		detail = reasons[x.reason].detail + map[bool]string{false: " This request was not sent.", true: " The upstream may have acted on this request."}[x.sent]
 	}
-	if x.reason == ReasonUnknownRoute || x.detail != "" {
+	if x.reason == ReasonUnknownRoute || x.detail != "" && x.reason != ReasonAmbiguousField {
 		route = ""
 	}
 	if x.retryAfter != "" {

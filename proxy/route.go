@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,8 +30,13 @@ type Route struct {
 	Pool     string  // whose budgets it shares; empty for none
 	Limits   []Limit // its own and its pool's, each with another name
 
+	Candidates  []Limit       // budgets that refuse nobody: what they would have refused is reported
+	Concurrency []Concurrency // exchanges at once: its own and its pool's, each with another name than all limits
+	Wait        time.Duration // longest that a request waits for its budgets and slots; 0 to refuse it at once
+
 	Dedupe          Dedupe
 	DedupeHeaders   []string // request headers that are part of the fingerprint, beside those that always are
+	DedupeJSON      []string // paths of what JSON bodies are compared by, as ParseJSONPaths returns them; nil for all bytes
 	Hold            Hold
 	DuplicateStatus int // of the answer to a duplicate, as a rule 409
 
@@ -57,15 +63,26 @@ type Limit struct {
 	By   By
 }
 
+// Concurrency is how many exchanges of a route or pool there may be at once, over
+// all replicas.
+type Concurrency struct {
+	Most int
+	Name string
+	By   By
+}
+
 // By says who has a budget of their own: the zero By is one budget for all.
 type By struct {
 	Client bool   // each client address
+	Prefix int    // bits of an IPv6 address that are one client's; 0 for defaultPrefix
 	Header string // each value of this header
 }
 
 // String returns b as it is written on the command line, or "".
 func (b By) String() string {
 	switch {
+	case b.Client && b.Prefix != 0:
+		return "client/" + strconv.Itoa(b.Prefix)
 	case b.Client:
 		return "client"
 	case b.Header != "":
@@ -103,10 +120,14 @@ type route struct {
 	pauses      []string // that alone
 	credentials []string // fields by which callers have cool-downs of their own
 	sender      sender
-	charges     []cluster.Charge // with the callers still to be filled in
-	headers     []string         // of the fingerprint, canonical and sorted
-	policy      []string         // RateLimit-Policy
-	items       []string         // of RateLimit, one a limit, as far as its name
+	origin      origin
+	json        *selection       // of JSON bodies; nil for all of their bytes
+	charges     []cluster.Charge // with the callers still to be filled in, as in
+	candidates  []cluster.Charge
+	slots       []cluster.Slot
+	headers     []string // of the fingerprint, canonical and sorted
+	policy      []string // RateLimit-Policy
+	items       []string // of RateLimit, one a limit and then one a concurrency limit, as far as its name
 }
 
 // sender sends requests to an upstream: an [upstream.Client].
@@ -134,16 +155,25 @@ func newRoute(r Route) (*route, error) {
 	headers := append([]string{"Content-Type", "Content-Encoding"}, r.DedupeHeaders...)
 	var policies httpsfv.List
 	for _, l := range r.Limits {
-		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit})
-		if l.By.Header != "" {
-			headers = append(headers, l.By.Header)
-		}
-		item, err := httpsfv.Marshal(httpsfv.NewItem(l.Name))
+		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit, Wait: r.Wait})
+		headers = append(headers, l.By.headers()...)
+		policies = append(policies, l.policy())
+	}
+	for _, l := range r.Candidates {
+		rt.candidates = append(rt.candidates, cluster.Charge{Name: l.Name, Limit: l.Limit})
+		headers = append(headers, l.By.headers()...)
+	}
+	for _, c := range r.Concurrency {
+		rt.slots = append(rt.slots, cluster.Slot{Name: c.Name, Most: c.Most})
+		headers = append(headers, c.By.headers()...)
+		policies = append(policies, c.policy())
+	}
+	for _, policy := range policies {
+		item, err := httpsfv.Marshal(httpsfv.NewItem(policy.(httpsfv.Item).Value))
 		if err != nil {
-			return nil, fmt.Errorf("route %s: limit %q: %w", r.Name, l.Name, err)
+			return nil, fmt.Errorf("route %s: limit %q: %w", r.Name, policy.(httpsfv.Item).Value, err)
 		}
 		rt.items = append(rt.items, item)
-		policies = append(policies, l.policy())
 	}
 	if len(policies) > 0 {
 		policy, err := httpsfv.Marshal(policies)
@@ -157,6 +187,7 @@ func newRoute(r Route) (*route, error) {
 	}
 	slices.Sort(headers)
 	rt.headers = slices.Compact(headers)
+	rt.json = selects(r.DedupeJSON)
 	return rt, nil
 }
 
@@ -164,6 +195,13 @@ func newRoute(r Route) (*route, error) {
 // seconds (draft-ietf-httpapi-ratelimit-headers-10). The window is the time in
 // which the burst is earned again, in whole seconds.
 func (l Limit) policy() httpsfv.Item {
+	if l.Strict { // in any period
+		w := max(1, math.Ceil(l.Period.Seconds()))
+		item := httpsfv.NewItem(l.Name)
+		item.Params.Add("q", int64(l.Rate))
+		item.Params.Add("w", int64(w))
+		return item
+	}
 	// In nanoseconds, which are whole numbers: 1.1 has no exact float64.
 	rate, period, burst := float64(l.Rate), float64(l.Period), float64(l.Burst)
 	w := max(1, math.Ceil(burst*period/(rate*1e9)))
@@ -172,6 +210,22 @@ func (l Limit) policy() httpsfv.Item {
 	item.Params.Add("q", int64(q))
 	item.Params.Add("w", int64(w))
 	return item
+}
+
+// policy is the limit as an item of RateLimit-Policy.
+func (c Concurrency) policy() httpsfv.Item {
+	item := httpsfv.NewItem(c.Name)
+	item.Params.Add("q", int64(c.Most))
+	item.Params.Add("qu", "concurrent-requests")
+	return item
+}
+
+// headers are those by which callers are told apart: one or none.
+func (b By) headers() []string {
+	if b.Header == "" {
+		return nil
+	}
+	return []string{b.Header}
 }
 
 // dedupes reports whether r is refused while an equal request has the lock.

@@ -72,6 +72,7 @@ func (f *flags) parse(env environment) (*config, error) {
 	f.parseListen(p, c)
 	f.parseRegister(p, c)
 	f.parseRates(p, c)
+	f.parseConcurrency(p, c)
 	for _, set := range f.policies(p) {
 		for i := range c.routes {
 			set(&c.routes[i])

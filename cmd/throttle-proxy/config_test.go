@@ -24,11 +24,12 @@ func TestDefaults(t *testing.T) {
 		network: "tcp", listenFlag: "--port",
 		address: ":44444",
 		routes: []proxy.Route{{
-			Name:            "api",
-			Upstream:        got.routes[0].Upstream,
-			Limits:          []proxy.Limit{{Name: "api", Limit: limiter.Limit{Rate: 10, Period: time.Second, Burst: 20}}},
-			Dedupe:          proxy.DedupeOn,
-			DedupeHeaders:   []string{"Authorization", "Cookie", "X-Api-Key", "Api-Key", "Idempotency-Key"},
+			Name:     "api",
+			Upstream: got.routes[0].Upstream,
+			Limits:   []proxy.Limit{{Name: "api", Limit: limiter.Limit{Rate: 10, Period: time.Second, Burst: 20}}},
+			Dedupe:   proxy.DedupeOn,
+			DedupeHeaders: []string{"Authorization", "Cookie", "X-Api-Key", "Api-Key", "Idempotency-Key", "X-Idempotency-Key",
+				"Content-Range", "Upload-Offset", "Range", "If-Match", "If-None-Match", "SOAPAction", "X-HTTP-Method-Override"},
 			Hold:            defaultHold,
 			DuplicateStatus: 409,
 			Timeout:         time.Minute,
@@ -82,8 +83,9 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--max-body 1", func(c *config) any { return c.maxBody }, int64(1)},
 		{"--max-body 64KiB", func(c *config) any { return c.maxBody }, int64(64 << 10)},
 		{"--max-body 1␣MB", func(c *config) any { return c.maxBody }, int64(1e6)},
-		{"--trusted-proxy 10.1.2.3/8 --trusted-proxy ::1 --trusted-proxy unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8", "::1/128")},
-		{"THROTTLE_PROXY_TRUSTED_PROXY=10.0.0.0/8␣unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8")},
+		{"--trusted-proxy 10.1.2.3/8 --trusted-proxy ::1 --trusted-proxy unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8", "::1/128", "unix")},
+		{"THROTTLE_PROXY_TRUSTED_PROXY=10.0.0.0/8␣unix", func(c *config) any { return c.trust }, trust("10.0.0.0/8", "unix")},
+		{"--trusted-proxy 10.0.0.0/8,header=cf-connecting-ip --trusted-proxy fe80::1%eth0 --trusted-proxy unix,header=Forwarded", func(c *config) any { return c.trust }, trust("10.0.0.0/8 Cf-Connecting-Ip", "fe80::1/128", "unix Forwarded")},
 		{"--redis-pipeline off", func(c *config) any { return c.pipeline }, false},
 		{"--admin off", func(c *config) any { return c.adminAddress }, ""},
 		{"--admin 127.0.0.1:9090", func(c *config) any { return c.adminNetwork + " " + c.adminAddress }, "tcp 127.0.0.1:9090"},
@@ -134,10 +136,14 @@ func storeOf(c *config) any {
 	return c.redisAddress + " " + c.redisSource + " " + c.redisPrefix
 }
 
-func trust(prefixes ...string) proxy.Trust {
-	t := proxy.Trust{Unix: true}
+func trust(prefixes ...string) (t proxy.Trust) {
 	for _, p := range prefixes {
-		t.Prefixes = append(t.Prefixes, netip.MustParsePrefix(p))
+		network, header, _ := strings.Cut(p, " ")
+		trusted := proxy.TrustedProxy{Header: header}
+		if network != "unix" {
+			trusted.Prefix = netip.MustParsePrefix(network)
+		}
+		t = append(t, trusted)
 	}
 	return t
 }
@@ -151,6 +157,9 @@ func TestPolicyOfARouteReplacesTheDefault(t *testing.T) {
 	}{
 		{"dedupe", "all", "key", func(r proxy.Route) any { return r.Dedupe }, proxy.DedupeAll, proxy.DedupeKey},
 		{"dedupe-header", "X-User,Cookie", "none", func(r proxy.Route) any { return r.DedupeHeaders }, []string{"X-User", "Cookie"}, []string(nil)},
+		{"dedupe-json", "$.event.id,-$.event.sent", "none", func(r proxy.Route) any { return r.DedupeJSON }, []string{"$.event.id", "-$.event.sent"}, []string(nil)},
+		{"wait", "3s", "off", func(r proxy.Route) any { return r.Wait }, 3 * time.Second, time.Duration(0)},
+		{"concurrency", "5,by=client", "off", func(r proxy.Route) any { return len(r.Concurrency) }, 1, 0},
 		{"hold", "0s", "1m30s", func(r proxy.Route) any { return r.Hold }, proxy.Hold{Unknown: time.Minute}, proxy.Hold{Success: 90 * time.Second, Unknown: time.Minute}},
 		{"hold", "0s,unknown=5m", "unknown=0s", func(r proxy.Route) any { return r.Hold }, proxy.Hold{Unknown: 5 * time.Minute}, proxy.Hold{Success: time.Second}},
 		{"hold", "2s,unknown=1d", "3s", func(r proxy.Route) any { return r.Hold }, proxy.Hold{Success: 2 * time.Second, Unknown: 24 * time.Hour}, proxy.Hold{Success: 3 * time.Second, Unknown: time.Minute}},
@@ -202,12 +211,20 @@ func TestRates(t *testing.T) {
 		{"--register a=http://host --rate a=10/s,name=x --rate a=9/m", "a: x 10/s a-2 9/m"},
 		{"THROTTLE_PROXY_RATE=10/s,burst=20␣a=9/h,burst=2 --register a=http://host", "a: a 9/h,burst=2"},
 		{"--register a=http://host --rate 10/s,by=client,burst=3 --rate 5/s,name=key,by=header:X-Key", "a: a 10/s,burst=3 by client key 5/s by header:X-Key"},
+		{"--register a=http://host --rate 1/s,by=client/56 --rate 2/s,by=client/64,name=b --rate 3/s,by=header:host,name=c", "a: a 1/s by client/56 b 2/s by client c 3/s by header:Host"},
 		{pooled + "--rate p=7/s", "a in p: a 10/s,burst=20 p 7/s; b in p: b 10/s,burst=20 p 7/s"},
 		{pooled + "--rate p=7/s --rate p=70/m,burst=7 --rate off", "a in p: p 7/s p-2 70/m,burst=7; b in p: p 7/s p-2 70/m,burst=7"},
 		{pooled + "--rate p=7/s,name=both --rate 1/s --rate b=2/s", "a in p: a 1/s both 7/s; b in p: b 2/s both 7/s"},
 		{pooled + "--register c=http://c --rate p=7/s --rate off", "a in p: p 7/s; b in p: p 7/s; c:"},
 		{"--register a=http://a --rate 5/sec --rate 50/min,burst=5 --rate a=500/hour,name=x --rate a=5000/day", "a: x 500/h a-2 5000/d"},
 		{"--register a=http://a --rate 5/sec --rate 50/min,burst=5", "a: a 5/s a-2 50/m,burst=5"},
+		{"--register a=http://a --rate 100/m,strict --rate 9/s,burst=3,strict,by=client", "a: a 100/m,strict a-2 9/s,burst=3,strict by client"},
+		{"--register a=http://a --rate 5/s,candidate", "a: a 10/s,burst=20 candidate a-candidate 5/s"},
+		{"--register a=http://a --register b=http://b --rate 9/s --rate a=5/s,candidate --rate a=5/m,by=client,candidate,name=x", "a: a 9/s candidate a-candidate 5/s candidate x 5/m by client; b: b 9/s"},
+		{pooled + "--rate p=7/s --rate p=3/s,candidate --rate off", "a in p: p 7/s candidate p-candidate 3/s; b in p: p 7/s candidate p-candidate 3/s"},
+		{"--register a=http://a --rate off --concurrency 5 --concurrency 2,by=client", "a: at once a-concurrency 5 at once a-concurrency-2 2 by client"},
+		{"--register a=http://a --register b=http://b --rate off --concurrency 5,name=x --concurrency a=off", "a:; b: at once x 5"},
+		{pooled + "--rate p=7/s --rate off --concurrency p=5 --concurrency a=2", "a in p: p 7/s at once a-concurrency 2 at once p-concurrency 5; b in p: p 7/s at once p-concurrency 5"},
 		{"--register a=http://a --rate 5/seconds --rate 50/minutes --rate 500/hrs --rate 5000/days", "a: a 5/s a-2 50/m a-3 500/h a-4 5000/d"},
 		{"--register a=http://a --rate 5/30sec --rate 50/10minutes,burst=5 --rate 500/7d --rate 600/2days", "a: a 5/30s a-2 50/10m,burst=5 a-3 500/168h a-4 600/48h"},
 		// Budgets of one name are two where no pool brings them together.
@@ -228,11 +245,20 @@ func budgetsOf(c *config) string {
 			text += " in " + r.Pool
 		}
 		text += ":"
-		for _, l := range r.Limits {
-			text += " " + l.Name + " " + l.String()
-			if by := l.By.String(); by != "" {
-				text += " by " + by
+		limit := func(before, name, is string, by proxy.By) {
+			text += before + " " + name + " " + is
+			if by != (proxy.By{}) {
+				text += " by " + by.String()
 			}
+		}
+		for _, l := range r.Limits {
+			limit("", l.Name, l.String(), l.By)
+		}
+		for _, l := range r.Candidates {
+			limit(" candidate", l.Name, l.String(), l.By)
+		}
+		for _, l := range r.Concurrency {
+			limit(" at once", l.Name, fmt.Sprint(l.Most), l.By)
 		}
 		routes = append(routes, text)
 	}
@@ -284,16 +310,16 @@ func TestConfigPrintsNoSecret(t *testing.T) {
 
 func FuzzParseRate(f *testing.F) {
 	for _, seed := range []string{
-		"off", "10/s", "100/10m,burst=20", "1/d,by=client", "1/s,by=header:X-Key,name=x,burst=2", "1/s,,", "=", "1/s,burst", "-1/s", "1/2562047h,burst=4611686018427387903",
+		"off", "10/s", "100/10m,burst=20", "1/d,by=client", "1/s,by=header:X-Key,name=x,burst=2", "1/s,,", "=", "1/s,burst", "-1/s", "100/m,strict", "9/s,burst=3,strict,candidate", "1/s,strict,strict", "1/2562047h,burst=4611686018427387903",
 	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		l, off, err := parseRate(text)
+		l, kind, err := parseRate(text)
 		switch {
 		case err != nil:
 			return
-		case off:
+		case kind == noRate:
 			if text != "off" || l != (proxy.Limit{}) {
 				t.Errorf("%q is off, with %+v", text, l)
 			}

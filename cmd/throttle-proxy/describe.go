@@ -31,16 +31,9 @@ func (c *config) describe() []string {
 }
 
 func (c *config) describeLimits(r proxy.Route) string {
-	if len(r.Limits) == 0 {
-		return "no limit"
-	}
 	var parts []string
 	for _, l := range r.Limits {
-		rate, _, _ := strings.Cut(l.String(), ",")
-		part := fmt.Sprintf("%s, burst %d", rate, l.Burst)
-		if l.By != (proxy.By{}) {
-			part += " by " + l.By.String()
-		}
+		part := describeLimit(l)
 		if r.Upstream.Slack() && l.Limit == builtinRate(r.Upstream).Limit {
 			part += " (Slack's published limit)"
 		}
@@ -49,7 +42,39 @@ func (c *config) describeLimits(r proxy.Route) string {
 		}
 		parts = append(parts, part)
 	}
-	return strings.Join(parts, " and ")
+	for _, l := range r.Concurrency {
+		part := fmt.Sprintf("%d at once%s", l.Most, describeBy(l.By))
+		if r.Pool != "" && strings.HasPrefix(l.Name, r.Pool+"-concurrency") {
+			part += " (shared by pool " + r.Pool + ")"
+		}
+		parts = append(parts, part)
+	}
+	text := strings.Join(parts, " and ")
+	if text == "" {
+		text = "no limit"
+	}
+	if r.Wait > 0 && len(parts) > 0 {
+		text += fmt.Sprintf("; what would be too many waits up to %s", r.Wait)
+	}
+	for _, l := range r.Candidates {
+		text += "; only reported: " + describeLimit(l)
+	}
+	return text
+}
+
+func describeLimit(l proxy.Limit) string {
+	rate, _, _ := strings.Cut(l.String(), ",")
+	if l.Strict {
+		return fmt.Sprintf("%s in any period, burst %d%s", rate, l.Burst, describeBy(l.By))
+	}
+	return fmt.Sprintf("%s, burst %d%s", rate, l.Burst, describeBy(l.By))
+}
+
+func describeBy(by proxy.By) string {
+	if by == (proxy.By{}) {
+		return ""
+	}
+	return " by " + by.String()
 }
 
 func describeDedupe(r proxy.Route) string {
@@ -61,6 +86,9 @@ func describeDedupe(r proxy.Route) string {
 	text := "repeats are forwarded"
 	if r.Dedupe != proxy.DedupeOff {
 		text = what + describeRefusals(r)
+		if r.DedupeJSON != nil {
+			text += ", JSON compared by " + strings.Join(r.DedupeJSON, " ")
+		}
 	}
 	if r.Shadow {
 		text += "; shadow: nothing is refused, only reported"

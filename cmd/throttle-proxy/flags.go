@@ -22,11 +22,16 @@ type flags struct {
 	TLSCert  string   `name:"tls-cert" group:"routes" placeholder:"FILE" help:"Certificate for TLS and HTTP/2 to clients, read again when the file changes."`
 	TLSKey   string   `name:"tls-key" group:"routes" placeholder:"FILE" help:"Its key."`
 
-	Rate []string `sep:"none" group:"limits" placeholder:"[R=]RATE" help:"N/PERIOD[,burst=B][,by=client|header:NAME][,name=X], or off; PERIOD is s, m, h, d or a duration. Repeat for several windows: all must admit. (10/s,burst=20; for hooks.slack.com 1/s,burst=5)"`
+	Rate []string `sep:"none" group:"limits" placeholder:"[R=]RATE" help:"N/PERIOD[,burst=B][,by=client[/PREFIX]|header:NAME][,name=X][,strict][,candidate], or off; PERIOD is s, m, h, d or a duration. Repeat for several windows: all must admit. (10/s,burst=20; for hooks.slack.com 1/s,burst=5)"`
+	Wait []string `sep:"none" group:"limits" placeholder:"[R=]TIME" help:"Longest that a request waits for its budget, and for --concurrency, in place of a 429; or off. (off)"`
+
+	Concurrency []string `sep:"none" group:"limits" placeholder:"[R=]N" help:"N[,by=client[/PREFIX]|header:NAME][,name=X], or off: exchanges at once over all replicas. Repeatable. (off)"`
+
 	Pool []string `sep:"none" group:"limits" placeholder:"NAME=R,R" help:"Routes that share the budgets of --rate NAME=…, besides their own."`
 
 	Dedupe          []string `sep:"none" group:"duplicates" placeholder:"[R=]MODE" help:"Which requests are refused as duplicates. on: every method but GET, HEAD, OPTIONS, TRACE; all: those too; key: those with an Idempotency-Key; off. (on)"`
-	DedupeHeader    []string `sep:"none" group:"duplicates" placeholder:"[R=]NAMES" help:"Header fields, separated by commas, in which equal requests agree, or none. (Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key)"`
+	DedupeHeader    []string `sep:"none" group:"duplicates" placeholder:"[R=]NAMES" help:"Header fields, separated by commas, in which equal requests agree, or none. (Authorization, Cookie, X-Api-Key, Api-Key, Idempotency-Key, X-Idempotency-Key, Content-Range, Upload-Offset, Range, If-Match, If-None-Match, SOAPAction, X-HTTP-Method-Override)"`
+	DedupeJSON      []string `name:"dedupe-json" sep:"none" group:"duplicates" placeholder:"[R=]PATHS" help:"What JSON bodies are compared by, separated by commas: members ($.event.id), all but some (-$.timestamp), or all in any order ($); none for every byte. (none)"`
 	Hold            []string `sep:"none" group:"duplicates" placeholder:"[R=]TIME" help:"How long equal requests stay refused: TIME after a success, and with ,unknown=TIME where the upstream may have acted and nobody knows. (1s,unknown=1m)"`
 	DuplicateStatus []string `sep:"none" group:"duplicates" placeholder:"[R=]CODE" help:"Status of the answer to a duplicate; 200 to 299 too, with a plain JSON body. (409)"`
 	LockTTL         string   `name:"lock-ttl" group:"duplicates" default:"5s" placeholder:"TIME" help:"Longest that a lock outlives a replica that died (${default})."`
@@ -39,7 +44,7 @@ type flags struct {
 	Forwarded            []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Send X-Forwarded-* and Via upstream. (on)"`
 	ClientGone           []string `sep:"none" group:"exchange" placeholder:"[R=]POLICY" help:"When the client of a locked exchange leaves: finish it until the answer's header is there, or cancel it. (finish)"`
 	UpstreamClosedStatus []string `sep:"none" group:"exchange" placeholder:"[R=]CODE" help:"Status where the upstream cut the connection before answering. (499)"`
-	TrustedProxy         []string `sep:"none" group:"exchange" placeholder:"CIDR|unix" help:"From whom X-Forwarded-* is believed. Repeatable."`
+	TrustedProxy         []string `sep:"none" group:"exchange" placeholder:"CIDR|unix[,header=NAME]" help:"From whom X-Forwarded-* is believed, or the field that has the client's address alone. Repeatable."`
 	CoolDown             []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Pause a route, for the caller's credentials if there are some, where its upstream answers 429 or 503 with Retry-After. (on)"`
 	MaxCoolDown          string   `group:"exchange" default:"5m" placeholder:"TIME" help:"Longest such pause (${default})."`
 	HeaderTimeout        string   `group:"exchange" default:"10s" placeholder:"TIME" help:"For a client to send a request's header (${default})."`

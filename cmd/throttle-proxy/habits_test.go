@@ -25,7 +25,7 @@ var wrong = []struct{ line, says string }{
 	{"--limit-req zone=one", "unknown flag --limit-req: write --rate [R=]N/PERIOD, as in --rate 10/s,burst=20"},
 	{"--rate 10r/s", "--rate: not a rate: write requests/period, as in 10/s or 100/10m,burst=20, or off"},
 	{"--rate 10/s␣burst=20", "--rate: not a rate: write requests/period, as in 10/s or 100/10m,burst=20, or off"},
-	{"--rate 10/s,nodelay", "--rate: unknown option: write burst=B, by=client, by=header:NAME or name=X"},
+	{"--rate 10/s,nodelay", "--rate: unknown option: write burst=B, by=client, by=header:NAME, name=X, strict or candidate"},
 	{"--rate 10/s,burst", "--rate: burst= is no number: write a whole number of at least 1, as in 1/s,burst=20"},
 	{"--error-log /dev/stderr", "unknown flag --error-log: the log goes to standard error: write 2>FILE behind the command"},
 

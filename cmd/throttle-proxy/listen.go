@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -53,24 +52,6 @@ func (p *parsing) parseAddress(flag, value string) (network, address string) {
 		p.fail(flag, "%s is not an address: write host:port, :port or unix:/path", quote(value))
 	}
 	return "tcp", value
-}
-
-// parseTrust reads from whom forwarding fields are believed.
-func (f *flags) parseTrust(p *parsing, c *config) {
-	for i, value := range f.TrustedProxy {
-		prefix, err := netip.ParsePrefix(value)
-		if addr, addrErr := netip.ParseAddr(value); addrErr == nil {
-			prefix, err = addr.Prefix(addr.BitLen())
-		}
-		switch {
-		case value == "unix":
-			c.trust.Unix = true
-		case err != nil || prefix.Addr().Is4In6(): // peers are never 4in6
-			p.fail("trusted-proxy", "%s%s is not a network: write CIDR as in 10.0.0.0/8, an address, or unix", nth(f.TrustedProxy, i), quote(value))
-		default:
-			c.trust.Prefixes = append(c.trust.Prefixes, prefix.Masked())
-		}
-	}
 }
 
 // listen takes the address. A port that is taken may become free: by a replica

@@ -100,6 +100,9 @@ func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
 	if e.Verdict > 0 {
 		attrs = append(attrs, slog.Duration("verdict", e.Verdict.Round(time.Microsecond)))
 	}
+	if e.Waited > 0 {
+		attrs = append(attrs, slog.Duration("waited", e.Waited.Round(time.Microsecond)))
+	}
 	if e.Upstream > 0 {
 		attrs = append(attrs, slog.Duration("upstream", e.Upstream.Round(time.Microsecond)))
 	}
@@ -115,6 +118,9 @@ func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
 	}
 	if len(e.Limits) > 0 {
 		attrs = append(attrs, slog.String("limits", strings.Join(e.Limits, ",")))
+	}
+	if len(e.Candidates) > 0 {
+		attrs = append(attrs, slog.String("candidates", strings.Join(e.Candidates, ",")))
 	}
 	if e.Degraded {
 		attrs = append(attrs, slog.Bool("degraded", true), slog.String("store_fault", e.StoreFault))

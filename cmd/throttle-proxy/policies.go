@@ -15,8 +15,10 @@ import (
 	"throttle-proxy/proxy"
 )
 
-// defaultDedupeHeaders are those by which clients and intents differ.
-const defaultDedupeHeaders = "Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key"
+// defaultDedupeHeaders are those by which clients and intents differ: who asks,
+// which attempt or part of something larger it is, and what is meant by it.
+const defaultDedupeHeaders = "Authorization,Cookie,X-Api-Key,Api-Key,Idempotency-Key,X-Idempotency-Key," +
+	"Content-Range,Upload-Offset,Range,If-Match,If-None-Match,SOAPAction,X-HTTP-Method-Override"
 
 // defaultHold is of a minute where the outcome is unknown: clients' own retries
 // come after up to 8 s, and several of them.
@@ -38,6 +40,8 @@ func (f *flags) policies(p *parsing) []policy {
 	return []policy{
 		one(p, "dedupe", f.Dedupe, proxy.DedupeOn, oneOf(proxy.DedupeOn, proxy.DedupeOff, proxy.DedupeAll, proxy.DedupeKey), func(r *proxy.Route) *proxy.Dedupe { return &r.Dedupe }),
 		one(p, "dedupe-header", f.DedupeHeader, strings.Split(defaultDedupeHeaders, ","), parseHeaders, func(r *proxy.Route) *[]string { return &r.DedupeHeaders }),
+		one(p, "dedupe-json", f.DedupeJSON, nil, parseJSONPaths, func(r *proxy.Route) *[]string { return &r.DedupeJSON }),
+		one(p, "wait", f.Wait, 0, parseWait, func(r *proxy.Route) *time.Duration { return &r.Wait }),
 		one(p, "hold", f.Hold, defaultHold, parseHold, func(r *proxy.Route) *proxy.Hold { return &r.Hold }),
 		one(p, "duplicate-status", f.DuplicateStatus, http.StatusConflict, parseDuplicateStatus, func(r *proxy.Route) *int { return &r.DuplicateStatus }),
 		one(p, "timeout", f.Timeout, time.Minute, parseTime, func(r *proxy.Route) *time.Duration { return &r.Timeout }),

@@ -88,11 +88,12 @@ type replica struct {
 	traffic     *traffic
 	certificate *certificate // nil without TLS
 	metrics     *metrics     // nil without --admin; set before it serves
+	drainStore  func(left time.Duration)
 	logger      *slog.Logger
 }
 
-func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) (*replica, error) {
-	r := &replica{config: c, health: h, traffic: newTraffic(logger, c.writeIdle), logger: logger}
+func newReplica(c *config, store store, logger *slog.Logger, h *health) (*replica, error) {
+	r := &replica{config: c, health: h, traffic: newTraffic(logger, c.writeIdle), logger: logger, drainStore: store.Drain}
 	observe := requestLog(logger)
 	p, err := proxy.New(c.routes, proxy.Options{
 		Cluster: store,
@@ -108,6 +109,7 @@ func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) 
 		BodyMemory:  c.bodyMemory,
 		BodyTimeout: c.bodyIdle,
 		MaxInFlight: c.maxInFlight,
+		Warn:        func(text string) { logger.Warn(text) },
 	})
 	if err != nil {
 		return nil, err

@@ -50,6 +50,10 @@ func TestDescribe(t *testing.T) {
 			"b  10/s, burst 20 and 7/s, burst 7 (shared by pool p); repeats, of any method, refused while in flight, 1s after success and 1m after an unknown outcome; shadow: nothing is refused, only reported",
 			alone,
 		}},
+		{"--register a=http://host --rate 1/s,by=client/56 --dedupe-json $.event.id,-$.event.at --shadow on", []string{
+			"a  1/s, burst 1 by client/56; repeats refused while in flight, 1s after success and 1m after an unknown outcome, JSON compared by $.event.id -$.event.at; shadow: nothing is refused, only reported",
+			alone,
+		}},
 		{"REDIS_URL=rediss://user:CANARY@host:6380/1 --register a=http://host --rate 2/m --dedupe key --redis-prefix team --replica-name web-1", []string{
 			"a  2/m, burst 2; repeats with an Idempotency-Key refused while in flight, 1s after success and 1m after an unknown outcome",
 			"store: rediss://host:6380/1 (from REDIS_URL), keys under team:, this replica is web-1",
