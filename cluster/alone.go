@@ -20,6 +20,7 @@ func (r *Redis) undecided(ask Ask, g *Grant, part *part, err error) (Verdict, er
 			v.Share = share
 		}
 		v.Degraded, v.Fault, err = true, fault, nil
+		v = r.known.told(ask, v, limiter.Alone)
 		if part.state() == asked { // or it is charged when the store answers
 			r.queue.add(r.owed(part)...)
 		}

@@ -28,12 +28,18 @@ type Fingerprint [sha256.Size]byte
 type Ask struct {
 	Tag         string        // the route's name, or its pool's: what all keys of an ask have in common
 	Pauses      []string      // names of the cool-downs that it must not be under, within the tag; the first is that of every equal ask
+	OneCaller   bool          // equal asks are of one caller: all of Pauses are theirs in common
 	Fingerprint *Fingerprint  // of the lock to take, within the tag; nil for none
-	Slots       []Slot        // one to take of each kind, of which the first is that of every equal ask
+	Slots       []Slot        // one to take of each kind
 	Charges     []Charge      // budgets to spend one request from, each from another
 	Candidates  []Charge      // budgets that refuse nobody: each is spent from if the ask is admitted and it allows that
 	Wait        time.Duration // longest that it waits for its budgets and slots; 0 to be refused at once
-	RequestID   string        // told to duplicates as their holder's; without spaces
+
+	// LongestPause is how long a cool-down lasts at most, since it was begun or
+	// extended, whatever a store says of it; 0 for no bound.
+	LongestPause time.Duration
+
+	RequestID string // told to duplicates as their holder's; without spaces
 
 	WhenUndecided WhenUndecided
 }
@@ -81,7 +87,8 @@ type Verdict struct {
 	Outcome   Outcome
 	Grant     *Grant             // of an admitted ask, to be ended; nil if it wants nothing
 	Holder    Holder             // whose lock stands in the way, for Duplicate and Held
-	Wait      time.Duration      // until the pause is over, for CoolingDown
+	Wait      time.Duration      // until the pause is over, for CoolingDown; for Limited, until the caller is to come back: see [limiter.Spread]
+	Status    int                // with which the upstream asked for the pause, for CoolingDown
 	Decisions []limiter.Decision // one for each charge if Admitted or Limited, else nil; some may be unknown
 	Used      []int              // how many slots of each kind are taken, by its own too, if Admitted or Busy; nil if not known
 	Waited    time.Duration      // for its budgets and slots

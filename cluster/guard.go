@@ -14,7 +14,7 @@ type answer struct {
 	at      time.Duration    // by the store's clock, since 1970
 	late    bool             // nobody waited for it any more: nothing was decided
 	after   time.Duration    // until the request may be sent, if it is queued
-	waits   []time.Duration  // what is left of each of the ask's cool-downs, for CoolingDown
+	left    []coolDown       // of each of the ask's cool-downs, its end counted from now, for CoolingDown
 	charged []Charge         // those that were, and
 	stored  []stored         // of each what was
 	was     []limiter.Former // of each charge, if one of them was another limit's
@@ -110,6 +110,7 @@ func (a guardArgs) write(c *command) {
 	c.number(int64(len(a.ask.Slots)))
 	c.number(a.ask.Wait.Microseconds())
 	c.number(int64(len(a.ask.Candidates)))
+	c.number(a.ask.LongestPause.Milliseconds())
 	if len(a.ask.Slots) > 0 {
 		c.arg(a.token)
 		for _, slot := range a.ask.Slots {
@@ -139,12 +140,13 @@ func readAnswer(ask Ask, reply []any) (a answer, err error) {
 	case outcome == late && len(about) == 0:
 		a.late = true
 		return a, nil
-	case outcome == coolingDown && len(about) == len(ask.Pauses):
-		a.Outcome, a.waits = CoolingDown, make([]time.Duration, len(ask.Pauses))
-		for i := range a.waits {
-			left, _ := about[i].(int64)
-			a.waits[i] = time.Duration(left) * time.Millisecond
-			a.Wait = max(a.Wait, a.waits[i])
+	case outcome == coolingDown && len(about) == 2*len(ask.Pauses):
+		a.Outcome, a.left = CoolingDown, make([]coolDown, len(ask.Pauses))
+		for i := range a.left {
+			left, _ := about[2*i].(int64)
+			status, _ := about[2*i+1].(int64)
+			a.left[i] = coolDown{time.Duration(left) * time.Millisecond, int(status)}
+			a.coolsDown(a.left[i], 0)
 		}
 		return a, nil
 	case outcome == duplicate && len(about) == 1:

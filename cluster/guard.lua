@@ -17,7 +17,8 @@
 -- ARGV[7]      longest that the request waits for its budgets, in microseconds, or
 --              0; not 0 if it would wait for slots
 -- ARGV[8]      how many candidates
--- ARGV[9...]   with slots: their owner's token, and of each kind how many there are
+-- ARGV[9]      the longest cool-down in milliseconds; 0 for no bound
+-- ARGV[10...]  with slots: their owner's token, and of each kind how many there are
 --              then three for each budget: burst, interval and furthest, as spend
 --              takes them
 --
@@ -30,13 +31,31 @@
 --   {BUSY, now, used...}  one that would wait has the lock
 --   {LIMITED, now, reply...}
 --   {DUPLICATE, now, the lock's value}
---   {COOLING_DOWN, now, milliseconds...}  with what is left of each cool-down
+--   {COOLING_DOWN, now, milliseconds, status...}  with what is left of each
+--       cool-down, and its status
 --   {LATE, now}  if nobody waits for the answer any more
 -- now is in microseconds. Nothing else is taken, and candidates refuse nobody.
 --
--- It begins with limiter/budget.lua.
+-- It begins with limiter/budget.lua and cooldown.lua.
 
 local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN, LATE, BUSY, WAITING = 1, 2, 3, 4, 5, 6, 7
+
+-- Returns the value of a lock, which began by a clock that was set back since then
+-- if it begins in the future: so did its expiry, which is corrected. Of a holder
+-- that lives the next renewal does the same.
+local function current(key, value, now, ttl)
+  local before, started, held = string.match(value, '^(%S+ %S+ %S+ %S+ )(%d+)(.*)$')
+  local ahead = started and started - now or 0
+  if ahead < 1000000 then
+    return value
+  end
+  if held ~= '' then
+    ttl = math.max(1, redis.call('PTTL', key) - math.floor(ahead / 1000))
+  end
+  value = before .. string.format('%.0f', now) .. held
+  redis.call('SET', key, value, 'PX', ttl)
+  return value
+end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -50,7 +69,7 @@ local lock = ARGV[3] ~= '' and KEYS[at]
 if lock then
   local value = redis.call('GET', lock)
   if value then
-    return {DUPLICATE, now, value}
+    return {DUPLICATE, now, current(lock, value, now, ARGV[4])}
   end
   at = at + 1
 end
@@ -63,8 +82,8 @@ end
 
 local cooling = {COOLING_DOWN, now}
 for i = 1, ARGV[5] do
-  local left = redis.call('PTTL', KEYS[at])
-  cooling[2 + i] = left
+  local left, status = cooldown(KEYS[at], tonumber(ARGV[9]), now / 1000)
+  cooling[1 + 2 * i], cooling[2 + 2 * i] = left, status or 0
   cooling.down = cooling.down or left > 0
   at = at + 1
 end
@@ -72,7 +91,7 @@ if cooling.down then
   return cooling
 end
 
-local answer, longest, arg = {ADMITTED, now}, tonumber(ARGV[7]), 9
+local answer, longest, arg = {ADMITTED, now}, tonumber(ARGV[7]), 10
 local slots = tonumber(ARGV[6])
 for i = 1, slots do
   local key = KEYS[at + i - 1]
@@ -119,7 +138,7 @@ else
   write(spent, true)
   for i = 1, slots do
     local key = KEYS[at + i - 1]
-    redis.call('ZADD', key, now + ARGV[4] * 1000, ARGV[9])
+    redis.call('ZADD', key, now + ARGV[4] * 1000, ARGV[10])
     if redis.call('PTTL', key) < tonumber(ARGV[4]) then
       redis.call('PEXPIRE', key, ARGV[4])
     end

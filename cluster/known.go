@@ -31,8 +31,9 @@ type known struct {
 	waiting  map[*waiter]struct{}
 	drained  time.Duration    // when the process ends; 0 while it is not known
 	denials  *limiter.Denials // by a budget's key
+	spread   *limiter.Spread  // likewise
 	pauses   pauses
-	unlocked *limiter.Deadlines[freeLock] // see isUnlocked
+	unlocked *limiter.Deadlines[freeLock, struct{}] // see isUnlocked
 }
 
 func newKnown(replica string) *known {
@@ -44,8 +45,9 @@ func newKnown(replica string) *known {
 		slots:    newSlots(),
 		waiting:  make(map[*waiter]struct{}),
 		denials:  limiter.NewDenials(Capacity),
+		spread:   limiter.NewSpread(Capacity),
 		pauses:   newPauses(),
-		unlocked: limiter.NewDeadlines[freeLock](Capacity),
+		unlocked: limiter.NewDeadlines[freeLock, struct{}](Capacity),
 	}
 }
 
@@ -139,8 +141,9 @@ func (k *known) coolingLocked(ask Ask, now time.Duration) (v Verdict, refused bo
 		return Verdict{}, false
 	}
 	for _, name := range ask.Pauses {
-		if until := k.pauses.until(pauseID{ask.Tag, name}); until > now {
-			v.Outcome, v.Wait, refused = CoolingDown, max(v.Wait, until-now), true
+		if p := k.pauses.get(pauseID{ask.Tag, name}); p.until > now {
+			v.Outcome, refused = CoolingDown, true
+			v.coolsDown(p, now)
 		}
 	}
 	return v, refused
@@ -162,6 +165,36 @@ func (k *known) limitedLocked(ask Ask, now time.Duration) (v Verdict, refused bo
 	return v, refused
 }
 
+// told is v, on ask, with what its caller is told to wait if it is limited. place
+// is this replica's among those that decide by the same budgets. To be called once
+// for each verdict that somebody is told: the next one is told to come later.
+func (k *known) told(ask Ask, v Verdict, place limiter.Place) Verdict {
+	if v.Outcome != Limited {
+		return v
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.toldLocked(ask, v, place)
+}
+
+func (k *known) toldLocked(ask Ask, v Verdict, place limiter.Place) Verdict {
+	if v.Outcome != Limited {
+		return v
+	}
+	now := k.now()
+	for i, d := range v.Decisions {
+		if !d.Refused() {
+			continue
+		}
+		c := ask.Charges[i]
+		limit := c.Limit.Share(max(1, v.Share))
+		// Who may wait is told when it would be let wait.
+		next := now + max(time.Microsecond, d.NextAfter-ask.Wait)
+		v.Wait = max(v.Wait, k.spread.Wait(c.rateKey(ask.Tag), limit, place, now, next))
+	}
+	return v
+}
+
 // freeLock is a lock that was found to be free, and until when something refused
 // all who want it.
 type freeLock struct {
@@ -180,7 +213,7 @@ func (k *known) isUnlocked(ask Ask) (unlocked bool, refused time.Duration) {
 	defer k.mu.Unlock()
 	now := k.now()
 	refused = k.allRefusedLocked(ask, now)
-	until, ok := k.unlocked.Get(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused})
+	until, _, ok := k.unlocked.Get(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused})
 	return ok && until > now, refused
 }
 
@@ -196,15 +229,17 @@ func (k *known) foundUnlocked(ask Ask, refused time.Duration) {
 func (k *known) foundUnlockedLocked(ask Ask, refused, now time.Duration) {
 	k.unlocked.Expire(now)
 	if ask.Fingerprint != nil && refused > now {
-		k.unlocked.Set(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused}, min(refused, now+beatInterval))
+		k.unlocked.Set(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused}, min(refused, now+beatInterval), struct{}{})
 	}
 }
 
 // allRefusedLocked returns until when all asks that are equal to ask are refused,
 // by what is known; 0 if they are not. It changes with what refuses them.
 func (k *known) allRefusedLocked(ask Ask, now time.Duration) (until time.Duration) {
-	if len(ask.Pauses) > 0 {
-		until = k.pauses.until(pauseID{ask.Tag, ask.Pauses[0]})
+	for i, name := range ask.Pauses {
+		if i == 0 || ask.OneCaller {
+			until = max(until, k.pauses.get(pauseID{ask.Tag, name}).until)
+		}
 	}
 	for _, c := range ask.Charges {
 		if c.Caller == "" {
@@ -269,23 +304,23 @@ func (k *known) freed(t *taken) {
 }
 
 // pause remembers a cool-down, and only ever extends one.
-func (k *known) pause(tag, name string, d time.Duration) (until time.Duration) {
+func (k *known) pause(tag, name string, d time.Duration, status int) coolDown {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	until = k.now() + d
-	k.pauses.extend(pauseID{tag, name}, until)
+	p := coolDown{k.now() + d, status}
+	k.pauses.extend(pauseID{tag, name}, p)
 	k.stirLocked()
-	return until
+	return p
 }
 
-// cool remembers the cool-downs that a store told of when it was asked: one
-// wait for each of the ask's, 0 for none.
-func (k *known) cool(ask Ask, waits []time.Duration, asked time.Duration) {
+// cool remembers the cool-downs that a store told of when it was asked: what is
+// left of each of the ask's, 0 for none.
+func (k *known) cool(ask Ask, left []coolDown, asked time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for i, wait := range waits {
-		if wait > 0 {
-			k.pauses.extend(pauseID{ask.Tag, ask.Pauses[i]}, asked+wait)
+	for i, p := range left {
+		if p.until > 0 {
+			k.pauses.extend(pauseID{ask.Tag, ask.Pauses[i]}, coolDown{asked + p.until, p.status})
 			k.stirLocked()
 		}
 	}

@@ -47,7 +47,7 @@ func (m *Memory) decide(ask Ask) (Verdict, error) {
 			v.Candidates = append(v.Candidates, decisions...)
 		}
 	}
-	return v, nil
+	return m.known.toldLocked(ask, v, limiter.Alone), nil
 }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
@@ -56,11 +56,16 @@ func (m *Memory) decide(ask Ask) (Verdict, error) {
 // not yet due. It takes nothing, and is cheap enough to call before the request's
 // body is read, with the Fingerprint still nil. Of budgets that have not refused
 // it says nothing.
-func (m *Memory) Refusal(ask Ask) (v Verdict, refused bool) { return m.known.refusal(ask) }
+func (m *Memory) Refusal(ask Ask) (v Verdict, refused bool) {
+	v, refused = m.known.refusal(ask)
+	return m.known.told(ask, v, limiter.Alone), refused
+}
 
-// Pause lets no ask that names the cool-down be admitted for d from now on. It
-// only ever extends one.
-func (m *Memory) Pause(tag, name string, d time.Duration) { m.known.pause(tag, name, d) }
+// Pause lets no ask that names the cool-down be admitted for d from now on: its
+// upstream has asked for that with a status. It only ever extends one.
+func (m *Memory) Pause(tag, name string, d time.Duration, status int) {
+	m.known.pause(tag, name, d, status)
+}
 
 // Drain refuses requests that would wait for longer than until the process ends,
 // after left.

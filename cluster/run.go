@@ -12,6 +12,8 @@ import (
 func (r *Redis) run() {
 	defer close(r.ran)
 	r.load()
+	r.reconnectIfFar()
+	close(r.started)
 	r.beat()
 	r.warn()
 	renewal := time.NewTicker(r.options.LockTTL / 3)
@@ -43,16 +45,36 @@ func (r *Redis) run() {
 	}
 }
 
+// reconnectIfFar lets asks be sent as to a store that is far, if it has turned out
+// to be that.
+func (r *Redis) reconnectIfFar() {
+	if r.options.Dialled == nil {
+		return
+	}
+	if trip, _ := r.options.Dialled(); !isFar(trip, r.options.Timeout) {
+		return
+	}
+	conn, err := r.options.connect()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
+	defer cancel()
+	conn.warm(ctx)
+	r.use(conn)
+}
+
 // load sends the scripts ahead of the first ask, so that it finds them. Where
 // that fails they are sent when they are asked for.
 func (r *Redis) load() {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, refundScript, heartbeatScript, renewSlotsScript, freeSlotsScript} {
 		if script.Load(ctx, r.redis()).Err() != nil {
 			return
 		}
 	}
+	r.conn.Load().warm(ctx)
 }
 
 // renewAll renews the locks and slots of all exchanges under way, and reports

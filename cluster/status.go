@@ -64,9 +64,9 @@ func (k *known) status() (s Status) {
 	for _, lock := range k.inFlight() {
 		s.Locks = append(s.Locks, LockStatus{Tag: lock.id.tag, RequestID: lock.requestID(), Age: max(0, now-lock.admitted)})
 	}
-	for id, until := range k.cooling() {
-		if until > now {
-			s.Pauses = append(s.Pauses, PauseStatus{Tag: id.tag, Caller: k.isCallers(id), Left: until - now})
+	for id, p := range k.cooling() {
+		if p.until > now {
+			s.Pauses = append(s.Pauses, PauseStatus{Tag: id.tag, Caller: k.isCallers(id), Left: p.until - now})
 		}
 	}
 	s.Slots, s.Waiting = k.slotStatus()

@@ -167,7 +167,7 @@ var waitBehaviours = map[string]func(t *testing.T, fleet []replica){
 		if _, isRedis := fleet[0].(*Redis); !isRedis {
 			waitsHere(t, fleet[0], 3)
 		}
-		fleet[0].Pause("slack", "", time.Hour)
+		fleet[0].Pause("slack", "", time.Hour, 429)
 		for range fleet {
 			if got := <-done; got.err != nil || got.Outcome != CoolingDown || got.Wait <= 0 {
 				t.Errorf("got %+v, want a cool-down", got)

@@ -200,44 +200,63 @@ func (k *known) drain(left time.Duration) {
 	k.stirLocked()
 }
 
-// waitedFor returns the cool-downs that requests which wait would be under, at
-// most so many.
-func (k *known) waitedFor(most int) map[pauseID]bool {
+// waitedFor returns the asks of requests that wait, by their tags, one for each
+// cool-down that they would be under: of at most so many.
+func (k *known) waitedFor(most int) map[string][]Ask {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	all := make(map[pauseID]bool)
+	seen := make(map[pauseID]bool)
+	byTag := make(map[string][]Ask)
 	for w := range k.waiting {
 		for _, name := range w.ask.Pauses {
-			if len(all) == most {
-				return all
+			id := pauseID{w.ask.Tag, name}
+			if len(seen) < most && !seen[id] {
+				seen[id] = true
+				byTag[id.tag] = append(byTag[id.tag], Ask{Tag: id.tag, Pauses: []string{name}, LongestPause: w.ask.LongestPause})
 			}
-			all[pauseID{w.ask.Tag, name}] = true
 		}
 	}
-	return all
+	return byTag
 }
 
 // lookForPauses asks for the cool-downs that other replicas have met while
-// requests wait here.
+// requests wait here. What is not answered is asked for again.
 func (r *Redis) lookForPauses() {
-	all := r.known.waitedFor(batchSize)
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
-	defer cancel()
-	pipe := r.redis().Pipeline()
-	left := make(map[pauseID]*redis.DurationCmd, len(all))
-	for id := range all {
-		if !r.partOf(id.tag).away() {
-			left[id] = pipe.PTTL(ctx, r.key(string(appendPauseKey(nil, id.tag, id.name))))
-		}
-	}
-	if len(left) == 0 {
+	byTag := r.known.waitedFor(batchSize)
+	if len(byTag) == 0 {
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	defer cancel()
 	asked := r.known.now()
-	_, _ = pipe.Exec(ctx) // what is not answered is asked for in a second
-	for id, cmd := range left {
-		if d, err := cmd.Result(); err == nil && d > 0 {
-			r.known.cool(Ask{Tag: id.tag, Pauses: []string{id.name}}, []time.Duration{d}, asked)
+	pipe := r.redis().Pipeline()
+	replies := make(map[string]*redis.Cmd)
+	for tag, asks := range byTag {
+		if r.partOf(tag).away() {
+			continue
+		}
+		c := newCommand(r.options.Prefix)
+		for _, ask := range asks {
+			c.beginKey()
+			c.text = appendPauseKey(c.text, tag, ask.Pauses[0])
+			c.endKey()
+		}
+		for _, ask := range asks {
+			c.number(ask.LongestPause.Milliseconds())
+		}
+		replies[tag] = c.cmd(ctx, eval, &lookScript.source)
+		_ = pipe.Process(ctx, noRetry{replies[tag]}) // queues it
+		c.done()
+	}
+	_, _ = pipe.Exec(ctx)
+	for tag, reply := range replies {
+		values, err := reply.Int64Slice()
+		if err != nil || len(values) != 2*len(byTag[tag]) {
+			continue
+		}
+		for i, ask := range byTag[tag] {
+			left := coolDown{time.Duration(values[2*i]) * time.Millisecond, int(values[2*i+1])}
+			r.known.cool(ask, []coolDown{left}, asked)
 		}
 	}
 }

@@ -22,7 +22,7 @@ func policed(t *testing.T) Route {
 		Candidates:  []Limit{{second, "candidate", By{Header: "X-Tenant"}}},
 		Concurrency: []Concurrency{{5, "hook-concurrency", By{Header: "X-Tenant"}}}, Wait: 3 * time.Second,
 		Dedupe: DedupeAll, DedupeHeaders: []string{"Authorization", "X-Api-Key"}, DedupeJSON: []string{"$.id", "$.at"}, Hold: Hold{Success: time.Second}, DuplicateStatus: 425,
-		WhenUndecided: cluster.Open, MaxCoolDown: time.Minute,
+		WhenUndecided: cluster.Open, CoolDown: CoolDown{Longest: time.Minute},
 		Timeout: time.Hour, ClosedStatus: 502, ClientGone: Cancel, Shadow: true,
 		AnswerIdle: 2 * time.Minute, Forwarded: true, SetHeaders: []Field{{"Authorization", "canary"}, {"X-Team", "a"}},
 	}

@@ -115,6 +115,8 @@ func (x *exchange) ask() cluster.Ask {
 	ask := cluster.Ask{
 		Tag:           x.route.tag,
 		Pauses:        x.pauses(),
+		LongestPause:  x.route.CoolDown.Longest,
+		OneCaller:     x.route.alike,
 		Charges:       x.charges(x.route.charges, x.route.Limits),
 		Candidates:    x.charges(x.route.candidates, x.route.Candidates),
 		Slots:         x.slots(),
@@ -235,9 +237,9 @@ func (x *exchange) forward() {
 		x.fail(ctx, err)
 		return
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }() // which may be another by then
 	x.outcome = outcomeOf(answer.StatusCode)
-	x.coolDown(answer.Response)
+	x.coolDown(answer)
 	if outlives {
 		// One that has left already may have closed only its own half of the
 		// connection: it is answered, and if it is gone the write fails.

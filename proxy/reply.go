@@ -49,18 +49,16 @@ func (x *exchange) refuseVerdict(v cluster.Verdict) {
 		p.status = x.route.DuplicateStatus
 	case ReasonCoolingDown:
 		p.wait = v.Wait
+		if v.Status == http.StatusServiceUnavailable { // as which the upstream said it
+			p.status, p.title = v.Status, "Service unavailable"
+		}
 	case ReasonBusy:
 		p.violated = x.event.Limits
 		if !v.Degraded {
 			x.addRateLimit(nil, v.Used)
 		}
 	case ReasonLimited:
-		p.violated = x.event.Limits
-		for _, d := range v.Decisions {
-			if d.Refused() {
-				p.wait = max(p.wait, d.NextAfter-x.patience()) // when it would be let wait
-			}
-		}
+		p.wait, p.violated = v.Wait, x.event.Limits
 		if v.Degraded {
 			p.detail = "This replica's share of the budget is spent, and the store of the whole is away." + wasNotSent
 			p.share = v.Share

@@ -41,7 +41,8 @@ type Route struct {
 	DuplicateStatus int // of the answer to a duplicate, as a rule 409
 
 	WhenUndecided cluster.WhenUndecided
-	MaxCoolDown   time.Duration // longest that the upstream's Retry-After pauses the route; 0 for never
+	CoolDown      CoolDown
+	SecretURL     bool // the registered URL is a credential, which all callers have in common
 
 	Timeout      time.Duration // from the request's last byte sent until the answer begins
 	ClosedStatus int           // of the answer when the upstream cut the connection before answering, as a rule 499
@@ -115,19 +116,21 @@ const (
 // route is a Route with all that can be prepared before a request comes.
 type route struct {
 	Route
-	tag         string
-	pause       string   // name of its cool-down within the tag
-	pauses      []string // that alone
-	credentials []string // fields by which callers have cool-downs of their own
-	sender      sender
-	origin      origin
-	json        *selection       // of JSON bodies; nil for all of their bytes
-	charges     []cluster.Charge // with the callers still to be filled in, as in
-	candidates  []cluster.Charge
-	slots       []cluster.Slot
-	headers     []string // of the fingerprint, canonical and sorted
-	policy      []string // RateLimit-Policy
-	items       []string // of RateLimit, one a limit and then one a concurrency limit, as far as its name
+	tag        string
+	pause      string   // name of its cool-down within the tag
+	pauses     []string // that, and that of callers without credentials
+	oneCaller  bool     // its cool-downs are for all callers: to the upstream they are one
+	alike      bool     // equal requests are of callers with the same credentials
+	preset     Preset
+	sender     sender
+	origin     origin
+	json       *selection       // of JSON bodies; nil for all of their bytes
+	charges    []cluster.Charge // with the callers still to be filled in, as in
+	candidates []cluster.Charge
+	slots      []cluster.Slot
+	headers    []string // of the fingerprint, canonical and sorted
+	policy     []string // RateLimit-Policy
+	items      []string // of RateLimit, one a limit and then one a concurrency limit, as far as its name
 }
 
 // sender sends requests to an upstream: an [upstream.Client].
@@ -144,14 +147,8 @@ func newRoute(r Route) (*route, error) {
 	if r.Pool != "" {
 		rt.tag, rt.pause = r.Pool, r.Name // each upstream of a pool cools down by itself
 	}
-	rt.pauses = []string{rt.pause}
-	for _, name := range [...]string{"Authorization", "X-Api-Key"} {
-		set := name == "Authorization" && r.Upstream.Authorization() != "" ||
-			slices.ContainsFunc(r.SetHeaders, func(f Field) bool { return f.Name == name })
-		if !set {
-			rt.credentials = append(rt.credentials, name)
-		}
-	}
+	rt.pauses = []string{rt.pause, rt.callerPause(&http.Request{})}
+	rt.oneCaller, rt.preset = r.sendsCredentials(), PresetOf(r.Upstream)
 	headers := append([]string{"Content-Type", "Content-Encoding"}, r.DedupeHeaders...)
 	var policies httpsfv.List
 	for _, l := range r.Limits {
@@ -188,6 +185,7 @@ func newRoute(r Route) (*route, error) {
 	slices.Sort(headers)
 	rt.headers = slices.Compact(headers)
 	rt.json = selects(r.DedupeJSON)
+	rt.alike = !slices.ContainsFunc(callerFields, func(name string) bool { return !slices.Contains(rt.headers, name) })
 	return rt, nil
 }
 

@@ -153,9 +153,9 @@ func (a *admin) status(w http.ResponseWriter, _ *http.Request) {
 		Locks: statusLocks{Held: len(s.Locks)}, Slots: []statusSlots{}, Waiting: s.Waiting,
 	}
 	for _, r := range a.config.routes {
-		out.Routes[r.Name] = a.config.describeLimits(r) + "; " + describeDedupe(r)
+		out.Routes[r.Name] = a.config.describeLimits(r) + "; " + describeDedupe(r) + describeCoolDown(r)
 	}
-	if a.config.connect != nil {
+	if a.config.endpoint != nil {
 		out.Store.Address, out.Store.Policy = a.config.redisAddress, a.config.whenUndecided()
 		out.Replicas = &statusReplicas{Live: s.Live}
 		for _, p := range s.Peers {

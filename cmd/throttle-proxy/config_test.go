@@ -38,7 +38,7 @@ func TestDefaults(t *testing.T) {
 			AnswerIdle:      5 * time.Minute,
 			Forwarded:       true,
 			WhenUndecided:   cluster.Local,
-			MaxCoolDown:     5 * time.Minute,
+			CoolDown:        proxy.CoolDown{Longest: 5 * time.Minute},
 		}},
 		maxBody:       10 << 20,
 		bodyMemory:    256 << 20,
@@ -91,13 +91,13 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--admin 127.0.0.1:9090", func(c *config) any { return c.adminNetwork + " " + c.adminAddress }, "tcp 127.0.0.1:9090"},
 		{"--admin unix:/run/admin.sock", func(c *config) any { return c.adminNetwork + " " + c.adminAddress }, "unix /run/admin.sock"},
 		{"--replicas 3", func(c *config) any { return c.replicas }, 3},
-		{"--max-cool-down 2d", func(c *config) any { return c.routes[0].MaxCoolDown }, 48 * time.Hour},
+		{"--max-cool-down 2d", func(c *config) any { return c.routes[0].CoolDown.Longest }, 48 * time.Hour},
 		{"--drain-delay 1d", drains, "24h0m0s 25s"},
 		{"--drain-delay 2days --drain-timeout 5minutes", drains, "48h0m0s 5m0s"},
 		{"--drain-delay 1hr --drain-timeout 30sec", drains, "1h0m0s 30s"},
 		{"--max-body 10", func(c *config) any { return strings.Join(c.warnings, "; ") }, "--max-body: 10 is a number of bytes: write 10MiB if that is meant"},
 		{"--max-body 10240", func(c *config) any { return c.warnings }, []string(nil)},
-		{"--max-cool-down 1m", func(c *config) any { return c.routes[0].MaxCoolDown }, time.Minute},
+		{"--max-cool-down 1m", func(c *config) any { return c.routes[0].CoolDown.Longest }, time.Minute},
 		{"--store-timeout 50ms --lock-ttl 500ms", func(c *config) any { return c.storeTimeout + c.lockTTL }, 550 * time.Millisecond},
 		{"--drain-delay 0s --drain-timeout 1ms", drains, "0s 1ms"},
 		{"THROTTLE_PROXY_DRAIN_DELAY=5s THROTTLE_PROXY_DRAIN_TIMEOUT=1m", drains, "5s 1m0s"},
@@ -130,7 +130,7 @@ func listens(c *config) any { return c.network + " " + c.address }
 func drains(c *config) any { return fmt.Sprintf("%s %s", c.drainDelay, c.drainTimeout) }
 
 func storeOf(c *config) any {
-	if c.connect == nil {
+	if c.endpoint == nil {
 		return ""
 	}
 	return c.redisAddress + " " + c.redisSource + " " + c.redisPrefix
@@ -172,7 +172,8 @@ func TestPolicyOfARouteReplacesTheDefault(t *testing.T) {
 		{"forwarded", "off", "on", func(r proxy.Route) any { return r.Forwarded }, false, true},
 		{"set-header", "X-A=1", "X-B=2", func(r proxy.Route) any { return len(r.SetHeaders) }, 1, 1},
 		{"when-undecided", "open", "closed", func(r proxy.Route) any { return r.WhenUndecided }, cluster.Open, cluster.Closed},
-		{"cool-down", "off", "on", func(r proxy.Route) any { return r.MaxCoolDown }, time.Duration(0), 5 * time.Minute},
+		{"cool-down", "off", "on", func(r proxy.Route) any { return r.CoolDown }, proxy.CoolDown{}, proxy.CoolDown{Longest: 5 * time.Minute}},
+		{"cool-down", "learn", "on", func(r proxy.Route) any { return r.CoolDown }, proxy.CoolDown{Longest: 5 * time.Minute, Learn: true}, proxy.CoolDown{Longest: 5 * time.Minute}},
 		{"shadow", "on", "off", func(r proxy.Route) any { return r.Shadow }, true, false},
 	} {
 		tested = append(tested, test.flag)
@@ -278,15 +279,19 @@ func TestUpstreamURLs(t *testing.T) {
 		{"--register a=https://[::1]/", "a https ::1 443"},
 		{"--register a=https://bücher.example/", "a https bücher.example 443"},
 		{"--register 0._-=http://host", "0._- http host 80"},
-		{"WEBHOOK_URL=␣https://host/CANARY␣ --register a=env:WEBHOOK_URL", "a https host 443"},
-		{"--register a=file:" + path, "a https host 443"},
-		{"THROTTLE_PROXY_REGISTER=a=http://host␣b=env:B B=https://b/ serve", "a http host 80, b https b 443"},
+		{"WEBHOOK_URL=␣https://host/CANARY␣ --register a=env:WEBHOOK_URL", "a https host 443 secret"},
+		{"--register a=file:" + path, "a https host 443 secret"},
+		{"THROTTLE_PROXY_REGISTER=a=http://host␣b=env:B B=https://b/ serve", "a http host 80, b https b 443 secret"},
 		{"THROTTLE_PROXY_REGISTER=a=http://host --register b=http://b", "b http b 80"},
 	} {
 		var got []string
 		for _, r := range parse(t, test.line).routes {
 			scheme, host, port := r.Upstream.Address()
-			got = append(got, fmt.Sprint(r.Name, " ", scheme, " ", host, " ", port))
+			words := []string{r.Name, scheme, host, port}
+			if r.SecretURL {
+				words = append(words, "secret")
+			}
+			got = append(got, strings.Join(words, " "))
 		}
 		if got := strings.Join(got, ", "); got != test.want {
 			t.Errorf("%s: got %s, want %s", test.line, got, test.want)
@@ -299,7 +304,7 @@ func TestConfigPrintsNoSecret(t *testing.T) {
 		"--redis redis://CANARY:CANARY@host/1")
 	texts := append(c.describe(), c.routes[0].Upstream.LogValue().String())
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
-		texts = append(texts, fmt.Sprintf(verb, c), fmt.Sprintf(verb, *c), fmt.Sprintf(verb, c.routes), fmt.Sprintf(verb, c.connect))
+		texts = append(texts, fmt.Sprintf(verb, c), fmt.Sprintf(verb, *c), fmt.Sprintf(verb, c.routes), fmt.Sprintf(verb, c.endpoint))
 	}
 	for _, text := range texts {
 		if strings.Contains(text, canary) || strings.Contains(text, fmt.Sprintf("%x", canary)) {

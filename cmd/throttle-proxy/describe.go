@@ -18,9 +18,9 @@ func (c *config) describe() []string {
 	}
 	var lines []string
 	for _, r := range c.routes {
-		lines = append(lines, fmt.Sprintf("%-*s  %s; %s", width, r.Name, c.describeLimits(r), describeDedupe(r)))
+		lines = append(lines, fmt.Sprintf("%-*s  %s; %s%s", width, r.Name, c.describeLimits(r), describeDedupe(r), describeCoolDown(r)))
 	}
-	if c.connect == nil {
+	if c.endpoint == nil {
 		return append(lines, "store: this process alone; with --redis replicas would decide together")
 	}
 	source := "--redis"
@@ -34,8 +34,8 @@ func (c *config) describeLimits(r proxy.Route) string {
 	var parts []string
 	for _, l := range r.Limits {
 		part := describeLimit(l)
-		if r.Upstream.Slack() && l.Limit == builtinRate(r.Upstream).Limit {
-			part += " (Slack's published limit)"
+		if preset := proxy.PresetOf(r.Upstream); slices.Contains(preset.Limits, l.Limit) {
+			part += " (" + preset.Source + ")"
 		}
 		if slices.Contains(c.shared[r.Pool], l) {
 			part += " (shared by pool " + r.Pool + ")"
@@ -94,6 +94,17 @@ func describeDedupe(r proxy.Route) string {
 		text += "; shadow: nothing is refused, only reported"
 	}
 	return text
+}
+
+// describeCoolDown says when a route rests, where that is not as usual.
+func describeCoolDown(r proxy.Route) string {
+	switch {
+	case r.CoolDown.Learn:
+		return "; rests also when its upstream says that nothing is left"
+	case r.CoolDown.Longest == 0:
+		return "; never rests"
+	}
+	return ""
 }
 
 // describeRefusals says when repeats are refused, and how.

@@ -161,7 +161,7 @@ func outcome(e *proxy.Event) string {
 const maxDifferences = 10
 
 // storeObserver returns an observer that logs changes of the store and fleet.
-func storeObserver(logger *slog.Logger) func(cluster.Change) {
+func storeObserver(logger *slog.Logger, timeout time.Duration) func(cluster.Change) {
 	return func(change cluster.Change) {
 		log := logger
 		if change.Tag != "" {
@@ -172,6 +172,10 @@ func storeObserver(logger *slog.Logger) func(cluster.Change) {
 			log.Warn("store away", slog.String("fault", cluster.FaultOf(change.Err)), slog.Any("error", change.Err))
 		case cluster.StoreBack:
 			log.Info("store back", slog.Duration("after", change.Lasted.Round(time.Millisecond)))
+		case cluster.StoreMoved:
+			log.Info("store moved: the sentinels name another master, which is asked from now on")
+		case cluster.StoreFar:
+			log.Warn(tooFar(change.Trip, timeout))
 		case cluster.LockLost:
 			log.Warn("lock lost: another request has taken it while its holder was in flight")
 		case cluster.FleetUnknown:

@@ -81,7 +81,7 @@ func newMetrics(c *config, p *proxy.Proxy, store store, lines *logWriter) *metri
 	})
 	build.Set(1)
 	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.degraded, m.shadowed, m.tried, m.waited, m.coolDowns, m.budgets, inFlight, bodyMemory, logDropped, build,
-		&storeCollector{store: store, shared: c.connect != nil},
+		&storeCollector{store: store, shared: c.endpoint != nil},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -62,7 +62,7 @@ func (f *flags) parseRates(p *parsing, c *config) {
 		route.Pool = poolOf[route.Name]
 		own, ok := mostSpecific(of, route.Name)
 		if !ok {
-			own = []proxy.Limit{builtinRate(route.Upstream)}
+			own = builtinRates(route.Upstream)
 		}
 		tag := route.Name
 		if route.Pool != "" {
@@ -173,12 +173,15 @@ func (f *flags) parsePools(p *parsing, c *config) (of map[string]string) {
 	return of
 }
 
-// builtinRate is the budget of a route for which none is given.
-func builtinRate(u *upstream.URL) proxy.Limit {
-	if u.Slack() {
-		return proxy.Limit{Limit: limiter.Limit{Rate: 1, Period: time.Second, Burst: 5}}
+// builtinRates are the budgets of a route for which none is given.
+func builtinRates(u *upstream.URL) (limits []proxy.Limit) {
+	for _, l := range proxy.PresetOf(u).Limits {
+		limits = append(limits, proxy.Limit{Limit: l})
 	}
-	return proxy.Limit{Limit: limiter.Limit{Rate: 10, Period: time.Second, Burst: 20}}
+	if limits == nil {
+		limits = []proxy.Limit{{Limit: limiter.Limit{Rate: 10, Period: time.Second, Burst: 20}}}
+	}
+	return limits
 }
 
 // named returns limits with a name for each that has none.
