@@ -14,8 +14,8 @@
 # make recording  docs/demo.svg, from what the demo says
 # make bench  Go benchmarks (RUNS of each), then the product beside a bare
 #             ReverseProxy and nginx: the table of docs/speed.md
-# make bench-growth  how cost grows: the first table of docs/growth.md
-# make bench-memory  how memory grows, and that it does not with time: its second
+# make bench-growth  how cost grows: the table of docs/growth.md
+# make bench-memory  how memory grows, and that it does not with time: the table of docs/memory.md
 
 GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2

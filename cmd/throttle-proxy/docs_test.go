@@ -203,6 +203,16 @@ func TestDocumentedCommandLinesCanBeUsed(t *testing.T) {
 	}
 }
 
+func TestEveryCommandHasItsRow(t *testing.T) {
+	page := documentation(t)[filepath.Clean(root+"docs/commands.md")]
+	parser, _ := grammar(t, nil)
+	for _, command := range commandsOf(parser.Model) {
+		if command != parser.Model.DefaultCmd.Name && !regexp.MustCompile("(?m)^\\| `"+command+"[ `]").MatchString(page) {
+			t.Errorf("docs/commands.md has no row of %s", command)
+		}
+	}
+}
+
 // words takes quotation marks away as a shell does, and keeps what they keep
 // together; see shell.
 func words(line string) string {
