@@ -203,6 +203,32 @@ func TestDocumentedCommandLinesCanBeUsed(t *testing.T) {
 	}
 }
 
+var (
+	code      = regexp.MustCompile("`[^`\n]+`")
+	flagNamed = regexp.MustCompile(`(?:^|[ \x60])--([a-z][a-z-]*)`)
+	othersOwn = []string{"fail", "retry", "read-only", "tmpfs", "help", "help-all"} // flags of curl, of docker; kong's
+)
+
+// No page names a flag that there is none of.
+func TestDocumentedFlagsExist(t *testing.T) {
+	known := slices.Clone(othersOwn)
+	for _, flag := range flagsOf(t, "") {
+		known = append(known, flag.Name)
+	}
+	for page, text := range documentation(t) {
+		if base := filepath.Base(page); base == "CHANGELOG.md" || base == "CONTRIBUTING.md" {
+			continue // what was once, and what might be
+		}
+		for _, words := range code.FindAllString(fenced.ReplaceAllString(text, ""), -1) {
+			for _, flag := range flagNamed.FindAllStringSubmatch(words, -1) {
+				if !slices.Contains(known, flag[1]) {
+					t.Errorf("%s: %s: there is no --%s", page, words, flag[1])
+				}
+			}
+		}
+	}
+}
+
 func TestEveryCommandHasItsRow(t *testing.T) {
 	page := documentation(t)[filepath.Clean(root+"docs/commands.md")]
 	parser, _ := grammar(t, nil)
