@@ -10,13 +10,13 @@ import (
 )
 
 const (
-	columns    = 104  // wider output is cut off, wider commands go on in the next line
-	charWidth  = 7.8  // pixels; lines are stretched to it, whatever font is there
-	lineHeight = 19   // pixels
-	margin     = 16   // pixels, all around
-	perChar    = 0.02 // seconds that a character takes to be typed
-	perLine    = 0.08 // seconds between two lines of output
-	rest       = 1.2  // seconds in which nothing is typed, before a command
+	columns    = 104   // wider output is cut off, wider commands go on in the next line
+	charWidth  = 7.8   // pixels; lines are stretched to it, whatever font is there
+	lineHeight = 19    // pixels
+	margin     = 16    // pixels, all around
+	perChar    = 0.012 // seconds that a character takes to be typed
+	perLine    = 0.08  // seconds between two lines of output
+	rest       = 0.7   // seconds in which nothing is typed, before a command
 )
 
 // style shows everything where nothing may move. What plays, plays once: it
