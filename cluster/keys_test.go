@@ -18,7 +18,7 @@ import (
 func keysOf(t *testing.T, client *redis.Client) []string {
 	t.Helper()
 	return slices.DeleteFunc(must(t, client.Keys(t.Context(), "*")), func(key string) bool {
-		return strings.HasPrefix(key, "throttle:2:replica") || strings.Contains(key, ":probe:")
+		return strings.HasPrefix(key, "throttle:2:{fleet}:") || strings.Contains(key, ":probe:")
 	})
 }
 

@@ -140,8 +140,11 @@ func TestLockIsFreedByCommand(t *testing.T) {
 			u := newUpstream(t)
 			socket := "unix:" + filepath.Join(t.TempDir(), "admin.sock")
 			words := []string{"--register", "hook=" + u.URL, "--rate", "2/d", "--admin", socket}
-			r, on := startReplica(t, words...), "1 replica"
-			if redis {
+			var r *replica
+			on := "1 replica"
+			if !redis {
+				r = startReplica(t, words...)
+			} else {
 				f := startFleet(t, 2, words[:4]...)
 				r = startReplicas(t, f.server.URL(), 1, words...)[0]
 				f.awaitBeats(t, 3)
