@@ -96,7 +96,10 @@ func answerTo(o cluster.Order, request orderRequest, receipt cluster.Receipt) or
 	}
 	switch o.Deed {
 	case cluster.SetLimit:
-		answer.Done = fmt.Sprintf("limit %s of %s is %s%s", o.Limits[0], request.Route, describeLimit(proxy.Limit{Limit: o.Rate}), while)
+		answer.Done = fmt.Sprintf("limit %s of %s is %s", o.Limits[0], request.Route, describeLimit(proxy.Limit{Limit: o.Rate}))
+		if while != "" {
+			answer.Done += "," + while
+		}
 	case cluster.SetPause:
 		answer.Done = request.Route + " is paused" + while
 	case cluster.TakeBack:
