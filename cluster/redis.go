@@ -36,6 +36,8 @@ var (
 	freeSlotsSource string
 	//go:embed heartbeat.lua
 	heartbeatSource string
+	//go:embed weigh.lua
+	weighSource string
 	//go:embed control.lua
 	controlSource string
 
@@ -46,6 +48,7 @@ var (
 	refundScript    = newScript(prelude + refundSource)
 	heartbeatScript = newScript(heartbeatSource)
 	controlScript   = newScript(controlSource)
+	weighScript     = newScript(prelude + cooldownSource + weighSource)
 
 	lookScript       = newScript(cooldownSource + lookSource)
 	renewSlotsScript = newScript(renewSlotsSource)

@@ -54,6 +54,7 @@ func (a *admin) reading() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /-/status", a.status)
 	mux.HandleFunc("POST /-/control", refuseChange)
+	mux.HandleFunc("POST /-/explain", refuseChange)
 	mux.HandleFunc("/debug/pprof/", refuseChange)
 	mux.Handle("/", a.replica.health.wrap(http.NotFoundHandler()))
 	return mux
@@ -65,6 +66,7 @@ func (a *admin) changing() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", a.reading())
 	mux.HandleFunc("POST /-/control", a.control)
+	mux.HandleFunc("POST /-/explain", a.explain)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", http.NotFound) // flags can hold secrets
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -45,14 +45,9 @@ type errorAnswer struct {
 
 // control has an order followed by all replicas.
 func (a *admin) control(w http.ResponseWriter, r *http.Request) {
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
-		writeJSON(w, http.StatusUnsupportedMediaType, errorAnswer{"send JSON"})
-		return
-	}
 	const longest = 64 << 10
 	var request orderRequest
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, longest)).Decode(&request); err != nil {
-		writeJSON(w, http.StatusBadRequest, errorAnswer{"this is no order: " + err.Error()})
+	if !readOrder(w, r, longest, &request) {
 		return
 	}
 	order, err := a.config.order(request)
@@ -75,6 +70,20 @@ func (a *admin) control(w http.ResponseWriter, r *http.Request) {
 		logOrder(a.replica.logger, order.Text, order.By, receipt.Version)
 	}
 	writeJSON(w, http.StatusOK, answerTo(order, request, receipt))
+}
+
+// readOrder reads JSON of at most so many bytes, which no page of another site can
+// send by a form. It answers what is none.
+func readOrder(w http.ResponseWriter, r *http.Request, longest int64, order any) (ok bool) {
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
+		writeJSON(w, http.StatusUnsupportedMediaType, errorAnswer{"send JSON"})
+		return false
+	}
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, longest)).Decode(order); err != nil {
+		writeJSON(w, http.StatusBadRequest, errorAnswer{"this is no order: " + err.Error()})
+		return false
+	}
+	return true
 }
 
 func logOrder(logger *slog.Logger, text, by string, version uint64) {

@@ -36,6 +36,7 @@ type cli struct {
 	Version versionCommand `cmd:"" help:"Print the version."`
 
 	Status  statusCommand  `cmd:"" help:"Say what a replica knows: its routes, budgets and locks, and what was changed by hand. As in: throttle-proxy status slack --admin unix:/run/throttle-proxy/admin.sock"`
+	Explain explainCommand `cmd:"" help:"Say what would become of a request: what it is compared by, which lock, cool-down, slot or budget stands in its way. Takes nothing. As in: throttle-proxy explain slack -d '{\"text\":\"hello\"}'"`
 	Limit   limitCommand   `cmd:"" help:"Put another limit in place of a route's, on all replicas, from when this returns. As in: throttle-proxy limit slack 2/s --for 10m"`
 	Pause   pauseCommand   `cmd:"" help:"Refuse all requests of a route with 503, on all replicas. As in: throttle-proxy pause slack --for 10m --message 'back at noon'"`
 	Restore restoreCommand `cmd:"" help:"Take limit and pause back: the route is as it was configured. As in: throttle-proxy restore slack"`
