@@ -65,6 +65,7 @@ var controlBehaviours = map[string]func(t *testing.T, fleet []replica){
 		}
 	},
 	"A limit that an operator sets for a time ends by itself": func(t *testing.T, fleet []replica) {
+		knowEachOther(t, fleet)
 		o := limitTo("wide", "1/d")
 		o.For = 2 * time.Second
 		order(t, fleet[0], o)
@@ -110,6 +111,7 @@ var controlBehaviours = map[string]func(t *testing.T, fleet []replica){
 		}
 	},
 	"A pause refuses those that wait": func(t *testing.T, fleet []replica) {
+		knowEachOther(t, fleet)
 		slow := routed(unlocked(charge("slow", "1/h")))
 		admit(t, fleet[0], slow)
 		slow.Wait = 2 * time.Hour
@@ -125,6 +127,7 @@ var controlBehaviours = map[string]func(t *testing.T, fleet []replica){
 		}
 	},
 	"A budget that is filled has nothing spent, also where its refusal was known": func(t *testing.T, fleet []replica) {
+		knowEachOther(t, fleet)
 		shared, alice := charge("shared", "1/d"), charge("each", "1/d")
 		alice.Caller = "5e8848"
 		bob := alice
@@ -146,6 +149,7 @@ var controlBehaviours = map[string]func(t *testing.T, fleet []replica){
 		}
 	},
 	"A lock that is freed lets equal requests pass, whatever becomes of its exchange": func(t *testing.T, fleet []replica) {
+		knowEachOther(t, fleet)
 		inFlight, held := request("in flight"), request("held")
 		grant := admit(t, fleet[0], inFlight).Grant
 		admit(t, fleet[0], held).Grant.Release(time.Hour)

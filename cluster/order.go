@@ -183,12 +183,7 @@ func (r *Redis) obey(f news) {
 		r.changes.tell(Change{Kind: FleetUnknown, Err: err})
 		return
 	}
-	r.begin(c, f.at)
-}
-
-// begin obeys c, which the store had at an instant of its clock.
-func (r *Redis) begin(c controls, at time.Duration) {
-	locks := r.known.obey(c, at-r.known.now())
+	locks := r.known.obey(c, f.at-r.known.now())
 	r.changes.tell(Change{Kind: Ordered, Order: c.Text, By: c.By, Version: c.Version})
 	for _, lock := range locks {
 		if lock.stored.Load() {
@@ -210,17 +205,6 @@ func (r *Redis) settle() {
 	r.settled = nil
 	r.follows = strconv.FormatUint(r.known.version(), 10) + " " + strconv.Itoa(r.freedNow)
 	r.beat()
-}
-
-// learn asks what operators have changed, before the first request is decided.
-func (r *Redis) learn() {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
-	defer cancel()
-	stored, _, at, err := r.keep(ctx, controls{})
-	if err != nil || stored.Version == 0 {
-		return
-	}
-	r.begin(stored, at)
 }
 
 // unlocked reports whether the lock that refuses ask was freed by an operator, and

@@ -13,9 +13,8 @@ func (r *Redis) run() {
 	defer close(r.ran)
 	r.load()
 	r.reconnectIfFar()
-	r.learn()
+	r.beat() // who is known to live is waited for when operators change something
 	close(r.started)
-	r.beat()
 	r.warn()
 	renewal := time.NewTicker(r.options.LockTTL / 3)
 	defer renewal.Stop()

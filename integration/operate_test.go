@@ -152,9 +152,16 @@ func TestLockIsFreedByCommand(t *testing.T) {
 			}
 			first := inBackground(func() answer { return post(t, r.url+"/hook", "same", blocks) })
 			eventually(t, "it is in flight", func() bool { return len(u.all()) == 1 })
+			status, said, _ := command(t, "explain", "hook", "-X", "POST", "-H", "Authorization: canary", "-d", "same", "--admin", socket)
+			if status != 0 || !strings.Contains(said, "verdict    admitted") || !strings.Contains(said, "Authorization (sent)") || strings.Contains(said, "canary") {
+				t.Errorf("got status %d and %s, want it admitted: it has other credentials", status, said)
+			}
 			duplicate := post(t, r.url+"/hook", "same")
 			expect(t, "a duplicate", duplicate, "409 duplicate")
 			id := duplicate.Holder.RequestID
+			done(t, "verdict    duplicate", "explain", "hook", "-d", "same", "--admin", socket)
+			done(t, "taken by "+id+" on ", "explain", "hook", "-d", "same", "--admin", socket)
+			done(t, "budget     hook: 1 left of 2/d", "explain", "hook", "-d", "other", "--admin", socket)
 			done(t, "lock of hook: "+id, "status", "hook", "--admin", socket)
 			done(t, "the lock of "+id+" is free, on "+on, "unlock", "hook", id, "--admin", socket)
 			expect(t, "by then", post(t, r.url+"/hook", "same", plain), "200")
@@ -181,7 +188,7 @@ func TestOnlyTheSocketsUserChangesThings(t *testing.T) {
 	order := `{"do":"pause","route":"hook"}`
 	json := "Content-Type: application/json"
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS"} {
-		for _, path := range []string{"/-/control", "/-/control/", "//-/control", "/%2d/control", "/-/status/../control", "/-/control?do=pause&route=hook", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile?seconds=1"} {
+		for _, path := range []string{"/-/control", "/-/control/", "//-/control", "/%2d/control", "/-/status/../control", "/-/control?do=pause&route=hook", "/-/explain", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile?seconds=1"} {
 			a := do(t, method, r.admin(t)+path, order, json, "X-HTTP-Method-Override: POST", "Host: localhost")
 			if a.status < 300 {
 				t.Errorf("%s %s by TCP: got %v", method, path, a)

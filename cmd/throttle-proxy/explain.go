@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -204,7 +205,8 @@ func (e explanation) print(w io.Writer) {
 	if len(e.Compared) == 0 {
 		line("compared   not: it is no duplicate of any")
 	} else {
-		line("compared   %s", strings.Join(e.Compared, ", "))
+		there := slices.DeleteFunc(slices.Clone(e.Compared), func(part string) bool { return strings.HasSuffix(part, " (not sent)") })
+		line("compared   %s; %d more fields are not sent", strings.Join(there, ", "), len(e.Compared)-len(there))
 		line("lock       %s", e.Lock)
 	}
 	if h := e.Holder; h != nil {
