@@ -48,11 +48,30 @@ func (x *exchange) fillCallers(charges []cluster.Charge) {
 	}
 }
 
+// knownAs returns what [Event] has as the caller of the request.
+func (x *exchange) knownAs() string {
+	const told = 8 // of its hexadecimal digits
+	known := x.callerPause[strings.LastIndexByte(x.callerPause, ':')+1:]
+	if x.event.Reason == ReasonCoolingDown && known != "" {
+		return known[:told]
+	}
+	byLimit := ""
+	for _, c := range x.charges {
+		if c.Caller != "" && (byLimit == "" || slices.Contains(x.event.Limits, c.Name)) {
+			byLimit = c.Caller
+		}
+	}
+	if byLimit != "" {
+		known = byLimit
+	}
+	return known[:min(told, len(known))]
+}
+
 // clientAddr returns the address that the request comes from, and warns of what
 // makes many callers one.
 func (x *exchange) clientAddr() netip.Addr {
-	client, said := x.proxy.options.Trust.client(x.in)
-	if said != nil {
+	client := x.event.Client
+	if said := x.nonsense; said != nil {
 		x.proxy.warnings.once(said.proxy, said.String)
 	}
 	if x.route.origin.single(client) {

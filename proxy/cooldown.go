@@ -15,8 +15,8 @@ func (x *exchange) pauses() []string {
 	if rt.MaxCoolDown == 0 {
 		return nil
 	}
-	if caller := rt.callerPause(x.in); caller != "" {
-		return []string{rt.pause, caller}
+	if x.callerPause = rt.callerPause(x.in); x.callerPause != "" {
+		return []string{rt.pause, x.callerPause}
 	}
 	return rt.pauses
 }
@@ -48,7 +48,7 @@ func (x *exchange) coolDown(res *http.Response) {
 	if wait <= 0 {
 		return
 	}
-	name := x.route.callerPause(x.in)
+	name := x.callerPause
 	if name == "" {
 		name = x.route.pause
 	}

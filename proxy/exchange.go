@@ -24,6 +24,10 @@ type exchange struct {
 	id     string
 	event  Event
 
+	nonsense    *nonsense        // what a trusted proxy said in place of the client's address
+	charges     []cluster.Charge // that are asked for, with their callers
+	callerPause string           // names the cool-down of the caller's credentials; empty without
+
 	target    string // path and query that the upstream gets
 	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
@@ -68,6 +72,7 @@ func (x *exchange) serve() {
 		x.event.Shadowed = ReasonAmbiguousField
 	}
 	ask := x.ask()
+	x.charges = ask.Charges
 	compared := rt.dedupes(x.in)
 	if !compared && !rt.Shadow { // any other may be a duplicate first, which only its body tells
 		if v, known := x.proxy.options.Cluster.Refusal(ask); known {
@@ -180,6 +185,9 @@ func (x *exchange) forward() {
 	if !outlives {
 		defer context.AfterFunc(x.in.Context(), leave)()
 	}
+	if x.proxy.options.Sent != nil {
+		x.proxy.options.Sent(&x.event)
+	}
 	request := x.request()
 	defer x.body.Close() // a Transport may read on after its answer
 	x.sent, x.outcome = time.Now(), unknown
@@ -239,6 +247,7 @@ func (x *exchange) finish() {
 		x.event.UpstreamWentOn = x.outcome.answered()
 	}
 	x.event.Duration = time.Since(x.event.Started)
+	x.event.Caller = x.knownAs()
 	defer x.leave()
 	if x.proxy.options.Observe != nil {
 		x.proxy.options.Observe(&x.event)

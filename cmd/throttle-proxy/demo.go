@@ -58,7 +58,7 @@ func (d *demoCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	ctx, stopSignals := untilSignal()
+	ctx, stopSignals := untilSignal(func() {})
 	defer stopSignals()
 	if d.Once {
 		var cancel context.CancelFunc
@@ -70,7 +70,7 @@ func (d *demoCommand) Run(p *process) error {
 	serving, stop := context.WithCancel(context.Background())
 	defer stop()
 	for range demoReplicas {
-		r, err := newReplica(c, store, slog.New(slog.DiscardHandler), &health{})
+		r, err := newReplica(c, store, &life{logger: slog.New(slog.DiscardHandler)}, &health{})
 		if err != nil {
 			return err
 		}

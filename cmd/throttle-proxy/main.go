@@ -89,15 +89,16 @@ func (p *process) run(args []string) error {
 }
 
 // untilSignal returns a context that ends with the first SIGTERM or interrupt.
-// The second one ends the process, also as process 1 of a container, to which
-// a signal that nobody handles does nothing.
-func untilSignal() (ctx context.Context, stop func()) {
+// The second one ends the process, after a call of forced, also as process 1 of a
+// container, to which a signal that nobody handles does nothing.
+func untilSignal(forced func()) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		for range signals {
 			if ctx.Err() != nil {
+				forced()
 				os.Exit(exitFailed)
 			}
 			cancel()

@@ -35,9 +35,13 @@ func (s *serveCommand) Run(p *process) error {
 	c.warn(p.stderr)
 	defer runtime.KeepAlive(p.environment.spaceHeap())
 	signal.Ignore(syscall.SIGPIPE) // a log whose reader has left loses lines, and no more
-	logger := c.logger(p.stderr)
+	logger := c.logger(p.stderr, displayOf(p.stderr.out, p.environment))
 	announce := func(line string) { c.announce(p.stderr, logger, line) }
-	ctx, stop := untilSignal()
+	life := &life{logger: logger, began: time.Now()}
+	ctx, stop := untilSignal(func() {
+		life.stopped(exitFailed)
+		p.stderr.close()
+	})
 	defer stop()
 	h := &health{}
 	self := c.self(opaqueID())
@@ -46,7 +50,7 @@ func (s *serveCommand) Run(p *process) error {
 		return err
 	}
 	defer closeStore()
-	r, err := newReplica(c, store, logger, h)
+	r, err := newReplica(c, store, life, h)
 	if err != nil {
 		return err
 	}
@@ -76,7 +80,13 @@ func (s *serveCommand) Run(p *process) error {
 		announce("admin on " + adminListener.Addr().String())
 	}
 	announce("listening on " + listener.Addr().String())
-	return r.serve(ctx, listener)
+	err = r.serve(ctx, listener)
+	status := 0
+	if err != nil {
+		status = exitFailed
+	}
+	life.stopped(status)
+	return err
 }
 
 // replica is a throttle-proxy without its listener.
@@ -91,13 +101,16 @@ type replica struct {
 	logger      *slog.Logger
 }
 
-func newReplica(c *config, store proxy.Cluster, logger *slog.Logger, h *health) (*replica, error) {
+func newReplica(c *config, store proxy.Cluster, life *life, h *health) (*replica, error) {
+	logger := life.logger
 	r := &replica{config: c, health: h, traffic: newTraffic(logger, c.writeIdle), logger: logger}
 	observe := requestLog(logger)
 	p, err := proxy.New(c.routes, proxy.Options{
 		Cluster: store,
 		Trust:   c.trust,
+		Sent:    sentLog(logger),
 		Observe: func(e *proxy.Event) {
+			life.requests.Add(1)
 			observe(e)
 			if r.metrics != nil {
 				r.metrics.observe(e)
