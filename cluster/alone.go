@@ -20,18 +20,23 @@ func (r *Redis) undecided(ask Ask, g *Grant, part *part, err error) (Verdict, er
 			v.Share = share
 		}
 		v.Degraded, v.Fault, err = true, fault, nil
+		v = r.known.told(ask, v, limiter.Alone)
 		if part.state() == asked { // or it is charged when the store answers
 			r.queue.add(r.owed(part)...)
 		}
 	default:
 		err = fmt.Errorf("%w: %w", ErrUndecided, err)
 	}
+	// The store may have granted what it was asked for, or be about to.
 	if g.Locked() && g.lock.stored.Load() {
-		// The store may have granted the lock, or be about to.
 		g.lock.doubtful.Store(true)
 		if v.Grant == nil {
 			r.queue.add(r.ending(g.lock, 0))
 		}
+	}
+	if v.Outcome != Admitted && g != nil {
+		r.queue.add(r.freeing(g.taken)...)
+		g.taken = nil // of what waits it is asked for later
 	}
 	return v, err
 }
@@ -45,14 +50,25 @@ func (r *Redis) decideAlone(ask Ask, g *Grant, part *part) (v Verdict, share int
 	now := r.known.now()
 	alone := part.alone(now, r.fleet.live(r.options.Replicas), charges)
 	spent := &spentHere{owes: &owes{debts: part.debts, charges: charges, replicas: alone.replicas}}
+	var slots []Slot
 	if ask.WhenUndecided == Local {
+		for _, slot := range ask.Slots {
+			slots = append(slots, slot.share(alone.replicas))
+		}
 		spent.budgets, spent.charges = alone.budgets, make([]limiter.Charge, len(charges))
 		for i, c := range charges {
 			spent.charges[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas), ByCaller: c.ByCaller}
 		}
 	}
-	if v = r.known.decideLocked(ask, g, spent, now); v.Outcome == Admitted {
+	v = r.known.decideLocked(ask, g, slots, spent, now)
+	switch v.Outcome {
+	case Admitted:
 		spent.owes.tats = part.debts.Add(now, charges, alone.replicas)
+	case queued: // the others are owed when they are spent
+		spent.owes.charges = charges[v.place : v.place+1]
+		spent.owes.tats = part.debts.Add(now, spent.owes.charges, alone.replicas)
+	default:
+		spent.owes = nil
 	}
 	return v, alone.replicas
 }
@@ -107,7 +123,7 @@ func (r *Redis) owed(p *part) (tasks []*task) {
 
 // charging is the task to charge what was spent while the store was away.
 func (r *Redis) charging(d limiter.Debt) *task {
-	return &task{class: sums.ofCallers(d.ByCaller), tag: tagOf(d.Key), script: chargeScript, what: debt{d, r.limitArgs(d.Limit)}, forget: d.End}
+	return &task{class: sums.ofCallers(d.ByCaller), tag: tagOf(d.Key), script: chargeScript, what: debt{d, r.limitArgs(d.Limit, 0)}, forget: d.End}
 }
 
 // debt is what is owed to a budget of the store.

@@ -38,7 +38,7 @@ func TestRedis_OneBadKeyOfABatchCostsOnlyItself(t *testing.T) {
 		return tasks
 	}
 	paused := func(d time.Duration) *task {
-		what := pausing{pauseID{"slack", d.String()}, now + d}
+		what := pausing{pauseID{"slack", d.String()}, coolDown{now + d, 429}}
 		return &task{script: pauseScript, what: what, tag: "slack", forget: now + time.Hour}
 	}
 	for name, test := range map[string]struct {
@@ -77,7 +77,7 @@ func TestRedis_OneBadKeyOfABatchCostsOnlyItself(t *testing.T) {
 
 func debtOf(r *Redis, c Charge) subject {
 	var d debt
-	d.Key, d.Limit, d.Requests, d.limit = c.rateKey("slack"), c.Limit, 1, r.limitArgs(c.Limit)
+	d.Key, d.Limit, d.Requests, d.limit = c.rateKey("slack"), c.Limit, 1, r.limitArgs(c.Limit, 0)
 	return d
 }
 

@@ -2,8 +2,13 @@ package cluster
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 func BenchmarkMemory(b *testing.B) { benchmark(b, NewMemory("replica-0")) }
@@ -39,4 +44,70 @@ func benchmark(b *testing.B, r replica) {
 			}
 		})
 	})
+}
+
+// BenchmarkRedis_Guard measures what one verdict costs the Redis, in its own
+// processor time, with each of the things that an ask can want.
+func BenchmarkRedis_Guard(b *testing.B) {
+	server := startRedis(b)
+	client := server.Client()
+	r := join(b, server.URL(), Options{LockTTL: time.Minute})
+	ample, full := charge("ample", "1000000/s,burst=1000000000"), charge("full", "1/h,burst=1")
+	admit := func(ask Ask) func() { // and ends it, which is part of it
+		return func() {
+			var f Fingerprint
+			binary.LittleEndian.PutUint64(f[:], rand.Uint64())
+			if ask.Fingerprint != nil {
+				ask.Fingerprint = &f
+			}
+			v, err := r.Admit(b.Context(), ask)
+			if err != nil || v.Outcome != Admitted {
+				b.Fatalf("got %+v, %v", v, err)
+			}
+			v.Grant.Release(0)
+		}
+	}
+	locked := Ask{Tag: "slack", Fingerprint: new(Fingerprint), Charges: []Charge{ample}, Pauses: []string{""}, RequestID: "id"}
+	with := func(change func(*Ask)) Ask {
+		ask := locked
+		change(&ask)
+		return ask
+	}
+	for _, bench := range []struct {
+		name string
+		run  func()
+	}{
+		{"plain", admit(locked)},
+		{"may-wait", admit(with(func(a *Ask) {
+			a.Wait, a.Charges = time.Second, []Charge{{Name: "ample", Limit: ample.Limit, Wait: time.Second}}
+		}))},
+		{"two-budgets", admit(with(func(a *Ask) { a.Charges = []Charge{ample, charge("more", "1000000/s,burst=1000000000")} }))},
+		{"candidate", admit(with(func(a *Ask) { a.Candidates = []Charge{full} }))},
+		{"slots", admit(slotted(locked, 1000))},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			bench.run()
+			before := cpuOf(b, client)
+			for b.Loop() {
+				bench.run()
+			}
+			b.ReportMetric(float64((cpuOf(b, client)-before).Microseconds())/float64(b.N), "redis-µs/op")
+		})
+	}
+}
+
+// cpuOf returns the processor time that a Redis has used.
+func cpuOf(b *testing.B, client *redis.Client) (used time.Duration) {
+	info, err := client.Info(b.Context(), "cpu").Result()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		if name == "used_cpu_user" || name == "used_cpu_sys" {
+			d, _ := time.ParseDuration(value + "s")
+			used += d
+		}
+	}
+	return used
 }

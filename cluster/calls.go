@@ -102,6 +102,7 @@ func (r *Redis) batch(calls []*call, size int) {
 	_, failure := pipe.Exec(ctx)
 	for i, group := range groups {
 		results, err := resultsOf(replies[i], failure)
+		err = group[0].script.name(err)
 		if err == nil && len(results) != len(group) {
 			err = errReply(results)
 		}

@@ -26,6 +26,8 @@ const (
 	ReplicaDiffers                       // Peer has joined, and has other routes
 	StoreEvicts                          // the store may evict keys before they expire, by Policy
 	FleetUnknown                         // the store cannot tell who lives: Err says why
+	StoreMoved                           // the sentinels have named another master, which is asked from now on
+	StoreFar                             // a round trip of Trip is too long for the timeout of an ask
 	LimitChanged                         // the store has the budget of Limit, which is now Is, from when it was Was
 )
 
@@ -36,6 +38,7 @@ type Change struct {
 	Tag    string // of the routes that it concerns, with commas between them; empty for all
 	Err    error
 	Lasted time.Duration
+	Trip   time.Duration
 	Peer   Peer
 	Policy string
 	Limit  string // its name
@@ -48,6 +51,7 @@ const (
 	faultWrongType = "wrong-type"
 	faultMoved     = "moved"
 	faultClosed    = "closed"
+	faultRights    = "rights"
 	faultOther     = "other"
 )
 
@@ -57,7 +61,7 @@ func ofOneKey(fault string) bool { return fault == faultWrongType || fault == fa
 
 // replyFaults are the errors with which a Redis answers, by how they begin.
 var replyFaults = map[string]string{
-	"NOAUTH": "auth", "WRONGPASS": "auth", "NOPERM": "auth",
+	"NOAUTH": "auth", "WRONGPASS": "auth", "NOPERM": faultRights,
 	"LOADING": "loading", "READONLY": "readonly", "MASTERDOWN": "readonly", "OOM": "out-of-memory", "MISCONF": "no-persistence",
 	"CLUSTERDOWN": "cluster-down", "MOVED": faultMoved, "ASK": faultMoved, "TRYAGAIN": faultMoved,
 	"LATE": "timeout", // by our own scripts
@@ -74,12 +78,14 @@ func FaultOf(err error) string {
 		return ""
 	case errors.Is(err, errAway):
 		return faultAway
+	case redis.IsPermissionError(err):
+		return faultRights
 	case redis.IsAuthError(err): // which, of a long command, is called a protocol error
 		return "auth"
 	case errors.As(err, &reply):
 		text := reply.Error()
 		if strings.Contains(text, "The user executing the script") {
-			return "auth" // has no right to a command, or a key, in it
+			return faultRights // to a command, or a key, in it
 		}
 		for prefix, fault := range replyFaults {
 			// A script's error can quote that of its command.
@@ -88,6 +94,8 @@ func FaultOf(err error) string {
 			}
 		}
 		return faultOther
+	case errors.As(err, new(*tlsError)):
+		return "tls"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "refused"
 	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted):
@@ -102,7 +110,7 @@ func FaultOf(err error) string {
 
 // counts are what a Redis has counted since it began.
 type counts struct {
-	renewed, lost atomic.Uint64
+	renewed, lost, slotsLost atomic.Uint64
 
 	mu     sync.Mutex
 	faults map[string]uint64

@@ -54,7 +54,7 @@ func TestRedis_CloseTellsWhatIsKept(t *testing.T) {
 			}
 			degraded(t, r, Admitted, by(Open, request("held"))).Grant.Release(time.Hour)
 			ended.Release(0)
-			r.Pause("slack", "", time.Hour)
+			r.Pause("slack", "", time.Hour, 429)
 			link.Heal()
 			if err := r.Close(); err != nil {
 				t.Fatal(err)

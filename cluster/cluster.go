@@ -3,7 +3,7 @@
 // A request asks for everything it needs at once, an in-flight lock and one
 // request from each of its budgets, and gets one [Verdict]: either all of it
 // is granted, or nothing is taken. What refuses is looked at in one order
-// everywhere: its lock, cool-downs, budgets. [Memory] decides for a single process and
+// everywhere: its lock, cool-downs, slots, budgets. [Memory] decides for a single process and
 // [Redis] for a fleet, also while its store is away. Both are safe for
 // concurrent use.
 package cluster
@@ -26,18 +26,27 @@ type Fingerprint [sha256.Size]byte
 
 // Ask is what one request needs before it may go on.
 type Ask struct {
-	Tag         string       // the route's name, or its pool's: what all keys of an ask have in common
-	Pauses      []string     // names of the cool-downs that it must not be under, within the tag; the first is that of every equal ask
-	Fingerprint *Fingerprint // of the lock to take, within the tag; nil for none
-	Charges     []Charge     // budgets to spend one request from, each from another
-	RequestID   string       // told to duplicates as their holder's; without spaces
+	Tag         string        // the route's name, or its pool's: what all keys of an ask have in common
+	Pauses      []string      // names of the cool-downs that it must not be under, within the tag; the first is that of every equal ask
+	OneCaller   bool          // equal asks are of one caller: all of Pauses are theirs in common
+	Fingerprint *Fingerprint  // of the lock to take, within the tag; nil for none
+	Slots       []Slot        // one to take of each kind
+	Charges     []Charge      // budgets to spend one request from, each from another
+	Candidates  []Charge      // budgets that refuse nobody: each is spent from if the ask is admitted and it allows that
+	Wait        time.Duration // longest that it waits for its budgets and slots; 0 to be refused at once
+
+	// LongestPause is how long a cool-down lasts at most, since it was begun or
+	// extended, whatever a store says of it; 0 for no bound.
+	LongestPause time.Duration
+
+	RequestID string // told to duplicates as their holder's; without spaces
 
 	WhenUndecided WhenUndecided
 }
 
 // needsNothing reports whether the ask is admitted whatever the others do.
 func (a Ask) needsNothing() bool {
-	return a.Fingerprint == nil && len(a.Charges) == 0 && len(a.Pauses) == 0
+	return a.Fingerprint == nil && len(a.Charges)+len(a.Pauses)+len(a.Slots)+len(a.Candidates) == 0
 }
 
 // Charge is one request to be spent from a budget.
@@ -45,6 +54,7 @@ type Charge struct {
 	Name   string // of the limit, unique within the tag
 	Caller string // whose budget it is, as a digest; empty where all callers share it
 	Limit  limiter.Limit
+	Wait   time.Duration // longest that any request waits for it
 }
 
 // WhenUndecided says what becomes of an ask to which the store gives no answer.
@@ -67,6 +77,9 @@ const (
 	Duplicate           // an equal request is in flight
 	Held                // an equal request has just succeeded, or may have
 	Limited             // at least one budget refuses
+	Busy                // all slots of a kind are taken
+
+	queued // has a place in a budget, to be sent at a later instant; never told outside
 )
 
 // Verdict is the one answer to an [Ask].
@@ -74,12 +87,22 @@ type Verdict struct {
 	Outcome   Outcome
 	Grant     *Grant             // of an admitted ask, to be ended; nil if it wants nothing
 	Holder    Holder             // whose lock stands in the way, for Duplicate and Held
-	Wait      time.Duration      // until the pause is over, for CoolingDown
+	Wait      time.Duration      // until the pause is over, for CoolingDown; for Limited, until the caller is to come back: see [limiter.Spread]
+	Status    int                // with which the upstream asked for the pause, for CoolingDown
 	Decisions []limiter.Decision // one for each charge if Admitted or Limited, else nil; some may be unknown
+	Used      []int              // how many slots of each kind are taken, by its own too, if Admitted or Busy; nil if not known
+	Waited    time.Duration      // for its budgets and slots
+
+	// Candidates are the decisions of each of the ask's, if Admitted; nil without
+	// the store.
+	Candidates []limiter.Decision
 
 	Degraded bool   // decided without the store
 	Fault    string // why, by [FaultOf]
 	Share    int    // the number of replicas by which each budget was divided, if so decided under [Local]
+
+	place   int           // of the charge that was spent, if queued
+	instant time.Duration // when it may be sent, on the clock of what is known, if queued
 }
 
 // Holder is the request that has a lock, as far as it is known.

@@ -18,13 +18,13 @@ import (
 type replica interface {
 	Admit(context.Context, Ask) (Verdict, error)
 	Refusal(Ask) (Verdict, bool)
-	Pause(tag, name string, d time.Duration)
+	Pause(tag, name string, d time.Duration, status int)
 }
 
 // behaviours are what a fleet of three owes its callers, whatever decides for
 // it. A Memory runs them in a bubble, where sleep takes no time, and plays all
 // three replicas itself. No row says that something is fast.
-var behaviours = merged(lockBehaviours, budgetBehaviours, pauseBehaviours, orderBehaviours, grantBehaviours)
+var behaviours = merged(lockBehaviours, budgetBehaviours, pauseBehaviours, orderBehaviours, grantBehaviours, spreadBehaviours, waitBehaviours, slotBehaviours)
 
 func merged[V any](all ...map[string]V) map[string]V {
 	one := make(map[string]V)

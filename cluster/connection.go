@@ -2,13 +2,14 @@ package cluster
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// deadlines lends contexts that end after a timeout, or up to a twentieth of it
+// deadlines lends contexts that end after a timeout, or up to a fiftieth of it
 // earlier: asks that begin at about the same time share one, and its timer.
 type deadlines struct {
 	timeout time.Duration
@@ -24,7 +25,7 @@ type deadline struct {
 // an instant of that.
 func (d *deadlines) context(now time.Duration) (ctx context.Context, end time.Duration) {
 	last := d.last.Load()
-	if last == nil || now-last.lent > d.timeout/20 {
+	if last == nil || now-last.lent > d.timeout/50 {
 		ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
 		context.AfterFunc(ctx, cancel) // others may use it until then
 		last = &deadline{ctx, now}
@@ -36,6 +37,7 @@ func (d *deadlines) context(now time.Duration) (ctx context.Context, end time.Du
 // connection is how a Redis is reached, until it is reached anew.
 type connection struct {
 	client redis.UniversalClient
+	end    context.CancelFunc // of connections that are being made
 	// pipeline sends what concurrent callers ask in one write, and reads the
 	// answers in one read. Nobody waits for others: whoever comes while a batch
 	// is under way is in the next one. nil to send each by itself.
@@ -43,36 +45,58 @@ type connection struct {
 	asking   atomic.Int32 // scripts that are being run once
 }
 
+// patience is how long connections and commands may take for which no request
+// waits. What is read of a connection has the timeout of an ask all the same.
+func (o *Options) patience() time.Duration { return max(2*dialTime, 2*o.Timeout) }
+
 // fewAsks is how many asks at once are sent each by itself, also with a pipeline:
 // it is handed from one goroutine to the next, which takes longer than they
 // would wait for each other.
 const fewAsks = 4
 
 func (o *Options) connect() (*connection, error) {
-	client, err := o.Connect()
+	life, end := context.WithCancel(context.Background())
+	client, err := o.Connect(life)
 	if err != nil {
+		end()
 		return nil, err
 	}
-	c := &connection{client: client}
+	c := &connection{client: client, end: end}
 	pipelining, ok := client.(interface {
 		AsyncAutoPipeline() (*redis.AutoPipeliner, error)
 	})
 	if ok && o.Pipeline {
 		if c.pipeline, err = pipelining.AsyncAutoPipeline(); err != nil {
-			_ = client.Close()
+			_ = c.close()
 			return nil, err
 		}
 	}
 	return c, nil
 }
 
-// sentinel reports whether the Redis is found by asking sentinels.
-func (c *connection) sentinel() bool {
-	client, ok := c.client.(*redis.Client)
-	return ok && client.Options().Addr == "FailoverClient" // what go-redis has in place of an address
+// warm makes the connections for asks that are sent together: go-redis has others
+// for those. It says nothing of whether it could.
+func (c *connection) warm(ctx context.Context) {
+	if c.pipeline == nil {
+		return
+	}
+	n := 1
+	if client, ok := c.client.(*redis.Client); ok {
+		n = max(n, client.Options().PipelinePoolSize)
+	}
+	var warming sync.WaitGroup
+	for range n {
+		warming.Go(func() {
+			pipe := c.client.Pipeline()
+			pipe.Time(ctx)
+			_, _ = pipe.Exec(ctx)
+		})
+	}
+	warming.Wait()
 }
 
 func (c *connection) close() error {
+	c.end()
 	if c.pipeline != nil {
 		_ = c.pipeline.Close()
 	}
@@ -87,6 +111,9 @@ func (c *connection) once(ctx context.Context, s *script, what *command) *redis.
 	cmd := c.process(ctx, what.cmd(ctx, evalSHA, &s.hash))
 	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
 		cmd = c.process(ctx, what.cmd(ctx, eval, &s.source))
+	}
+	if err := cmd.Err(); err != nil {
+		cmd.SetErr(s.name(err))
 	}
 	return cmd
 }

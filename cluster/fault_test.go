@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -113,8 +114,17 @@ var readable = map[string]struct {
 			must(t, c.ConfigSet(t.Context(), "requirepass", ""))
 		},
 	},
+	"no right in a script": {
+		"rights",
+		func(t *testing.T, _ *redistest.Server, c *redis.Client) {
+			must(t, c.Do(t.Context(), "acl", "setuser", "default", "-time"))
+		},
+		func(t *testing.T, _ *redistest.Server, c *redis.Client) {
+			must(t, c.Do(t.Context(), "acl", "setuser", "default", "+@all"))
+		},
+	},
 	"no rights": {
-		"auth",
+		"rights",
 		func(t *testing.T, _ *redistest.Server, c *redis.Client) {
 			must(t, c.Do(t.Context(), "acl", "setuser", "default", "-evalsha", "-eval", "-set"))
 		},
@@ -231,8 +241,9 @@ func TestFaultOf(t *testing.T) {
 	for want, errs := range map[string][]error{
 		"":               {nil},
 		"store-away":     {errAway, fmt.Errorf("%w: %w", ErrUndecided, errAway)},
-		"auth":           {reply("NOAUTH Authentication required."), reply("WRONGPASS invalid username-password pair or user is disabled."), reply("ERR Protocol error: unauthenticated multibulk length"), reply("NOPERM this user has no permissions to run the 'evalsha' command"), reply("ERR The user executing the script can't run this command or subcommand script: 5b, on @user_script:25.")},
+		"auth":           {reply("NOAUTH Authentication required."), reply("WRONGPASS invalid username-password pair or user is disabled."), reply("ERR Protocol error: unauthenticated multibulk length")},
 		"loading":        {reply("LOADING Redis is loading the dataset in memory")},
+		"rights":         {reply("NOPERM this user has no permissions to run the 'evalsha' command"), reply("ERR The user executing the script can't run this command or subcommand script: 5b, on @user_script:25.")},
 		"readonly":       {reply("READONLY You can't write against a read only replica."), reply("READONLY You can't write against a read only replica. script: 5b, on @user_script:74."), reply("MASTERDOWN Link with MASTER is down")},
 		"out-of-memory":  {reply("OOM command not allowed when used memory > 'maxmemory'."), reply("ERR Error running script (call to f_5b): @user_script:74: -OOM command not allowed when used memory > 'maxmemory'.")},
 		"no-persistence": {reply("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.")},
@@ -274,22 +285,22 @@ func TestRedis_MissingRightOfTheGuardIsOneOutage(t *testing.T) {
 	r := join(t, server.URL(), Options{Observe: told.observe})
 	paused := by(Open, under(unlocked(), ""))
 	admit(t, r, paused)
-	must(t, client.Do(t.Context(), "acl", "setuser", "default", "-pttl"))
+	must(t, client.Do(t.Context(), "acl", "setuser", "default", "-get"))
 	eventually(t, "away", func() bool {
 		ask(t, r, paused)
 		_, away := r.Away()
 		return away
 	})
-	if change := told.next(t, StoreAway); FaultOf(change.Err) != "auth" {
+	if change := told.next(t, StoreAway); FaultOf(change.Err) != "rights" || !strings.Contains(change.Err.Error(), "no right to +pttl") {
 		t.Errorf("got %+v, want a missing right", change)
 	}
-	before := r.Status().Faults["auth"]
+	before := r.Status().Faults["rights"]
 	eventually(t, "looked for", func() bool {
 		ask(t, r, paused)
-		return r.Status().Faults["auth"] >= before+5
+		return r.Status().Faults["rights"] >= before+5
 	})
 	told.none(t)
-	must(t, client.Do(t.Context(), "acl", "setuser", "default", "+pttl"))
+	must(t, client.Do(t.Context(), "acl", "setuser", "default", "+get"))
 	told.next(t, StoreBack)
 	if v := ask(t, r, paused); v.Degraded {
 		t.Errorf("got %+v, want the store's verdict", v)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"throttle-proxy/limiter"
 )
 
 const (
@@ -72,6 +74,7 @@ type fleet struct {
 	known bool
 	peers map[string]Peer // by id
 	count int             // with this one
+	rank  int             // of this one, by their ids
 	odd   bool            // one of them is not known to be as this one is
 
 	// Instants on the clock of what is known; 0 is this replica's start.
@@ -88,6 +91,17 @@ func (f *fleet) live(fallback int) int {
 		return fallback
 	}
 	return f.count
+}
+
+// place returns this replica's among those that live, or of as many as fallback
+// says if that was never known.
+func (f *fleet) place(fallback int) limiter.Place {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.known {
+		return limiter.Place{Replicas: fallback}
+	}
+	return limiter.Place{Replicas: f.count, Rank: f.rank}
 }
 
 // aloneFor returns for how long there has been no other replica, at an instant;
@@ -134,7 +148,7 @@ func (r *Redis) beat() {
 }
 
 func (r *Redis) heartbeat() (ids []string, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	client, self := r.redis(), r.options.Self
 	pipe := client.Pipeline()
@@ -163,7 +177,7 @@ func (r *Redis) heartbeat() (ids []string, err error) {
 // replica. A replica stays what it is for as long as it lives, so what has been
 // read of it is not read again.
 func (r *Redis) meet(ids []string) {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	peers := make(map[string]Peer, len(ids))
 	var met []Peer
@@ -187,12 +201,15 @@ func (r *Redis) meet(ids []string) {
 		peers[id] = peer
 	}
 	r.fleet.mu.Lock()
-	r.fleet.known, r.fleet.peers, r.fleet.count, r.fleet.odd = true, peers, len(peers)+1, false
+	r.fleet.known, r.fleet.peers, r.fleet.count, r.fleet.rank, r.fleet.odd = true, peers, len(peers)+1, 0, false
 	r.fleet.heard = r.known.now()
 	if len(peers) > 0 {
 		r.fleet.met = r.fleet.heard
 	}
-	for _, peer := range peers {
+	for id, peer := range peers {
+		if id < r.options.Self.ID {
+			r.fleet.rank++
+		}
 		r.fleet.odd = r.fleet.odd || !peer.read || len(peer.Differences) > 0
 	}
 	r.fleet.mu.Unlock()
@@ -213,10 +230,22 @@ func (r *Redis) leave() {
 	_, _ = pipe.Exec(ctx) // or its heartbeat expires
 }
 
+// warnOfDistance tells once of a store whose round trips take more than two thirds
+// of the time that an ask has.
+func (r *Redis) warnOfDistance() {
+	if r.options.Dialled == nil {
+		return
+	}
+	if trip, _ := r.options.Dialled(); 3*trip > 2*r.options.Timeout && r.far.CompareAndSwap(false, true) {
+		r.changes.tell(Change{Kind: StoreFar, Trip: trip})
+	}
+}
+
 // warn tells once of a store that may evict what it holds: an evicted lock is a
 // lock lost. A store that does not let itself be asked is believed.
 func (r *Redis) warn() {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	r.warnOfDistance()
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	info, err := r.redis().Info(ctx, "memory").Result()
 	if err != nil {

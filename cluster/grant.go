@@ -7,8 +7,8 @@ import (
 	"throttle-proxy/limiter"
 )
 
-// Grant is what an admitted ask was granted: its lock, if it wanted one, and its
-// places in the budgets. It ends by the first call of Release or Unsent; later
+// Grant is what an admitted ask was granted: its lock, if it wanted one, its slots,
+// and its places in the budgets. It ends by the first call of Release or Unsent; later
 // ones do nothing. A nil *Grant is valid and grants nothing.
 //
 // Neither depends on the request's context: a client that has left is a reason
@@ -16,7 +16,9 @@ import (
 type Grant struct {
 	owner granter
 	ended atomic.Bool
-	lock  *lock // nil where none was wanted
+	lock  *lock  // nil where none was wanted
+	taken *taken // nil where no slots were wanted
+	later *Grant // what it was granted when it had waited; nil if nothing
 
 	// What was spent, until it ends: in the store, or where local is set, here.
 	tag     string
@@ -27,7 +29,7 @@ type Grant struct {
 
 // granter is what a Grant was granted by.
 type granter interface {
-	release(lock *lock, hold time.Duration)
+	release(g *Grant, hold time.Duration)
 	giveBack(g *Grant)
 }
 
@@ -61,12 +63,12 @@ func newGrant(ask Ask, owner granter) *Grant {
 		g := &struct { // in one piece of memory
 			Grant
 			of lock
-		}{Grant: Grant{owner: owner, tag: ask.Tag, charges: ask.Charges}}
+		}{Grant: Grant{owner: owner, tag: ask.Tag, charges: ask.Charges, taken: newTaken(ask)}}
 		g.of.id, g.of.value = lockID{ask.Tag, *ask.Fingerprint}, ask.RequestID
 		g.lock = &g.of
 		return &g.Grant
-	case len(ask.Charges) > 0:
-		return &Grant{owner: owner, tag: ask.Tag, charges: ask.Charges}
+	case len(ask.Charges)+len(ask.Slots) > 0:
+		return &Grant{owner: owner, tag: ask.Tag, charges: ask.Charges, taken: newTaken(ask)}
 	}
 	return nil
 }
@@ -74,21 +76,35 @@ func newGrant(ask Ask, owner granter) *Grant {
 // Locked reports whether equal requests are refused until the grant ends.
 func (g *Grant) Locked() bool { return g != nil && g.lock != nil }
 
+// and returns g with what the same ask was granted later.
+func (g *Grant) and(later *Grant) *Grant {
+	if g == nil {
+		return later
+	}
+	last := g
+	for last.later != nil {
+		last = last.later
+	}
+	last.later = later
+	return g
+}
+
 // Release ends the exchange. Equal requests stay refused for hold; with hold 0
-// the lock is gone when Release returns, or the store has been given its
-// timeout to answer.
+// the lock is gone when Release returns, and so are the slots with any, or the
+// store has been given its timeout to answer.
 func (g *Grant) Release(hold time.Duration) {
 	if g == nil || !g.ended.CompareAndSwap(false, true) {
 		return
 	}
 	g.forget()
-	if g.lock != nil {
-		g.owner.release(g.lock, hold)
+	if g.lock != nil || g.taken != nil {
+		g.owner.release(g, hold)
 	}
+	g.later.Release(hold)
 }
 
-// Unsent ends a request that never reached its upstream. The lock is gone when
-// Unsent returns, and so are the requests that the budgets were charged, each
+// Unsent ends a request that never reached its upstream. The lock and slots are
+// gone when Unsent returns, and so are the requests that the budgets were charged, each
 // where no other has been charged after it; or the store has been given its
 // timeout to answer.
 func (g *Grant) Unsent() {
@@ -97,6 +113,7 @@ func (g *Grant) Unsent() {
 	}
 	g.owner.giveBack(g)
 	g.forget()
+	g.later.Unsent()
 }
 
 // forget lets go of what a lock that is held has no more use for.

@@ -11,11 +11,13 @@ import (
 // answer is what guard.lua said of an ask.
 type answer struct {
 	Verdict
-	at     time.Duration    // by the store's clock, since 1970
-	late   bool             // nobody waited for it any more: nothing was decided
-	waits  []time.Duration  // what is left of each of the ask's cool-downs, for CoolingDown
-	stored []stored         // of each charge, if Admitted
-	was    []limiter.Former // of each charge, if one of them was another limit's
+	at      time.Duration    // by the store's clock, since 1970
+	late    bool             // nobody waited for it any more: nothing was decided
+	after   time.Duration    // until the request may be sent, if it is queued
+	left    []coolDown       // of each of the ask's cool-downs, its end counted from now, for CoolingDown
+	charged []Charge         // those that were, and
+	stored  []stored         // of each what was
+	was     []limiter.Former // of each charge, if one of them was another limit's
 }
 
 // ask asks the store until the deadline of ctx, which is end, and says when it
@@ -32,7 +34,9 @@ func (r *Redis) ask(ctx context.Context, end time.Duration, part *part, ask Ask,
 		if err != nil {
 			return answer{}, asked, err
 		}
-		part.clock.set(a.at, r.known.now(), r.options.Timeout)
+		now := r.known.now()
+		part.clock.set(a.at, now, r.options.Timeout)
+		a.instant = now + a.after // by the time of the receipt, so that it errs late
 		if !a.late {
 			return a, asked, nil
 		}
@@ -61,16 +65,25 @@ func (r *Redis) askOnce(ctx context.Context, deadline time.Duration, ask Ask, g 
 		c.text = appendPauseKey(c.text, ask.Tag, name)
 		c.endKey()
 	}
-	for _, charge := range ask.Charges {
+	for _, slot := range ask.Slots {
 		c.beginKey()
-		c.text = charge.appendKey(c.text, ask.Tag)
+		c.text = slot.appendKey(c.text, ask.Tag)
 		c.endKey()
 	}
 	limits := make([][]string, 0, 4) // on the stack, for as many
-	for _, charge := range ask.Charges {
-		limits = append(limits, r.limitArgs(charge.Limit))
+	for _, charges := range [...][]Charge{ask.Charges, ask.Candidates} {
+		for _, charge := range charges {
+			c.beginKey()
+			c.text = charge.appendKey(c.text, ask.Tag)
+			c.endKey()
+			limits = append(limits, r.limitArgs(charge.Limit, charge.Wait))
+		}
 	}
-	guardArgs{deadline: deadline, lock: value, ttl: r.options.LockTTL, pauses: len(ask.Pauses), limits: limits}.write(c)
+	args := guardArgs{deadline: deadline, lock: value, ttl: r.options.LockTTL, ask: ask, limits: limits}
+	if len(ask.Slots) > 0 {
+		args.token = g.taken.token
+	}
+	args.write(c)
 	reply, err := r.conn.Load().once(ctx, r.guard, c).Slice()
 	if err != nil {
 		return answer{}, err
@@ -82,9 +95,10 @@ func (r *Redis) askOnce(ctx context.Context, deadline time.Duration, ask Ask, g 
 type guardArgs struct {
 	deadline time.Duration // by the store's clock; 0 for none
 	lock     string        // its value; empty for none
-	ttl      time.Duration // of the lock
-	pauses   int           // how many cool-downs
-	limits   [][]string    // of each its arguments
+	ttl      time.Duration // of the lock and of slots
+	ask      Ask
+	token    string     // of slots
+	limits   [][]string // of each its arguments
 }
 
 func (a guardArgs) write(c *command) {
@@ -92,19 +106,27 @@ func (a guardArgs) write(c *command) {
 	c.number(0) // kept keys
 	c.arg(a.lock)
 	c.number(a.ttl.Milliseconds())
-	c.number(int64(a.pauses))
-	c.number(0) // slots
+	c.number(int64(len(a.ask.Pauses)))
+	c.number(int64(len(a.ask.Slots)))
+	c.number(a.ask.Wait.Microseconds())
+	c.number(int64(len(a.ask.Candidates)))
+	c.number(a.ask.LongestPause.Milliseconds())
+	if len(a.ask.Slots) > 0 {
+		c.arg(a.token)
+		for _, slot := range a.ask.Slots {
+			c.number(int64(slot.Most))
+		}
+	}
 	for _, limit := range a.limits {
 		for _, arg := range limit {
 			c.arg(arg)
 		}
-		c.number(0) // the longest wait
 	}
 }
 
 // readAnswer reads what guard.lua answered.
 func readAnswer(ask Ask, reply []any) (a answer, err error) {
-	const admitted, duplicate, limited, coolingDown, late = 1, 2, 3, 4, 5
+	const admitted, duplicate, limited, coolingDown, late, busy, waiting = 1, 2, 3, 4, 5, 6, 7
 	if len(reply) < 2 {
 		return answer{}, errReply(reply)
 	}
@@ -118,36 +140,95 @@ func readAnswer(ask Ask, reply []any) (a answer, err error) {
 	case outcome == late && len(about) == 0:
 		a.late = true
 		return a, nil
-	case outcome == coolingDown && len(about) == len(ask.Pauses):
-		a.Outcome, a.waits = CoolingDown, make([]time.Duration, len(ask.Pauses))
-		for i := range a.waits {
-			left, _ := about[i].(int64)
-			a.waits[i] = time.Duration(left) * time.Millisecond
-			a.Wait = max(a.Wait, a.waits[i])
+	case outcome == coolingDown && len(about) == 2*len(ask.Pauses):
+		a.Outcome, a.left = CoolingDown, make([]coolDown, len(ask.Pauses))
+		for i := range a.left {
+			left, _ := about[2*i].(int64)
+			status, _ := about[2*i+1].(int64)
+			a.left[i] = coolDown{time.Duration(left) * time.Millisecond, int(status)}
+			a.coolsDown(a.left[i], 0)
 		}
 		return a, nil
 	case outcome == duplicate && len(about) == 1:
 		value, _ := about[0].(string)
 		a.Verdict = heldBy(value, a.at)
 		return a, nil
-	case (outcome == admitted || outcome == limited) && len(about) == len(ask.Charges):
+	case outcome == busy && len(about) == len(ask.Slots):
+		a.Outcome = Busy
+		return a, a.readUsed(about)
+	case outcome == limited && len(about) == len(ask.Charges):
+		a.Outcome = Limited
+		return a, a.readBudgets(ask, about, -1)
+	case outcome == admitted && len(about) == len(ask.Slots)+len(ask.Charges)+len(ask.Candidates):
 		a.Outcome = Admitted
-		if outcome == limited {
-			a.Outcome = Limited
+		if err := a.readUsed(about[:len(ask.Slots)]); err != nil {
+			return a, err
 		}
-		return a, a.readBudgets(ask, about)
+		about = about[len(ask.Slots):]
+		if err := a.readCandidates(ask, about[len(ask.Charges):]); err != nil {
+			return a, err
+		}
+		return a, a.readBudgets(ask, about[:len(ask.Charges)], -1)
+	case outcome == waiting && len(about) == 1+len(ask.Charges)+len(ask.Candidates):
+		which, _ := about[0].(int64)
+		if which < 1 || int(which) > len(ask.Charges) {
+			return answer{}, errReply(reply)
+		}
+		a.Outcome, a.place = queued, int(which)-1
+		about = about[1:]
+		if err := a.readCandidates(ask, about[len(ask.Charges):]); err != nil {
+			return a, err
+		}
+		return a, a.readBudgets(ask, about[:len(ask.Charges)], a.place)
 	}
 	return answer{}, errReply(reply)
 }
 
-// readBudgets reads what each budget replied.
-func (a *answer) readBudgets(ask Ask, replies []any) error {
+// readUsed reads how many slots of each kind are taken.
+func (a *answer) readUsed(replies []any) error {
+	for _, reply := range replies {
+		n, ok := reply.(int64)
+		if !ok || n < 0 {
+			return errReply(replies)
+		}
+		a.Used = append(a.Used, int(n))
+	}
+	return nil
+}
+
+// readCandidates reads what each candidate replied.
+func (a *answer) readCandidates(ask Ask, replies []any) error {
+	for i, c := range ask.Candidates {
+		budget, err := c.Limit.ReadReply(replies[i], false)
+		if err != nil {
+			return err
+		}
+		a.Candidates = append(a.Candidates, budget.Decision)
+	}
+	return nil
+}
+
+// readBudgets reads what each budget replied. place is that in which the request
+// waits, or -1.
+func (a *answer) readBudgets(ask Ask, replies []any, place int) error {
 	a.Decisions = make([]limiter.Decision, len(replies))
-	if a.Outcome == Admitted {
-		a.stored = make([]stored, len(replies))
+	switch a.Outcome {
+	case Admitted:
+		a.charged, a.stored = ask.Charges, make([]stored, len(replies))
+	case queued:
+		a.charged, a.stored = ask.Charges[place:place+1], make([]stored, 1)
 	}
 	for i, c := range ask.Charges {
-		budget, err := c.Limit.ReadReply(replies[i], a.Outcome == Admitted)
+		var budget limiter.Reply
+		var after time.Duration
+		var err error
+		if i == place {
+			budget, after, err = c.Limit.ReadReserved(replies[i])
+			a.after = after
+			a.stored[0] = stored{budget.TAT, budget.Decision.ResetAfter + after}
+		} else {
+			budget, err = c.Limit.ReadReply(replies[i], a.Outcome == Admitted)
+		}
 		if err != nil {
 			return err
 		}
@@ -179,11 +260,18 @@ func errReply(reply []any) error {
 	return fmt.Errorf("unexpected answer of a script: %v", reply)
 }
 
-func (r *Redis) limitArgs(l limiter.Limit) []string {
-	if args, ok := r.args.Load(l); ok {
+// limitWait is a limit, and the longest that requests wait for it.
+type limitWait struct {
+	limiter.Limit
+	wait time.Duration
+}
+
+func (r *Redis) limitArgs(l limiter.Limit, wait time.Duration) []string {
+	key := limitWait{l, wait}
+	if args, ok := r.args.Load(key); ok {
 		return args.([]string)
 	}
-	args := l.ScriptArgs(0)
-	r.args.Store(l, args)
+	args := l.ScriptArgs(wait)
+	r.args.Store(key, args)
 	return args
 }

@@ -1,30 +1,61 @@
--- Decides one ask, all or nothing: the lock, cool-downs and every limit, in this
--- order. A duplicate is a duplicate first, whatever is spent or cooling down.
+-- Decides one ask, all or nothing: the lock, cool-downs, slots and every limit, in
+-- this order. A duplicate is a duplicate first, whatever is spent or cooling down.
 --
 -- KEYS, all of one tag, in the order in which they are decided:
 --   ARGV[2] of kept keys (an Idempotency-Key's): none yet
 --   the lock's, where ARGV[3] is not empty
 --   ARGV[5] of cool-downs
---   ARGV[6] of slots: none yet
---   of budgets, one for each limit
+--   ARGV[6] of slots
+--   of budgets, one for each limit; the last ARGV[8] are candidates'
 -- ARGV[1]      until when somebody waits for the answer, in microseconds by this
 --              server's clock; 0 where its clock is not known
 -- ARGV[2]      how many kept keys
 -- ARGV[3]      '1 TOKEN REPLICA REQUEST-ID' of the lock, or '' where none is wanted
--- ARGV[4]      the lock's TTL in milliseconds
+-- ARGV[4]      the TTL of the lock and of slots, in milliseconds
 -- ARGV[5]      how many cool-downs
--- ARGV[6]      how many slots
--- ARGV[7...]   four for each limit: burst, interval and furthest, as spend takes
---              them, and the longest wait in microseconds, which is 0 yet
+-- ARGV[6]      how many kinds of slots
+-- ARGV[7]      longest that the request waits for its budgets, in microseconds, or
+--              0; not 0 if it would wait for slots
+-- ARGV[8]      how many candidates
+-- ARGV[9]      the longest cool-down in milliseconds; 0 for no bound
+-- ARGV[10...]  with slots: their owner's token, and of each kind how many there are
+--              then three for each budget: burst, interval and furthest, as spend
+--              takes them
 --
--- Returns {ADMITTED, now, reply...} or {LIMITED, now, reply...} with what spend
--- replied for each limit, {DUPLICATE, now, the lock's value}, {COOLING_DOWN, now,
--- milliseconds...} with what is left of each cool-down, or {LATE, now} if nobody
--- waits any more. now is in microseconds. Only an admission takes anything.
+-- Returns one of
+--   {ADMITTED, now, used..., reply..., candidate's...}  with how many slots of each
+--       kind are taken, this one's with them, and what spend replied for each limit
+--   {WAITING, now, which, reply..., candidate's...}  it may be sent when the limit
+--       with that index, counted from 1, allows it, and has its place there and the
+--       lock, but nothing of the other limits and no slot
+--   {BUSY, now, used...}  one that would wait has the lock
+--   {LIMITED, now, reply...}
+--   {DUPLICATE, now, the lock's value}
+--   {COOLING_DOWN, now, milliseconds, status...}  with what is left of each
+--       cool-down, and its status
+--   {LATE, now}  if nobody waits for the answer any more
+-- now is in microseconds. Nothing else is taken, and candidates refuse nobody.
 --
--- It begins with limiter/budget.lua.
+-- It begins with limiter/budget.lua and cooldown.lua.
 
-local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN, LATE = 1, 2, 3, 4, 5
+local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN, LATE, BUSY, WAITING = 1, 2, 3, 4, 5, 6, 7
+
+-- Returns the value of a lock, which began by a clock that was set back since then
+-- if it begins in the future: so did its expiry, which is corrected. Of a holder
+-- that lives the next renewal does the same.
+local function current(key, value, now, ttl)
+  local before, started, held = string.match(value, '^(%S+ %S+ %S+ %S+ )(%d+)(.*)$')
+  local ahead = started and started - now or 0
+  if ahead < 1000000 then
+    return value
+  end
+  if held ~= '' then
+    ttl = math.max(1, redis.call('PTTL', key) - math.floor(ahead / 1000))
+  end
+  value = before .. string.format('%.0f', now) .. held
+  redis.call('SET', key, value, 'PX', ttl)
+  return value
+end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -38,15 +69,21 @@ local lock = ARGV[3] ~= '' and KEYS[at]
 if lock then
   local value = redis.call('GET', lock)
   if value then
-    return {DUPLICATE, now, value}
+    return {DUPLICATE, now, current(lock, value, now, ARGV[4])}
   end
   at = at + 1
 end
 
+local function take_lock()
+  if lock then
+    redis.call('SET', lock, ARGV[3] .. string.format(' %.0f', now), 'NX', 'PX', ARGV[4])
+  end
+end
+
 local cooling = {COOLING_DOWN, now}
 for i = 1, ARGV[5] do
-  local left = redis.call('PTTL', KEYS[at])
-  cooling[2 + i] = left
+  local left, status = cooldown(KEYS[at], tonumber(ARGV[9]), now / 1000)
+  cooling[1 + 2 * i], cooling[2 + 2 * i] = left, status or 0
   cooling.down = cooling.down or left > 0
   at = at + 1
 end
@@ -54,19 +91,63 @@ if cooling.down then
   return cooling
 end
 
-at = at + ARGV[6]
-local answer, spent = {ADMITTED, now}, {}
-for i = at, #KEYS do
-  local arg = 7 + (i - at) * 4
-  local reply = spend(KEYS[i], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], time)
-  if reply[1] == 0 then
-    answer[1] = LIMITED
+local answer, longest, arg = {ADMITTED, now}, tonumber(ARGV[7]), 10
+local slots = tonumber(ARGV[6])
+for i = 1, slots do
+  local key = KEYS[at + i - 1]
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', key, now + ARGV[4] * 2000, '+inf') -- the clock stepped back
+  answer[2 + i] = redis.call('ZCARD', key)
+  if answer[2 + i] >= tonumber(ARGV[arg + i]) then
+    answer[1] = BUSY
   end
-  answer[#answer + 1], spent[#spent + 1] = reply, reply
+end
+if answer[1] == BUSY then
+  if longest > 0 then
+    take_lock()
+  end
+  return answer
+end
+if slots > 0 then
+  arg = arg + 1 + slots
 end
 
-if answer[1] == ADMITTED and lock then
-  redis.call('SET', lock, ARGV[3] .. string.format(' %.0f', now), 'NX', 'PX', ARGV[4])
+local function ask(key)
+  local s = spend(key, ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], time)
+  answer[#answer + 1], arg = s, arg + 3
+  return s
 end
-write(spent, answer[1] == ADMITTED)
+
+local spent, candidates = {}, #KEYS - ARGV[8] + 1
+for i = at + slots, candidates - 1 do
+  local s = ask(KEYS[i])
+  spent[#spent + 1] = s
+  if s[1] == 0 then
+    answer[1] = LIMITED
+  end
+end
+
+if answer[1] == LIMITED then
+  local which = longest > 0 and reserve(spent, longest, time)
+  if not which then
+    write(spent, false)
+    return {LIMITED, now, unpack(spent)}
+  end
+  answer = {WAITING, now, which, unpack(spent)}
+else
+  write(spent, true)
+  for i = 1, slots do
+    local key = KEYS[at + i - 1]
+    redis.call('ZADD', key, now + ARGV[4] * 1000, ARGV[10])
+    if redis.call('PTTL', key) < tonumber(ARGV[4]) then
+      redis.call('PEXPIRE', key, ARGV[4])
+    end
+    answer[2 + i] = answer[2 + i] + 1
+  end
+end
+take_lock()
+for i = candidates, #KEYS do
+  local s = ask(KEYS[i])
+  write({s}, s[1] == 1)
+end
 return answer

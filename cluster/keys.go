@@ -44,10 +44,13 @@ func tagOf(key string) string {
 
 func (c Charge) rateKey(tag string) string { return string(c.appendKey(nil, tag)) }
 
-func (a Ask) charges() []limiter.Charge {
-	charges := make([]limiter.Charge, len(a.Charges))
-	for i, c := range a.Charges {
-		charges[i] = limiter.Charge{Key: c.rateKey(a.Tag), Limit: c.Limit, ByCaller: c.Caller != ""}
+func (a Ask) charges() []limiter.Charge    { return chargesOf(a.Tag, a.Charges) }
+func (a Ask) candidates() []limiter.Charge { return chargesOf(a.Tag, a.Candidates) }
+
+func chargesOf(tag string, of []Charge) []limiter.Charge {
+	charges := make([]limiter.Charge, len(of))
+	for i, c := range of {
+		charges[i] = limiter.Charge{Key: c.rateKey(tag), Limit: c.Limit, ByCaller: c.Caller != ""}
 	}
 	return charges
 }

@@ -174,14 +174,14 @@ func TestReadAnswer_RefusesWhatIsMalformed(t *testing.T) {
 	for _, reply := range [][]any{
 		nil, {nil}, {int64(1)}, {int64(1), now}, {"1", now, budget}, {int64(1), "1", budget}, {int64(1), int64(0), budget},
 		{int64(0), now, budget}, {int64(6), now, budget}, {int64(1), now, nil}, {int64(1), now, budget, budget}, {int64(1), now, budget[:2]},
-		{int64(3), now, "no"}, {int64(2), now}, {int64(2), now, "value", "value"}, {int64(4), now}, {int64(5), now, "value"},
+		{int64(3), now, "no"}, {int64(2), now}, {int64(2), now, "value", "value"}, {int64(4), now}, {int64(4), now, int64(1)}, {int64(5), now, "value"},
 	} {
 		if got, err := readAnswer(a, reply); err == nil {
 			t.Errorf("%v: got %+v, want an error", reply, got)
 		}
 	}
 	for want, reply := range map[Outcome][]any{
-		Admitted: {int64(1), now, budget}, Duplicate: {int64(2), now, "value"}, CoolingDown: {int64(4), now, int64(1)}, 0: {int64(5), now},
+		Admitted: {int64(1), now, budget}, Duplicate: {int64(2), now, "value"}, CoolingDown: {int64(4), now, int64(1), int64(429)}, 0: {int64(5), now},
 	} {
 		if got, err := readAnswer(a, reply); err != nil || got.Outcome != want || got.at != time.Duration(now)*time.Microsecond || got.late != (want == 0) {
 			t.Errorf("%v: got %+v, %v, want outcome %d", reply, got, err, want)

@@ -15,8 +15,8 @@ import (
 // counted: whoever bounds the requests bounds them.
 const Capacity = 100_000
 
-// known is what a replica knows by itself: its own locks, until when budgets
-// that have refused go on to refuse, and cool-downs. Most of it is certain, as
+// known is what a replica knows by itself: its own locks and slots, until when
+// budgets that have refused go on to refuse, and cool-downs. Most of it is certain, as
 // cool-downs are only ever extended and the instant of GCRA only ever moves on.
 // But a budget in a store can be given back to by another replica, raised or
 // deleted: its refusal is believed for a while, and then it is asked again.
@@ -27,9 +27,13 @@ type known struct {
 
 	mu       sync.Mutex // also of the budgets by which this replica decides alone
 	locks    locks
+	slots    slots
+	waiting  map[*waiter]struct{}
+	drained  time.Duration    // when the process ends; 0 while it is not known
 	denials  *limiter.Denials // by a budget's key
+	spread   *limiter.Spread  // likewise
 	pauses   pauses
-	unlocked *limiter.Deadlines[freeLock] // see isUnlocked
+	unlocked *limiter.Deadlines[freeLock, struct{}] // see isUnlocked
 }
 
 func newKnown(replica string) *known {
@@ -38,18 +42,22 @@ func newKnown(replica string) *known {
 		start:    time.Now(),
 		believed: math.MaxInt64,
 		locks:    locks{known: make(map[lockID]*lock)},
+		slots:    newSlots(),
+		waiting:  make(map[*waiter]struct{}),
 		denials:  limiter.NewDenials(Capacity),
+		spread:   limiter.NewSpread(Capacity),
 		pauses:   newPauses(),
-		unlocked: limiter.NewDeadlines[freeLock](Capacity),
+		unlocked: limiter.NewDeadlines[freeLock, struct{}](Capacity),
 	}
 }
 
 func (k *known) now() time.Duration { return time.Since(k.start) }
 
-// decideLocked is the verdict by what this replica knows and by budgets, which
-// may be its shares of the fleet's, or nil for none. The grant becomes the ask's
-// if it is admitted, and may be nil; what it spends is added to spent.
-func (k *known) decideLocked(ask Ask, g *Grant, spent *spentHere, now time.Duration) Verdict {
+// decideLocked is the verdict by what this replica knows, by slots, which are the
+// ask's as far as they are there, and by budgets, which may be its shares of the
+// fleet's, or nil for none. The grant becomes the ask's unless it is refused, and
+// may be nil; what it spends is added to spent.
+func (k *known) decideLocked(ask Ask, g *Grant, slots []Slot, spent *spentHere, now time.Duration) Verdict {
 	if v, refused := k.duplicateLocked(ask, now); refused {
 		return v
 	}
@@ -57,17 +65,41 @@ func (k *known) decideLocked(ask Ask, g *Grant, spent *spentHere, now time.Durat
 		return v
 	}
 	v := Verdict{Outcome: Admitted, Grant: g}
-	if spent.budgets != nil {
+	if full := k.slots.full(ask.Tag, slots); full != "" {
+		v.Outcome, v.Used = Busy, k.slots.usedOf(ask)
+		if ask.Wait == 0 {
+			v.Grant = nil
+			return v
+		}
+	} else if spent.budgets != nil {
 		admitted := false
 		if v.Decisions, spent.tats, admitted = spent.budgets.Take(now, spent.charges); !admitted {
-			return Verdict{Outcome: Limited, Decisions: v.Decisions}
+			var place limiter.Reservation
+			if ask.Wait > 0 {
+				place, admitted = spent.budgets.Reserve(now, spent.charges, ask.Wait)
+			}
+			if !admitted {
+				return Verdict{Outcome: Limited, Decisions: v.Decisions}
+			}
+			v.queue(place, now)
+			spent.charges, spent.tats = spent.charges[place.Charge:place.Charge+1], []time.Duration{place.TAT}
 		}
 	}
 	if g != nil {
 		g.local = spent
 		k.addLocked(g.lock, now)
+		if v.Outcome == Admitted && g.taken != nil {
+			k.slots.add(g.taken)
+			v.Used = k.slots.usedOf(ask)
+		}
 	}
 	return v
+}
+
+// queue makes v that of a request with a place in a budget, taken at an instant.
+func (v *Verdict) queue(place limiter.Reservation, now time.Duration) {
+	v.Outcome, v.place, v.instant = queued, place.Charge, now+place.After
+	v.Decisions[place.Charge] = place.Decision
 }
 
 // refusal returns the verdict on ask if it is known to be a refusal.
@@ -80,6 +112,9 @@ func (k *known) refusal(ask Ask) (v Verdict, refused bool) {
 	}
 	if v, refused := k.coolingLocked(ask, now); refused {
 		return v, true
+	}
+	if ask.Wait == 0 && k.slots.full(ask.Tag, ask.Slots) != "" {
+		return Verdict{Outcome: Busy}, true
 	}
 	return k.limitedLocked(ask, now)
 }
@@ -106,8 +141,9 @@ func (k *known) coolingLocked(ask Ask, now time.Duration) (v Verdict, refused bo
 		return Verdict{}, false
 	}
 	for _, name := range ask.Pauses {
-		if until := k.pauses.until(pauseID{ask.Tag, name}); until > now {
-			v.Outcome, v.Wait, refused = CoolingDown, max(v.Wait, until-now), true
+		if p := k.pauses.get(pauseID{ask.Tag, name}); p.until > now {
+			v.Outcome, refused = CoolingDown, true
+			v.coolsDown(p, now)
 		}
 	}
 	return v, refused
@@ -119,7 +155,7 @@ func (k *known) limitedLocked(ask Ask, now time.Duration) (v Verdict, refused bo
 		return Verdict{}, false
 	}
 	for i, c := range ask.Charges {
-		if next, ok := k.denials.Next(c.rateKey(ask.Tag), now); ok {
+		if next, ok := k.denials.Next(c.rateKey(ask.Tag), now); ok && next-now > ask.Wait {
 			if !refused {
 				v, refused = Verdict{Outcome: Limited, Decisions: make([]limiter.Decision, len(ask.Charges))}, true
 			}
@@ -127,6 +163,36 @@ func (k *known) limitedLocked(ask Ask, now time.Duration) (v Verdict, refused bo
 		}
 	}
 	return v, refused
+}
+
+// told is v, on ask, with what its caller is told to wait if it is limited. place
+// is this replica's among those that decide by the same budgets. To be called once
+// for each verdict that somebody is told: the next one is told to come later.
+func (k *known) told(ask Ask, v Verdict, place limiter.Place) Verdict {
+	if v.Outcome != Limited {
+		return v
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.toldLocked(ask, v, place)
+}
+
+func (k *known) toldLocked(ask Ask, v Verdict, place limiter.Place) Verdict {
+	if v.Outcome != Limited {
+		return v
+	}
+	now := k.now()
+	for i, d := range v.Decisions {
+		if !d.Refused() {
+			continue
+		}
+		c := ask.Charges[i]
+		limit := c.Limit.Share(max(1, v.Share))
+		// Who may wait is told when it would be let wait.
+		next := now + max(time.Microsecond, d.NextAfter-ask.Wait)
+		v.Wait = max(v.Wait, k.spread.Wait(c.rateKey(ask.Tag), limit, place, now, next))
+	}
+	return v
 }
 
 // freeLock is a lock that was found to be free, and until when something refused
@@ -147,7 +213,7 @@ func (k *known) isUnlocked(ask Ask) (unlocked bool, refused time.Duration) {
 	defer k.mu.Unlock()
 	now := k.now()
 	refused = k.allRefusedLocked(ask, now)
-	until, ok := k.unlocked.Get(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused})
+	until, _, ok := k.unlocked.Get(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused})
 	return ok && until > now, refused
 }
 
@@ -163,15 +229,17 @@ func (k *known) foundUnlocked(ask Ask, refused time.Duration) {
 func (k *known) foundUnlockedLocked(ask Ask, refused, now time.Duration) {
 	k.unlocked.Expire(now)
 	if ask.Fingerprint != nil && refused > now {
-		k.unlocked.Set(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused}, min(refused, now+beatInterval))
+		k.unlocked.Set(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused}, min(refused, now+beatInterval), struct{}{})
 	}
 }
 
 // allRefusedLocked returns until when all asks that are equal to ask are refused,
 // by what is known; 0 if they are not. It changes with what refuses them.
 func (k *known) allRefusedLocked(ask Ask, now time.Duration) (until time.Duration) {
-	if len(ask.Pauses) > 0 {
-		until = k.pauses.until(pauseID{ask.Tag, ask.Pauses[0]})
+	for i, name := range ask.Pauses {
+		if i == 0 || ask.OneCaller {
+			until = max(until, k.pauses.get(pauseID{ask.Tag, name}).until)
+		}
 	}
 	for _, c := range ask.Charges {
 		if c.Caller == "" {
@@ -223,41 +291,58 @@ func (k *known) giveBack(g *Grant) {
 	if g.lock != nil {
 		k.endLocked(g.lock, 0)
 	}
+	if g.taken != nil {
+		k.slots.end(g.taken)
+	}
+}
+
+// freed has what waits for slots asked again, which are free now.
+func (k *known) freed(t *taken) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.slots.end(t)
 }
 
 // pause remembers a cool-down, and only ever extends one.
-func (k *known) pause(tag, name string, d time.Duration) (until time.Duration) {
+func (k *known) pause(tag, name string, d time.Duration, status int) coolDown {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	until = k.now() + d
-	k.pauses.extend(pauseID{tag, name}, until)
-	return until
+	p := coolDown{k.now() + d, status}
+	k.pauses.extend(pauseID{tag, name}, p)
+	k.stirLocked()
+	return p
 }
 
-// cool remembers the cool-downs that a store told of when it was asked: one
-// wait for each of the ask's, 0 for none.
-func (k *known) cool(ask Ask, waits []time.Duration, asked time.Duration) {
+// cool remembers the cool-downs that a store told of when it was asked: what is
+// left of each of the ask's, 0 for none.
+func (k *known) cool(ask Ask, left []coolDown, asked time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for i, wait := range waits {
-		if wait > 0 {
-			k.pauses.extend(pauseID{ask.Tag, ask.Pauses[i]}, asked+wait)
+	for i, p := range left {
+		if p.until > 0 {
+			k.pauses.extend(pauseID{ask.Tag, ask.Pauses[i]}, coolDown{asked + p.until, p.status})
+			k.stirLocked()
 		}
 	}
 	now := k.now()
 	k.foundUnlockedLocked(ask, k.allRefusedLocked(ask, now), now) // the store looks for it first
 }
 
-// add makes lock, which a store has granted, known as in flight, unless ask is
-// a duplicate by what this replica knows.
-func (k *known) add(ask Ask, lock *lock) (v Verdict, refused bool) {
+// add makes what a store has granted known as in flight, unless ask is a duplicate
+// by what this replica knows. The slots are granted only to what may be sent.
+func (k *known) add(ask Ask, g *Grant, slots bool) (v Verdict, refused bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
-	if v, refused := k.duplicateLocked(ask, now); refused {
-		return v, true
+	if g.lock != nil {
+		if v, refused := k.duplicateLocked(ask, now); refused {
+			return v, true
+		}
+		k.addLocked(g.lock, now)
 	}
-	k.addLocked(lock, now)
+	if slots && g.taken != nil {
+		k.slots.add(g.taken)
+	}
 	return Verdict{}, false
 }
 
@@ -278,7 +363,7 @@ func (k *known) release(lock *lock, hold time.Duration) {
 }
 
 func (k *known) endLocked(lock *lock, hold time.Duration) {
-	if k.locks.known[lock.id] == lock { // or it was never added
+	if lock != nil && k.locks.known[lock.id] == lock { // or it was never added
 		k.locks.end(lock, k.now(), hold)
 	}
 }

@@ -106,17 +106,23 @@ func parseHolder(value string, now time.Duration) (h Holder, held bool) {
 	return h, strings.HasSuffix(value, heldMark)
 }
 
-// release ends lock's exchange. Without a hold it waits until the store has
-// been told, so that a client which repeats its request after the answer is
-// not refused for a lock that is about to go. Of a hold it is told also where it
-// never had the lock.
-func (r *Redis) release(lock *lock, hold time.Duration) {
-	r.known.release(lock, hold)
+// release ends g's exchange. Without a hold it waits until the store has been told,
+// so that a client which repeats its request after the answer is not refused for a
+// lock that is about to go, and with slots in any case. Of a hold it is told also
+// where it never had the lock.
+func (r *Redis) release(g *Grant, hold time.Duration) {
+	r.known.release(g.lock, hold)
+	awaited := r.freeing(g.taken)
 	switch {
+	case g.lock == nil:
 	case hold > 0:
-		r.queue.add(r.ending(lock, hold))
-	case lock.stored.Load():
-		r.tell(r.ending(lock, 0))
+		r.queue.add(r.ending(g.lock, hold))
+	case g.lock.stored.Load():
+		awaited = append(awaited, r.ending(g.lock, 0))
+	}
+	r.tell(awaited...)
+	if g.taken != nil {
+		r.known.freed(g.taken)
 	}
 }
 

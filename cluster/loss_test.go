@@ -74,7 +74,7 @@ func loseAnswers(t *testing.T, s store) {
 	case *redis.ClusterClient:
 		client.OnNewNode(func(node *redis.Client) { node.AddHook(&loss) })
 	}
-	connected := func() (redis.UniversalClient, error) { return client, nil }
+	connected := func(context.Context) (redis.UniversalClient, error) { return client, nil }
 	r, other := join(t, s.url, Options{Prefix: s.prefix, Connect: connected}), join(t, s.url, Options{Prefix: s.prefix})
 	ten := charge("ten", "10/h")
 	admit(t, r, unlocked(ten))

@@ -20,18 +20,34 @@ func NewMemory(replica string) *Memory {
 	return &Memory{known: newKnown(replica), budgets: limiter.NewBudgets(Capacity)}
 }
 
-// Admit decides ask. The error is always nil.
-func (m *Memory) Admit(_ context.Context, ask Ask) (Verdict, error) {
+// Admit decides ask. It returns when the request may be sent, or is refused, which
+// takes at most ask.Wait. The error is nil, or why ctx has ended while it waited.
+func (m *Memory) Admit(ctx context.Context, ask Ask) (Verdict, error) {
+	began := m.known.now()
+	v, err := m.decide(ask)
+	if v.waits(ask) {
+		return m.known.await(ctx, ask, v, began, m.decide)
+	}
+	return v, err
+}
+
+func (m *Memory) decide(ask Ask) (Verdict, error) {
 	g := newGrant(ask, m)
 	spent := &spentHere{budgets: m.budgets, charges: ask.charges()}
 	m.known.mu.Lock()
 	defer m.known.mu.Unlock()
 	now := m.known.now()
-	v := m.known.decideLocked(ask, g, spent, now)
-	if v.Outcome == Limited {
+	v := m.known.decideLocked(ask, g, ask.Slots, spent, now)
+	switch v.Outcome {
+	case Limited:
 		m.known.denyLocked(ask, v.Decisions, now)
+	case Admitted, queued:
+		for _, c := range ask.candidates() {
+			decisions, _, _ := m.budgets.Take(now, []limiter.Charge{c})
+			v.Candidates = append(v.Candidates, decisions...)
+		}
 	}
-	return v, nil
+	return m.known.toldLocked(ask, v, limiter.Alone), nil
 }
 
 // Refusal returns the verdict on ask if this replica knows by itself that it
@@ -40,13 +56,27 @@ func (m *Memory) Admit(_ context.Context, ask Ask) (Verdict, error) {
 // not yet due. It takes nothing, and is cheap enough to call before the request's
 // body is read, with the Fingerprint still nil. Of budgets that have not refused
 // it says nothing.
-func (m *Memory) Refusal(ask Ask) (v Verdict, refused bool) { return m.known.refusal(ask) }
+func (m *Memory) Refusal(ask Ask) (v Verdict, refused bool) {
+	v, refused = m.known.refusal(ask)
+	return m.known.told(ask, v, limiter.Alone), refused
+}
 
-// Pause lets no ask that names the cool-down be admitted for d from now on. It
-// only ever extends one.
-func (m *Memory) Pause(tag, name string, d time.Duration) { m.known.pause(tag, name, d) }
+// Pause lets no ask that names the cool-down be admitted for d from now on: its
+// upstream has asked for that with a status. It only ever extends one.
+func (m *Memory) Pause(tag, name string, d time.Duration, status int) {
+	m.known.pause(tag, name, d, status)
+}
 
-func (m *Memory) release(lock *lock, hold time.Duration) { m.known.release(lock, hold) }
+// Drain refuses requests that would wait for longer than until the process ends,
+// after left.
+func (m *Memory) Drain(left time.Duration) { m.known.drain(left) }
+
+func (m *Memory) release(g *Grant, hold time.Duration) {
+	m.known.release(g.lock, hold)
+	if g.taken != nil {
+		m.known.freed(g.taken)
+	}
+}
 
 func (m *Memory) giveBack(g *Grant) {
 	m.known.giveBack(g)

@@ -62,16 +62,16 @@ func TestMemory_BeyondCapacityForgetsTheHoldNearestToItsEnd(t *testing.T) {
 func TestMemory_AddDoesNotDisplaceAnEqualRequest(t *testing.T) {
 	m := NewMemory("replica-0")
 	first, second := newGrant(request("a"), m), newGrant(request("a"), m)
-	if v, known := m.known.add(request("a"), first.lock); known {
+	if v, known := m.known.add(request("a"), first, false); known {
 		t.Fatalf("got %+v, want nothing known", v)
 	}
-	if v, known := m.known.add(request("a"), second.lock); !known || v.Outcome != Duplicate || v.Holder.RequestID != first.lock.requestID() {
+	if v, known := m.known.add(request("a"), second, false); !known || v.Outcome != Duplicate || v.Holder.RequestID != first.lock.requestID() {
 		t.Errorf("got %+v, %t, want a duplicate", v, known)
 	}
 	second.Release(0)
 	expect(t, m, Duplicate, request("a"))
 	first.Release(time.Minute)
-	if v, known := m.known.add(request("a"), second.lock); !known || v.Outcome != Held {
+	if v, known := m.known.add(request("a"), second, false); !known || v.Outcome != Held {
 		t.Errorf("got %+v, %t, want held", v, known)
 	}
 }

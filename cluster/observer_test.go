@@ -59,13 +59,13 @@ func TestRedis_CoolDownsMetWhileTheStoreIsAwayAreBounded(t *testing.T) {
 		undecided(t, r, unlocked(charge("many", "1000/h")))
 	}
 	told.next(t, StoreAway)
-	r.Pause("slack", "longest", time.Hour)
-	r.Pause("slack", "", 30*time.Second)
+	r.Pause("slack", "longest", time.Hour, 429)
+	r.Pause("slack", "", 30*time.Second, 429)
 	for i := range 3 * Capacity / 2 {
-		r.Pause("slack", fmt.Sprint(i), time.Minute)
+		r.Pause("slack", fmt.Sprint(i), time.Minute, 429)
 	}
 	for range 1000 {
-		r.Pause("slack", "again and again", 30*time.Minute)
+		r.Pause("slack", "again and again", 30*time.Minute, 429)
 	}
 	p := r.partOf("slack")
 	eventually(t, "none is left in the queue", func() bool {
@@ -112,7 +112,7 @@ func TestMemory_StatusIsCopiedInPieces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMemory("replica-0")
 		for i := range 1000 {
-			m.Pause("slack", fmt.Sprint(i), time.Minute)
+			m.Pause("slack", fmt.Sprint(i), time.Minute, 429)
 			admit(t, m, request(fmt.Sprint(i)))
 		}
 		stop := make(chan struct{})
@@ -122,7 +122,7 @@ func TestMemory_StatusIsCopiedInPieces(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					m.Pause("slack", fmt.Sprint("more", i%100), time.Second)
+					m.Pause("slack", fmt.Sprint("more", i%100), time.Second, 429)
 					admit(t, m, unlocked())
 				}
 			}
@@ -140,14 +140,14 @@ func TestMemory_StatusIsCopiedInPieces(t *testing.T) {
 func TestRedis_WhatCallersShareIsToldHoweverManyThereAre(t *testing.T) {
 	r, p, _ := unasked(t, "10/s")
 	r.known.refusal(under(unlocked(), "")) // of a route
-	r.known.pause("slack", "", time.Hour)
+	r.known.pause("slack", "", time.Hour, 429)
 	shared := charge("shared", "1/h")
 	p.debts.Add(r.known.now(), unlocked(shared).charges(), 1)
 	for i := range Capacity {
 		callers := charge("callers", "1/h")
 		callers.Caller = fmt.Sprint(i)
 		p.debts.Add(r.known.now(), unlocked(callers).charges(), 1)
-		r.known.pause("slack", callers.Caller, time.Hour)
+		r.known.pause("slack", callers.Caller, time.Hour, 429)
 	}
 	p.unpaused = true
 	r.queue.add(r.kept(p)...)

@@ -16,7 +16,7 @@ var orderBehaviours = map[string]func(t *testing.T, fleet []replica){
 			expect(t, r, Limited, under(request("b", one), "")) // known from here on
 			expect(t, r, Duplicate, under(request("a", one), ""))
 		}
-		fleet[1].Pause("slack", "", time.Minute)
+		fleet[1].Pause("slack", "", time.Minute, 429)
 		for _, r := range fleet {
 			v := expect(t, r, Duplicate, under(request("a", one), ""))
 			if v.Holder.Replica != "replica-0" || v.Holder.Age < 0 || v.Holder.Age > time.Minute {
@@ -35,7 +35,7 @@ var orderBehaviours = map[string]func(t *testing.T, fleet []replica){
 	"A cool-down comes before a limit": func(t *testing.T, fleet []replica) {
 		one := charge("one", "1/h")
 		admit(t, fleet[0], request("a", one))
-		fleet[1].Pause("slack", "", time.Minute)
+		fleet[1].Pause("slack", "", time.Minute, 429)
 		for _, r := range fleet {
 			expect(t, r, CoolingDown, under(request("b", one), ""))
 			expect(t, r, Limited, request("b", one))

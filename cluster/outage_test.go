@@ -175,7 +175,7 @@ func TestRedis_DecidesAsTheAskSaysWhileTheStoreIsAway(t *testing.T) {
 			eventually(t, "all locks taken", func() bool { return r.Status().Renewed >= s.Renewed+uint64(len(s.Locks)) })
 			for _, body := range []string{"before", "local7", "open7"} {
 				eventually(t, "a duplicate elsewhere", func() bool {
-					v := ask(t, other, request(body))
+					v := ask(t, other, by(Open, request(body))) // it may have missed the store too
 					v.Grant.Release(0)
 					return v.Outcome == Duplicate && v.Holder.Replica == "replica-0"
 				})
@@ -202,7 +202,7 @@ func TestRedis_StoreThatIsAwayIsNotAsked(t *testing.T) {
 	lose(t, r)
 	told.next(t, StoreAway)
 	// What was under way ends first.
-	r.Pause("slack", "a", time.Minute)
+	r.Pause("slack", "a", time.Minute, 429)
 	time.Sleep(2 * retryAfter)
 	must(t, client.ConfigResetStat(t.Context()))
 	faults := func() int { return int(r.Status().Faults["out-of-memory"]) }
@@ -211,7 +211,7 @@ func TestRedis_StoreThatIsAwayIsNotAsked(t *testing.T) {
 		degraded(t, r, Admitted, by(Open, request(fmt.Sprint(i), five))).Grant.Release(time.Duration(i%2) * time.Hour)
 	}
 	lock.Release(0)
-	r.Pause("slack", "b", time.Minute)
+	r.Pause("slack", "b", time.Minute, 429)
 	eventually(t, "looked for", func() bool { return faults() >= before+3 })
 	// Each probe runs one, and fails; one may have been on its way.
 	if n, probes := scriptsRun(t, client), faults()-before; n > probes+1 {
@@ -289,8 +289,8 @@ func TestRedis_OneCutIsNoOutage(t *testing.T) {
 				}
 			})
 		}
-		eventually(t, "all are asking", func() bool { return r.conn.Load().asking.Load() == asks })
-		link.Heal() // for new connections
+		eventually(t, "all are asking", func() bool { return r.conn.Load().asking.Load() >= asks }) // and a probe may be
+		link.Heal()                                                                                 // for new connections
 		link.Cut()
 		asking.Wait()
 		eventually(t, "decided", func() bool {
@@ -338,7 +338,7 @@ func TestRedis_PauseThatIsOverIsNotTold(t *testing.T) {
 	server := startRedis(t)
 	r := join(t, server.URL(), Options{})
 	for _, d := range []time.Duration{0, -1, -time.Hour} {
-		r.Pause("slack", "", d)
+		r.Pause("slack", "", d, 429)
 	}
 	admit(t, r, under(unlocked(), ""))
 	if s := r.Status(); len(s.Faults) > 0 || len(s.Pauses) > 0 {

@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -162,6 +164,7 @@ func (r *Redis) record(p *part, err error) {
 		}
 		return
 	}
+	err = r.because(err)
 	fault := FaultOf(err)
 	r.counts.fault(fault)
 	if ofOneKey(fault) || p.away() || r.parts.bare(p) {
@@ -176,6 +179,18 @@ func (r *Redis) record(p *part, err error) {
 	} else {
 		r.move(p, failed, err)
 	}
+}
+
+// because adds to err, where it is that an ask has got no connection in its time,
+// why none could be made.
+func (r *Redis) because(err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) || r.options.Dialled == nil {
+		return err
+	}
+	if _, cause := r.options.Dialled(); cause != nil {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
 }
 
 // cutAnew reports whether a cut is the first for a while. Asks that share a

@@ -49,7 +49,7 @@ func (r *Redis) place(tag string) *part {
 // tag whose part is looked for stays with it until it is found, so that an outage
 // ends as it began.
 func (r *Redis) replace() {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	conn := r.conn.Load()
 	for tag, known := range r.parts.byTag.Range {

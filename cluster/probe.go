@@ -37,6 +37,7 @@ func (r *Redis) probe(p *part) {
 			continue
 		}
 		if err != nil {
+			r.warnOfDistance()
 			r.counts.fault(FaultOf(err))
 			r.move(p, failed, err)
 			continue
@@ -71,11 +72,12 @@ func (r *Redis) charge(p *part) { r.queue.add(r.perform(r.owed(p), true)...) }
 // reach asks p as a request does: a store that can only be read, or that refuses
 // a script what it needs, is of no use. Where it is away, it does so by a new
 // client, which then takes the place of the old one: that one may believe for a
-// second on that there is nothing to connect to. A client of Sentinel stays, since
-// it learns by failing which sentinels answer.
+// second on that there is nothing to connect to, and stays with a master that is
+// none any more. Connecting has its own time, for which no request waits; the ask
+// has that of any, so that a store is not found which is too far to be asked.
 func (r *Redis) reach(p *part) error {
 	conn := r.conn.Load()
-	anew := p.state() == away && !conn.sentinel()
+	anew := p.state() == away
 	if anew {
 		var err error
 		if conn, err = r.options.connect(); err != nil {
@@ -88,16 +90,43 @@ func (r *Redis) reach(p *part) error {
 	case err != nil:
 		_ = conn.close()
 	default:
-		old := r.conn.Swap(conn)
-		r.stopped.Go(func() {
-			select {
-			case <-r.stop:
-			case <-time.After(r.options.Timeout): // whoever waits for an answer of it has had it by then
-			}
-			_ = old.close()
-		})
+		r.use(conn)
 	}
 	return err
+}
+
+// use lets all asks from now on be of conn.
+func (r *Redis) use(conn *connection) {
+	old := r.conn.Swap(conn)
+	r.stopped.Go(func() {
+		select {
+		case <-r.stop:
+		case <-time.After(r.options.Timeout): // whoever waits for an answer of it has had it by then
+		}
+		_ = old.close()
+	})
+}
+
+// follow asks another master from now on, which the sentinels have named. Whether
+// it answers or not, the old one is not asked any more: it may be a master on,
+// and decide without the other replicas. A store that is away is looked for
+// anyway.
+func (r *Redis) follow() {
+	p := r.parts.whole
+	if p == nil || p.away() {
+		return
+	}
+	conn, err := r.options.connect()
+	if err != nil {
+		return
+	}
+	r.record(p, r.tryAsk(conn, p)) // it is connected to, before anybody waits for that
+	r.use(conn)
+	r.changes.tell(Change{Kind: StoreMoved})
+	select {
+	case r.returned <- struct{}{}: // for the locks that it may not have
+	case <-r.stop:
+	}
 }
 
 // tryAsk runs the guard for keys of its own, which are gone before the next
@@ -107,7 +136,7 @@ func (r *Redis) tryAsk(conn *connection, p *part) error {
 	if tag == "" {
 		tag = "probe" // of the whole, or of a master that has nothing of ours any more
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	c := newCommand(r.options.Prefix)
 	defer c.done()
@@ -117,12 +146,16 @@ func (r *Redis) tryAsk(conn *connection, p *part) error {
 		c.endKey()
 	}
 	everyTime := limiter.Limit{Rate: limiter.MaxPerSecond, Period: time.Second, Burst: limiter.MaxPerSecond}
-	guardArgs{lock: valueFormat + " probe " + r.options.Self.ID + " probe", ttl: probeExpiry, pauses: 1, limits: [][]string{r.limitArgs(everyTime)}}.write(c)
+	ask := Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}
+	guardArgs{lock: valueFormat + " probe " + r.options.Self.ID + " probe", ttl: probeExpiry, ask: ask, limits: [][]string{r.limitArgs(everyTime, 0)}}.write(c)
 	reply, err := conn.once(ctx, r.guard, c).Slice()
 	if err != nil {
 		return err
 	}
-	a, err := readAnswer(Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}, reply)
+	if conn != r.conn.Load() {
+		conn.warm(ctx)
+	}
+	a, err := readAnswer(ask, reply)
 	if err == nil {
 		p.clock.set(a.at, r.known.now(), r.options.Timeout)
 	}

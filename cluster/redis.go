@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	_ "embed"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,33 +20,53 @@ var (
 	renewSource string
 	//go:embed release.lua
 	releaseSource string
+	//go:embed cooldown.lua
+	cooldownSource string
 	//go:embed pause.lua
 	pauseSource string
 	//go:embed charge.lua
 	chargeSource string
 	//go:embed refund.lua
 	refundSource string
+	//go:embed look.lua
+	lookSource string
+	//go:embed renewslots.lua
+	renewSlotsSource string
+	//go:embed freeslots.lua
+	freeSlotsSource string
 	//go:embed heartbeat.lua
 	heartbeatSource string
 
 	renewScript     = newScript(renewSource)
 	releaseScript   = newScript(releaseSource)
-	pauseScript     = newScript(pauseSource)
+	pauseScript     = newScript(cooldownSource + pauseSource)
 	chargeScript    = newScript(prelude + chargeSource)
 	refundScript    = newScript(prelude + refundSource)
 	heartbeatScript = newScript(heartbeatSource)
 
+	lookScript       = newScript(cooldownSource + lookSource)
+	renewSlotsScript = newScript(renewSlotsSource)
+	freeSlotsScript  = newScript(freeSlotsSource)
+
 	prelude, errPrelude = limiter.Prelude()
 )
 
-// Options configure a [Redis]. All of them are required, but for Observe.
+// Options configure a [Redis]. All of them are required, but for Watch, Dialled
+// and Observe.
 type Options struct {
-	// Connect returns a new client, as [NewClient] does. It is called once at
-	// the start, and again to find a store that was away.
-	Connect func() (redis.UniversalClient, error)
+	// Connect returns a new client, as [Endpoint.Connect] does. It is called once
+	// at the start, and again to find a store that was away, or has moved.
+	Connect func(life context.Context) (redis.UniversalClient, error)
+	// Watch calls moved when the store may be another server from now on, until ctx
+	// ends, as [Endpoint.Watch] does; nil where that cannot be.
+	Watch func(ctx context.Context, moved func())
+	// Dialled returns what is known of connections that were made, or could not be,
+	// as [Endpoint.Dialled] does; nil where nothing is.
+	Dialled func() (trip time.Duration, err error)
+
 	Prefix  string        // first part of every key
 	Self    Replica       // this replica, as the others are to know it
-	LockTTL time.Duration // a lock is gone at most this long after its replica died
+	LockTTL time.Duration // locks and slots are gone at most this long after their replica died
 	Timeout time.Duration // longest that Admit, Pause and Release wait for the store
 	// Pipeline sends asks together where there are more than a few at once.
 	Pipeline bool
@@ -66,19 +87,22 @@ type Redis struct {
 	options   Options
 	known     *known
 	guard     *script
-	args      sync.Map // limiter.Limit → []string, its arguments of a script
+	args      sync.Map // limitWait → []string, its arguments of a script
 	conn      atomic.Pointer[connection]
 	parts     parts
 	deadlines deadlines // of asks
 	fleet     fleet
 	counts    counts
-	policy    string   // maxmemory-policy, as last seen by the run loop
-	uncounted bool     // the store could not tell who lives; the run loop's
-	changed   sync.Map // changes of limits that were told
+	policy    string      // maxmemory-policy, as last seen by the run loop
+	uncounted bool        // the store could not tell who lives; the run loop's
+	far       atomic.Bool // it was told that the store is far
+	changed   sync.Map    // changes of limits that were told
 
 	changes  observer
 	queue    queue
 	returned chan struct{} // a part of the store answers again
+	started  chan struct{} // closed when the store has been asked for the first time
+	unwatch  context.CancelFunc
 	stop     chan struct{}
 	ran      chan struct{} // closed when the run loop has ended
 	stopped  sync.WaitGroup
@@ -97,11 +121,12 @@ func NewRedis(o Options) (*Redis, error) {
 	r := &Redis{
 		options:   o,
 		known:     newKnown(o.Self.ID),
-		guard:     newScript(prelude + guardSource),
+		guard:     newScript(prelude + cooldownSource + guardSource),
 		deadlines: deadlines{timeout: o.Timeout},
 		queue:     newQueue(),
 		changes:   newObserver(),
 		returned:  make(chan struct{}),
+		started:   make(chan struct{}),
 		stop:      make(chan struct{}),
 		ran:       make(chan struct{}),
 	}
@@ -116,10 +141,18 @@ func NewRedis(o Options) (*Redis, error) {
 		o.Observe = func(Change) {}
 	}
 	go r.changes.run(o.Observe)
+	watching, unwatch := context.WithCancel(context.Background())
+	r.unwatch = unwatch
+	if o.Watch != nil {
+		r.stopped.Go(func() { o.Watch(watching, r.follow) })
+	}
 	return r, nil
 }
 
-// Admit decides ask in at most one trip to the store, and within its timeout.
+// Admit decides ask in at most one trip to the store, and within its timeout; but
+// one that waits takes up to ask.Wait, and another trip at each instant at which
+// there is more to decide than what it has a place for. The error is why ctx has
+// ended while it waited, or wraps ErrUndecided.
 // Without an answer, and at once while the store is known to be away, the
 // verdict is what the ask says, or else an error that wraps [ErrUndecided]; the
 // verdict's Fault then says why.
@@ -131,12 +164,21 @@ func NewRedis(o Options) (*Redis, error) {
 //
 // The trip is not cut short when the context is done: a client that leaves in
 // the middle of it would otherwise cost the connection, and the answer.
-func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
+func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
+	began := r.known.now()
+	v, err := r.decide(ask)
+	if v.waits(ask) {
+		return r.known.await(ctx, ask, v, began, r.decide)
+	}
+	return v, err
+}
+
+func (r *Redis) decide(ask Ask) (Verdict, error) {
 	if v, refused := r.known.refusal(ask); refused {
-		if v.Outcome == CoolingDown || v.Outcome == Limited {
+		if v.Outcome == CoolingDown || v.Outcome == Limited || v.Outcome == Busy {
 			v = r.lookElsewhere(ask, v)
 		}
-		return v, nil
+		return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), nil
 	}
 	if ask.needsNothing() {
 		return Verdict{Outcome: Admitted}, nil // which says nothing of the store
@@ -152,6 +194,9 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	if g.Locked() {
 		g.lock.stored.Store(true)
 	}
+	if g != nil && g.taken != nil {
+		g.taken.stored.Store(true)
+	}
 	ctx, end := r.deadlines.context(r.known.now())
 	a, asked, err := r.ask(ctx, end, part, ask, g)
 	r.record(part, err)
@@ -165,20 +210,22 @@ func (r *Redis) Admit(_ context.Context, ask Ask) (Verdict, error) {
 	v := a.Verdict
 	switch v.Outcome {
 	case CoolingDown:
-		r.known.cool(ask, a.waits, asked)
+		r.known.cool(ask, a.left, asked)
 	case Limited:
 		r.known.deny(ask, v.Decisions, asked)
-	case Admitted:
-		if g == nil {
+		v = r.known.told(ask, v, r.fleet.place(r.options.Replicas))
+	case Admitted, queued, Busy:
+		if g == nil || v.Outcome == Busy && (ask.Wait == 0 || !g.Locked()) {
 			return v, nil
 		}
-		g.stored = a.stored
-		if g.Locked() {
-			if refusal, refused := r.known.add(ask, g.lock); refused {
-				// An equal ask that got no answer has gone on meanwhile.
-				r.queue.add(append(r.refunds(g), r.ending(g.lock, 0))...)
-				return refusal, nil
-			}
+		g.charges, g.stored = a.charged, a.stored
+		if refusal, refused := r.known.add(ask, g, v.Outcome == Admitted); refused {
+			// An equal ask that got no answer has gone on meanwhile.
+			r.queue.add(slices.Concat(r.refunds(g), r.freeing(g.taken), []*task{r.ending(g.lock, 0)})...)
+			return refusal, nil
+		}
+		if v.Outcome != Admitted {
+			g.taken = nil
 		}
 		v.Grant = g
 	}
@@ -227,6 +274,7 @@ func (r *Redis) isAlone() bool {
 func (r *Redis) giveBack(g *Grant) {
 	tasks := r.refunds(g)
 	r.known.giveBack(g)
+	tasks = append(tasks, r.freeing(g.taken)...)
 	if g.lock != nil && g.lock.stored.Load() {
 		tasks = append(tasks, r.ending(g.lock, 0))
 	}
@@ -234,16 +282,23 @@ func (r *Redis) giveBack(g *Grant) {
 	r.known.askAgain(g)
 }
 
+// Drain refuses requests that would wait for longer than until the process ends,
+// after left.
+func (r *Redis) Drain(left time.Duration) { r.known.drain(left) }
+
 // Refusal returns the verdict on ask if this replica knows by itself that it
 // is a refusal, as [Memory.Refusal] does.
-func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) { return r.known.refusal(ask) }
+func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) {
+	v, refused = r.known.refusal(ask)
+	return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), refused
+}
 
 // Pause lets no ask that names the cool-down be admitted for d from now on, on
-// any replica. It only ever extends one, and waits until the store has been
-// told, or for its timeout.
-func (r *Redis) Pause(tag, name string, d time.Duration) {
-	until := r.known.pause(tag, name, d)
-	r.tell(r.pausing(pauseID{tag, name}, until))
+// any replica: its upstream has asked for that with a status. It only ever extends
+// one, and waits until the store has been told, or for its timeout.
+func (r *Redis) Pause(tag, name string, d time.Duration, status int) {
+	id, p := pauseID{tag, name}, r.known.pause(tag, name, d, status)
+	r.tell(r.pausing(id, p))
 }
 
 // Close gives back what is queued for it, also where the store was away until now,
@@ -251,6 +306,7 @@ func (r *Redis) Pause(tag, name string, d time.Duration) {
 // released before.
 func (r *Redis) Close() error {
 	close(r.stop)
+	r.unwatch()
 	r.stopped.Wait()
 	r.perform(r.left(), true)
 	r.leave()
@@ -258,6 +314,10 @@ func (r *Redis) Close() error {
 	r.changes.close(r.options.Timeout)
 	return r.conn.Load().close()
 }
+
+// Started returns a channel that is closed once the store has been asked for the
+// first time, or has had its time to answer: from then on asks find connections.
+func (r *Redis) Started() <-chan struct{} { return r.started }
 
 func (r *Redis) redis() redis.UniversalClient { return r.conn.Load().client }
 

@@ -98,7 +98,11 @@ func open(t testing.TB, url string, o Options) *Redis {
 	}
 	o.Pipeline = true
 	if o.Connect == nil {
-		o.Connect = func() (redis.UniversalClient, error) { return NewClient(url, TLSFiles{}, o.Timeout) }
+		e, err := NewEndpoint(func() (string, error) { return url, nil }, TLSFiles{}, o.Timeout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Connect, o.Watch, o.Dialled = e.Connect, e.Watch, e.Dialled
 	}
 	r, err := NewRedis(o)
 	if err != nil {

@@ -122,10 +122,10 @@ func TestMemory_CallersCoolDownsDisplaceNoRoutes(t *testing.T) {
 		m := NewMemory("replica-0")
 		for _, name := range []string{"", "of a pool"} {
 			admit(t, m, under(unlocked(), name))
-			m.Pause("slack", name, time.Minute)
+			m.Pause("slack", name, time.Minute, 429)
 		}
 		for i := range Capacity + 10 {
-			m.Pause("slack", fmt.Sprint(i), time.Hour)
+			m.Pause("slack", fmt.Sprint(i), time.Hour, 429)
 		}
 		for _, names := range [][]string{{""}, {"of a pool"}, {"of another", fmt.Sprint(Capacity + 9)}} {
 			expect(t, m, CoolingDown, under(unlocked(), names...))

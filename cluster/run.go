@@ -12,6 +12,8 @@ import (
 func (r *Redis) run() {
 	defer close(r.ran)
 	r.load()
+	r.reconnectIfFar()
+	close(r.started)
 	r.beat()
 	r.warn()
 	renewal := time.NewTicker(r.options.LockTTL / 3)
@@ -22,17 +24,18 @@ func (r *Redis) run() {
 	for renewed := true; ; {
 		select {
 		case <-renewal.C:
-			renewed = r.renew()
+			renewed = r.renewAll()
 		case <-heartbeat.C:
 			r.beat()
+			r.lookForPauses()
 		case <-r.returned:
 			r.load()
-			renewed = r.renew() // takes the locks of what was admitted meanwhile
+			renewed = r.renewAll() // takes what was admitted meanwhile has
 			r.beat()
 			r.warn()
 		case <-again:
 			again = nil
-			renewed = renewed || r.renew()
+			renewed = renewed || r.renewAll()
 		case <-r.stop:
 			return
 		}
@@ -42,16 +45,43 @@ func (r *Redis) run() {
 	}
 }
 
+// reconnectIfFar lets asks be sent as to a store that is far, if it has turned out
+// to be that.
+func (r *Redis) reconnectIfFar() {
+	if r.options.Dialled == nil {
+		return
+	}
+	if trip, _ := r.options.Dialled(); !isFar(trip, r.options.Timeout) {
+		return
+	}
+	conn, err := r.options.connect()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
+	defer cancel()
+	conn.warm(ctx)
+	r.use(conn)
+}
+
 // load sends the scripts ahead of the first ask, so that it finds them. Where
 // that fails they are sent when they are asked for.
 func (r *Redis) load() {
-	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
-	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, refundScript, heartbeatScript} {
+	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, refundScript, heartbeatScript, renewSlotsScript, freeSlotsScript} {
 		if script.Load(ctx, r.redis()).Err() != nil {
 			return
 		}
 	}
+	r.conn.Load().warm(ctx)
+}
+
+// renewAll renews the locks and slots of all exchanges under way, and reports
+// whether the store answered.
+func (r *Redis) renewAll() (answered bool) {
+	locks, slots := r.renew(), r.renewSlots()
+	return locks && slots
 }
 
 // renew renews every lock in flight, and reports whether the store answered. A

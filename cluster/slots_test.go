@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -163,7 +164,7 @@ func TestRedisCluster_MasterThatIsAwayIsOneOutage(t *testing.T) {
 	var clients atomic.Int64
 	told := newChanges()
 	o := Options{Timeout: 2 * time.Second, Observe: told.observe}
-	o.Connect = func() (redis.UniversalClient, error) {
+	o.Connect = func(context.Context) (redis.UniversalClient, error) {
 		clients.Add(1)
 		return NewClient(nodes.URL(), TLSFiles{}, o.Timeout)
 	}

@@ -9,8 +9,10 @@ import (
 
 // Status is a picture of what a replica knows.
 type Status struct {
-	Locks  []LockStatus  // of exchanges under way, the oldest first
-	Pauses []PauseStatus // cool-downs, the last to end first
+	Locks   []LockStatus  // of exchanges under way, the oldest first
+	Pauses  []PauseStatus // cool-downs, the last to end first
+	Slots   []SlotStatus  // those that exchanges of this replica have, by kind
+	Waiting int           // requests that wait for budgets or slots
 
 	// What follows is empty without a store.
 	Away    []AwayStatus
@@ -18,6 +20,9 @@ type Status struct {
 	Peers   []Peer
 	Renewed uint64 // locks, since the start
 	Lost    uint64 // likewise
+	// SlotsLost is how often a slot could not be renewed, since the store had lost
+	// it and others have taken all that there are.
+	SlotsLost uint64
 	// Degraded is how long the store, or any part of it, was away since the start.
 	Degraded time.Duration
 	Faults   map[string]uint64 // asks and other calls without an answer since the start, by [FaultOf]
@@ -37,6 +42,14 @@ type PauseStatus struct {
 	Left   time.Duration
 }
 
+// SlotStatus is how many slots of a kind exchanges of this replica have. It does
+// not say whose.
+type SlotStatus struct {
+	Tag, Limit string
+	Caller     bool // they are one caller's
+	Used, Most int
+}
+
 // AwayStatus is a part of the store that does not answer.
 type AwayStatus struct {
 	Tag   string // of the routes concerned, with commas between them; empty for all
@@ -51,11 +64,12 @@ func (k *known) status() (s Status) {
 	for _, lock := range k.inFlight() {
 		s.Locks = append(s.Locks, LockStatus{Tag: lock.id.tag, RequestID: lock.requestID(), Age: max(0, now-lock.admitted)})
 	}
-	for id, until := range k.cooling() {
-		if until > now {
-			s.Pauses = append(s.Pauses, PauseStatus{Tag: id.tag, Caller: k.isCallers(id), Left: until - now})
+	for id, p := range k.cooling() {
+		if p.until > now {
+			s.Pauses = append(s.Pauses, PauseStatus{Tag: id.tag, Caller: k.isCallers(id), Left: p.until - now})
 		}
 	}
+	s.Slots, s.Waiting = k.slotStatus()
 	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
 	slices.SortFunc(s.Pauses, func(a, b PauseStatus) int { return cmp.Compare(b.Left, a.Left) })
 	return s
@@ -78,6 +92,7 @@ func (r *Redis) Status() Status {
 	r.fleet.mu.Lock()
 	s.Peers = slices.SortedFunc(maps.Values(r.fleet.peers), func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
 	r.fleet.mu.Unlock()
+	s.SlotsLost = r.counts.slotsLost.Load()
 	s.Renewed, s.Lost = r.counts.renewed.Load(), r.counts.lost.Load()
 	r.counts.mu.Lock()
 	s.Faults = maps.Clone(r.counts.faults)

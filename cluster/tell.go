@@ -79,9 +79,9 @@ func (r *Redis) kept(p *part) []*task {
 	p.unpaused = false
 	p.mu.Unlock()
 	if unpaused {
-		for id, until := range r.known.cooling() {
+		for id, pause := range r.known.cooling() {
 			if r.partOf(id.tag) == p {
-				kept = append(kept, r.pausing(id, until))
+				kept = append(kept, r.pausing(id, pause))
 			}
 		}
 	}

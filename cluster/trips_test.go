@@ -84,12 +84,17 @@ func TestRedis_TripsOfEachKindOfRequest(t *testing.T) {
 	alices := charge("alices", "1/h")
 	alices.Caller = "alice"
 	admit(t, r, unlocked(alices))
-	r.Pause("slack", "", time.Hour)
+	r.Pause("slack", "", time.Hour, 429)
+	r.Pause("slack", "alice", time.Hour, 429)
+	anyones, alicesOwn := under(request("f"), "other", "alice"), under(request("g"), "other", "alice")
+	alicesOwn.OneCaller = true
 	run(&ours, steps{
 		{"a duplicate of another's under a known refusal", 0, 2, again(r, 2, Duplicate, request("theirs", one))},
 		{"a refusal of one caller's budget", 1, 0, again(r, 1, Limited, request("d", alices))},
 		{"and again: another caller's equal request may have the lock", 0, 3, again(r, 3, Limited, request("d", alices))},
 		{"a known cool-down, and again", 0, 1, again(r, 5, CoolingDown, under(request("e"), ""))},
+		{"a known cool-down of one caller: another's equal request may have the lock", 0, 5, again(r, 5, CoolingDown, anyones)},
+		{"a known cool-down of one caller, whose requests alone are equal", 0, 1, again(r, 5, CoolingDown, alicesOwn)},
 	})
 }
 
@@ -107,8 +112,8 @@ type meter struct {
 }
 
 // connect returns what makes clients that m counts for.
-func (m *meter) connect(t *testing.T, url string) func() (redis.UniversalClient, error) {
-	return func() (redis.UniversalClient, error) {
+func (m *meter) connect(t *testing.T, url string) func(context.Context) (redis.UniversalClient, error) {
+	return func(context.Context) (redis.UniversalClient, error) {
 		client := connect(t, url, storeTimeout)
 		client.AddHook(m)
 		return client, nil

@@ -77,6 +77,9 @@ var sayRows = []row{
 	{name: "cookies", says: "200\nContent-Length: 2\nSet-Cookie: a=1; Domain=upstream; Path=/x\nSet-Cookie: b=2\n\nok"},
 	{name: "a day of the upstream's", says: "200\nContent-Length: 2\nDate: Thu, 01 Jan 1970 00:00:00 GMT\n\nok"},
 
+	{name: "a wish for a pause passes as it came", route: "eager", sends: "POST /x\n\nbody",
+		says: "429\nContent-Length: 2\nContent-Type: application/json\nRetry-After: 1.5\nRetry-After: 2, 5\nX-RateLimit-Remaining: 0\nX-RateLimit-Reset-After: 0.5\n\n{}"},
+
 	{name: "redirect below", says: "302\nContent-Length: 0\nLocation: ORIGIN/CANARY/a%2Fb?c#d\n\n",
 		want: want{back: "302\nContent-Length: 0\nLocation: /ROUTE/a%2Fb?c#d\n\n"}},
 	{name: "redirect to a path below", sends: "POST /x\n\nbody", says: "307\nContent-Length: 0\nLocation: /CANARY/x\n\n",

@@ -73,6 +73,7 @@ var policies = map[string][]string{
 	"":        nil,
 	"brief":   {"--timeout", "1s"},
 	"idle":    {"--answer-idle", "1s"},
+	"eager":   {"--cool-down", "off"}, // or one row would be refused for another
 	"keyed":   {"--set-header", "Idempotency-Key=fixed"},
 	"tenants": {"--rate", "1000000/s,by=header:X-Tenant"},
 	"gone":    nil, // and nobody listens there

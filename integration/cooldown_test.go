@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,7 +34,13 @@ func pausing(t *testing.T, status int, fields ...string) *upstream {
 // expectCooling fails the test unless a refuses for up to so many seconds.
 func expectCooling(t *testing.T, what string, a answer, most int) {
 	t.Helper()
-	expect(t, what, a, "429 cooling-down")
+	expectPaused(t, what, a, 429, most)
+}
+
+// expectPaused is expectCooling for a pause that began with a status.
+func expectPaused(t *testing.T, what string, a answer, status, most int) {
+	t.Helper()
+	expect(t, what, a, fmt.Sprint(status, " cooling-down"))
 	if left, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || left < 1 || left > most {
 		t.Errorf("%s: got Retry-After %q, want 1 to %d", what, a.header.Get("Retry-After"), most)
 	}
@@ -75,9 +82,9 @@ func TestCoolDownHoldsOnEveryReplica(t *testing.T) {
 			}
 			for _, r := range replicas {
 				const most = 5 * 60
-				expectCooling(t, "an equal request", post(t, r.url+"/hook", "hello"), most)
-				expectCooling(t, "another one", post(t, r.url+"/hook/path", "other", "Authorization: Bearer one"), most)
-				expectCooling(t, "GET", do(t, http.MethodGet, r.url+"/hook", ""), most)
+				expectPaused(t, "an equal request", post(t, r.url+"/hook", "hello"), tt.status, most)
+				expectPaused(t, "another one", post(t, r.url+"/hook/path", "other", "Cookie: one"), tt.status, most)
+				expectPaused(t, "GET", do(t, http.MethodGet, r.url+"/hook", ""), tt.status, most)
 			}
 			if n := len(u.all()); n != 1 {
 				t.Errorf("%d requests reached the upstream, want 1", n)
@@ -89,11 +96,16 @@ func TestCoolDownHoldsOnEveryReplica(t *testing.T) {
 			if f == nil {
 				return
 			}
-			if left := f.redis.PTTL(t.Context(), keyPrefix+"{hook}:cool").Val(); left <= 0 || left > 5*time.Minute {
+			keys := f.redis.Keys(t.Context(), keyPrefix+"*:cool*").Val()
+			if len(keys) != 1 || !strings.HasPrefix(keys[0], keyPrefix+"{hook}:cool:") {
+				t.Fatalf("got the cool-downs %q, want one of hook's callers without credentials", keys)
+			}
+			if left := f.redis.PTTL(t.Context(), keys[0]).Val(); left <= 0 || left > 5*time.Minute {
 				t.Errorf("the pause has %s to go, want up to 5m", left)
 			}
-			if n := f.redis.Exists(t.Context(), keyPrefix+"{free}:cool").Val(); n != 0 {
-				t.Error("a route without cool-downs has one")
+			value := f.redis.Get(t.Context(), keys[0]).Val()
+			if format := regexp.MustCompile(fmt.Sprintf(`^\d{13} 300000 %d$`, tt.status)); !format.MatchString(value) {
+				t.Errorf("it is %q, want until when, 300000 ms and %d", value, tt.status)
 			}
 		})
 	}
@@ -126,11 +138,119 @@ func TestCoolDownIsTheCallersWhoseCredentialsMetIt(t *testing.T) {
 		t.Errorf("got %s, want two keys that do not tell whose", text)
 	}
 
+	// Who has none says nothing of those who have some.
+	expect(t, "nobody", send(one+"/hook", asksToPause), "429")
+	for _, url := range []string{one, other} {
+		expectCooling(t, "nobody", send(url+"/hook"), 3600)
+		expect(t, "bob", send(url+"/hook", bob), "200")
+	}
+
 	expect(t, "with the route's own credentials", send(one+"/ours", alice, asksToPause), "429")
 	for _, url := range []string{one, other} {
 		expectCooling(t, "everybody has the same", send(url+"/ours", bob), 3600)
 		expectCooling(t, "everybody has the same", send(url+"/ours"), 3600)
 	}
+}
+
+// Fails if callers of a URL that is a secret are told apart: to the upstream they
+// are one.
+func TestCoolDownOfASecretURLIsForAll(t *testing.T) {
+	t.Parallel()
+	u := pausing(t, 429, "Retry-After: 3600")
+	f := startFleet(t, 2, "HOOK="+u.URL, "--register", "env=env:HOOK", "--register", "file=file:"+writeFile(t, "hook", []byte(u.URL)), "--rate", "off")
+	for _, route := range []string{"/env", "/file"} {
+		expect(t, "alice", post(t, f.replicas[0].url+route, "1", "Authorization: Bearer alice", asksToPause), "429")
+		for _, r := range f.replicas {
+			expectCooling(t, "bob", post(t, r.url+route, "2", "Authorization: Bearer bob"), 300)
+			expectCooling(t, "nobody", post(t, r.url+route, "3"), 300)
+		}
+	}
+}
+
+// Fails if what upstreams are met to write is not understood, or a route learns that
+// was not told to.
+func TestWhatAsksForAPause(t *testing.T) {
+	t.Parallel()
+	in := func(d time.Duration, layout string) string { return time.Now().UTC().Add(d).Format(layout) }
+	for name, tt := range map[string]struct {
+		status int
+		fields []string
+		most   int // seconds
+		learns bool
+	}{
+		"decimals":                {429, []string{"Retry-After: 7.2"}, 8, false},
+		"a list":                  {429, []string{"Retry-After: 2, 5"}, 5, false},
+		"two lines":               {503, []string{"Retry-After: 9", "Retry-After: 4"}, 9, false},
+		"a date in UTC":           {429, []string{"Retry-After: " + in(time.Minute, "Mon, 02 Jan 2006 15:04:05 UTC")}, 61, false},
+		"a date of +0000":         {429, []string{"Retry-After: " + in(time.Minute, time.RFC1123Z)}, 61, false},
+		"403":                     {403, []string{"Retry-After: 7"}, 7, false},
+		"RateLimit":               {200, []string{`RateLimit: "a";r=0;t=7`}, 7, true},
+		"X-RateLimit, seconds":    {200, []string{"X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 7"}, 7, true},
+		"X-RateLimit, an instant": {200, []string{"X-RateLimit-Remaining: 0", fmt.Sprint("X-RateLimit-Reset: ", time.Now().Unix()+60)}, 61, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := pausing(t, tt.status, tt.fields...)
+			r := startReplica(t, "--register", "learns="+u.URL, "--register", "hook="+u.URL, "--rate", "off", "--cool-down", "on", "--cool-down", "learns=learn")
+			for _, route := range []string{"/learns", "/hook"} {
+				if a := post(t, r.url+route, "first", asksToPause); a.status != tt.status || a.body != "its own words" {
+					t.Errorf("%s: got %v %q, want the upstream's own answer", route, a, a.body)
+				}
+				status := 429
+				if tt.status == 503 {
+					status = 503
+				}
+				if again := post(t, r.url+route, "second"); tt.learns && route == "/hook" {
+					expect(t, route, again, "200")
+				} else {
+					expectPaused(t, route, again, status, tt.most)
+				}
+			}
+		})
+	}
+}
+
+// Fails if a cool-down outlasts --max-cool-down because the store's clock was set
+// back, or because another replica wrote a longer one.
+func TestCoolDownIsNeverLongerThanAllowed(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	f := startFleet(t, 1, "--register", "hook="+u.URL, "--set-header", "Authorization=ours", "--rate", "off", "--max-cool-down", "1m")
+	set := func(left, length time.Duration) {
+		now := f.redis.Time(t.Context()).Val()
+		f.redis.Set(t.Context(), keyPrefix+"{hook}:cool", fmt.Sprint(now.Add(left).UnixMilli(), " ", length.Milliseconds(), " 429"), time.Hour)
+	}
+	set(time.Hour, time.Minute)
+	expect(t, "under one of an hour ago, by the clock", post(t, f.url+"/hook", "1"), "200")
+	set(58*time.Minute, time.Hour)
+	expect(t, "under one that began before the longest", post(t, f.url+"/hook", "2"), "200")
+	set(time.Hour, time.Hour)
+	expectCooling(t, "under one that has just begun", post(t, f.url+"/hook", "3"), 60)
+}
+
+// Fails if callers that are refused together are told the same: few of them come
+// through, of those that do what they are told.
+func TestCallersRefusedTogetherComeThrough(t *testing.T) {
+	t.Parallel()
+	const callers, retries, want = 20, 2, 15
+	u := newUpstream(t)
+	f := startFleet(t, 3, "--register", "hook="+u.URL, "--rate", "10/s,burst=1")
+	f.awaitBeats(t, 3)
+	answers := make([]answer, callers)
+	each(callers, callers, func(i int) {
+		for try := range 1 + retries {
+			answers[i] = post(t, f.replicas[(i+try)%3].url+"/hook", fmt.Sprint(i))
+			seconds, err := strconv.Atoi(answers[i].header.Get("Retry-After"))
+			if answers[i].status == http.StatusOK || err != nil {
+				return
+			}
+			time.Sleep(time.Duration(seconds) * time.Second)
+		}
+	})
+	kinds := count(answers)
+	if kinds["200"] < want || kinds["200"]+kinds["429 limited"] != callers || len(u.all()) != kinds["200"] {
+		t.Errorf("got %v, and %d at the upstream, want at least %d through", kinds, len(u.all()), want)
+	}
+	t.Logf("%d of %d came through", kinds["200"], callers)
 }
 
 // A duplicate is a duplicate first. Fails if one is told to come back, at its own

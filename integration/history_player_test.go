@@ -47,7 +47,7 @@ func newHistoryRun(t *testing.T, p *plan) *historyRun {
 	h.urls[0] = startBalancer(t, h.replicas)
 	h.history = history{
 		limits: append(slices.Clone(historyLimits), widest(changedLimits)), hold: historyHold, pause: historyPause,
-		replicas: historySize, ttl: historyTTL,
+		replicas: historySize, ttl: historyTTL, few: historyFew,
 	}
 	for _, r := range historyRoutes {
 		if !r.decidesAlone {
@@ -180,6 +180,7 @@ func (h *historyRun) send(ctx context.Context, i int) {
 func (h *historyRun) expectNoLock() {
 	h.t.Helper()
 	eventually(h.t, "no lock is left behind", func() bool { return len(h.store.keys("throttle:*:lock:*")) == 0 })
+	eventually(h.t, "no slot is left behind", func() bool { return len(h.store.keys("throttle:*:slots:*")) == 0 })
 	h.store.expectExpiries()
 	h.expectNoSecretInKeys()
 	for _, r := range historyRoutes {

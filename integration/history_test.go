@@ -103,8 +103,13 @@ var historyRoutes = []struct {
 	{"changed", 15, 12, 1, true},
 	{"rests", 10, 4, 1, true}, // its upstream asks for pauses
 	{"kept", 10, 10, 1, true},
-	{"gone", 5, 10, 1, true}, // nobody listens there
+	{"gone", 5, 10, 1, true},  // nobody listens there
+	{"paced", 15, 8, 1, true}, // waits for its budget
+	{"few", 15, 12, 1, true},  // at once, and no lock
 }
+
+// historyFew is how many of the route "few" there are at once.
+const historyFew = 3
 
 var historyLimits = []limit{
 	{route: "limited", perSecond: 20, burst: 10, byTenant: true},
@@ -112,6 +117,7 @@ var historyLimits = []limit{
 	{route: "free", perSecond: 100, burst: 20},
 	{route: "shut", perSecond: 50, burst: 20},
 	{route: "rests", perSecond: 30, burst: 10},
+	{route: "paced", perSecond: 20, burst: 2},
 }
 
 // changedLimits are those of the route "changed": a replica has one of them at
@@ -156,6 +162,7 @@ func historyFlags(u *upstream, gone, mode string) (words []string) {
 		words = append(words, "--rate", rate)
 	}
 	words = append(words, "--pool", "purse=kept,gone", "--rate", fmt.Sprintf("purse=%d/8760h", purse), "--max-cool-down", historyPause.String())
+	words = append(words, "--wait", "paced=1s", "--concurrency", fmt.Sprint("few=", historyFew), "--dedupe", "few=off", "--wait", "few=50ms")
 	words = append(words, "--rate", "off", "--dedupe", "free=off", "--client-gone", "leave=cancel",
 		"--hold", "0s,unknown=0s", "--hold", fmt.Sprintf("held=%s,unknown=%[1]s", historyHold), "--replicas", fmt.Sprint(historySize))
 	if mode != "none" {

@@ -18,7 +18,7 @@ var answersTo = map[string]string{
 }
 
 // refusals are the answers to requests that must not reach the upstream.
-var refusals = []string{"409 duplicate", "409 held", "429 limited", "429 cooling-down", "503 undecided"}
+var refusals = []string{"409 duplicate", "409 held", "429 limited", "429 busy", "429 cooling-down", "503 undecided"}
 
 // Law 3: what was refused has not arrived, what was answered by the upstream
 // has once, and nothing has twice. Law 6: the proxy has no other answer.

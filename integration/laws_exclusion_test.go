@@ -23,7 +23,7 @@ func (h *history) exchanges() map[string][]exchange {
 	for i := range h.requests {
 		r := &h.requests[i]
 		for _, c := range r.calls {
-			if r.route != "free" {
+			if r.route != "free" && r.route != "few" {
 				equal[r.equal()] = append(equal[r.equal()], exchange{r, c})
 			}
 		}
@@ -121,6 +121,43 @@ func (h *history) gone(r *request, before time.Time) bool {
 // decidedAlone reports whether a request was, or may have been, decided by one
 // replica without the store.
 func (r *request) decidedAlone() bool { return r.alone || r.process < 0 }
+
+// No more of the route "few" are in flight at once than it has slots, while the
+// store keeps its data and its clock's pace and holders renew in time. What is
+// decided without the store is by each replica's share, beside what it had granted.
+func (h *history) crowds() (violations []string) {
+	var all []exchange
+	for i := range h.requests {
+		for _, c := range h.requests[i].calls {
+			if h.requests[i].route == "few" && c.end.After(c.start) {
+				all = append(all, exchange{&h.requests[i], c})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b exchange) int { return a.start.Compare(b.start) })
+	var live []exchange
+	for _, e := range all {
+		live = slices.DeleteFunc(live, func(before exchange) bool {
+			return !before.end.After(e.start) || before.cut && h.gone(before.request, e.start)
+		})
+		if live = append(live, e); len(live) > h.few && !h.excusesCrowd(live) {
+			violations = append(violations, fmt.Sprintf("slots: %d were in flight when %s arrived, want at most %d", len(live), e, h.few))
+		}
+	}
+	return violations
+}
+
+// excusesCrowd reports whether there was a reason for which more exchanges may be in
+// flight than there are slots.
+func (h *history) excusesCrowd(live []exchange) bool {
+	if slices.ContainsFunc(live, func(e exchange) bool { return e.decidedAlone() }) {
+		return true
+	}
+	first, last := live[0].sent, live[len(live)-1].start
+	return slices.ContainsFunc(h.faults, func(f fault) bool {
+		return f.overlaps(first, last) && (f.kind.loses || f.step != 0 || (f.kind.pauses || f.kind.store) && f.end.Sub(f.begin) >= h.ttl/2)
+	})
+}
 
 // clocks is by how much the test's and the store's may differ.
 const clocks = 20 * time.Millisecond

@@ -20,6 +20,7 @@ type history struct {
 	pause    time.Duration // after the upstream has asked for one
 	replicas int
 	ttl      time.Duration
+	few      int // of the route "few" at once
 }
 
 // request is one request of a history, with all that is known of it.
@@ -64,7 +65,7 @@ type limit struct {
 // many overlaps there were, by what explains them.
 func (h *history) check() (violations []string, explained map[string]int) {
 	violations, explained = h.overlaps()
-	for _, law := range []func() []string{h.repeatedTooSoon, h.misledDuplicates, h.disturbed, h.excesses, h.disagreements, h.unanswered, h.wrongPolicies} {
+	for _, law := range []func() []string{h.crowds, h.repeatedTooSoon, h.misledDuplicates, h.disturbed, h.excesses, h.disagreements, h.unanswered, h.wrongPolicies} {
 		violations = append(violations, law()...)
 	}
 	return violations, explained
@@ -107,6 +108,9 @@ func TestLaws(t *testing.T) {
 	}
 	pause := with(admitted(0, 0, 10), func(r *request) { r.route, r.body, r.does, r.answer.status = "rests", "pause", asksToPause, 429 })
 	on := func(route string) func(*request) { return func(r *request) { r.route = route } }
+	few := func(process, from, to int) request {
+		return with(admitted(process, from, to), func(r *request) { r.route, r.body = "few", r.nonce })
+	}
 	burst := func(n int, changes ...func(*request)) (requests []request) {
 		for i := range n {
 			r := admitted(i%3, 1000+20*i, 1001+20*i)
@@ -229,6 +233,12 @@ func TestLaws(t *testing.T) {
 		"an outage of some replicas":                    {requests: outage(10), faults: []fault{{kind: cutsRequests, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}}},
 		"a replica killed during an outage":             {requests: outage(10), faults: []fault{{kind: stops, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}, {kind: kills, replica: 1, begin: at(2000), healed: at(2500), end: at(2600)}}},
 		"refused":                                       {requests: []request{refused(0, 409, "duplicate"), refused(1, 429, "limited"), with(refused(2, 503, "undecided"), on("shut"))}},
+		"as many as there are slots":                    {requests: []request{few(0, 0, 10), few(1, 1, 20), few(2, 10, 30)}},
+		"one more than there are slots":                 {requests: []request{few(0, 0, 10), few(1, 1, 20), few(2, 9, 30)}, want: "slots"},
+		"one more, alone":                               {requests: []request{few(0, 0, 10), few(1, 1, 20), with(few(2, 9, 30), alone)}},
+		"one more after a loss":                         {requests: []request{few(0, 0, 10), few(1, 1, 20), few(2, 9, 30)}, faults: []fault{{kind: forgetsAll, replica: -1, begin: at(2), healed: at(3), end: at(4)}}},
+		"one more after a step":                         {requests: []request{few(0, 0, 10), few(1, 1, 20), few(2, 9, 30)}, faults: []fault{{kind: stepsBack, replica: -1, step: -1, begin: at(2), healed: at(3), end: at(4)}}},
+		"one more than one that was left":               {requests: []request{with(few(0, 0, 10), leave(2)), few(1, 1, 20), few(2, 9, 30)}},
 		"refused, and sent":                             {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.answer = answer{status: 409, Reason: "held"} })}, want: "law 3"},
 		"answered, and not sent":                        {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.calls = nil })}, want: "law 3"},
 		"sent twice":                                    {requests: []request{with(admitted(0, 0, 10), func(r *request) { r.calls = append(r.calls, &call{start: at(20), end: at(30)}) })}, want: "law 3"},
@@ -247,7 +257,7 @@ func TestLaws(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := &history{
 				requests: test.requests, faults: test.faults, replicas: 3, ttl: 3 * time.Second, hold: 100 * time.Millisecond, pause: 300 * time.Millisecond,
-				closed: []string{"shut"}, limits: []limit{{route: "limited", perSecond: 5, burst: 10, byTenant: true}},
+				closed: []string{"shut"}, few: 2, limits: []limit{{route: "limited", perSecond: 5, burst: 10, byTenant: true}},
 			}
 			violations, explained := h.check()
 			if test.want == "" && len(violations) > 0 || test.want != "" && (len(violations) != 1 || !strings.HasPrefix(violations[0], test.want)) {

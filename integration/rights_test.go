@@ -33,7 +33,7 @@ func TestDocumentedRightsSuffice(t *testing.T) {
 	rules := documentedRules(t)
 	server := redistest.Start(t)
 	client := server.Client()
-	words := strings.Fields("ACL SETUSER proxy on >password resetkeys -@all " + rules)
+	words := strings.Fields("ACL SETUSER proxy on >password resetkeys -@all +select " + rules)
 	args := make([]any, len(words))
 	for i, word := range words {
 		args[i] = word
@@ -46,10 +46,10 @@ func TestDocumentedRightsSuffice(t *testing.T) {
 
 	u := pausing(t, 429, "Retry-After: 3600")
 	defer u.open()
-	url := "redis://proxy:password@" + server.Addr
+	url := "redis://proxy:password@" + server.Addr + "/1"
 	f := &fleet{server: server, redis: client}
 	f.replicas = startReplicas(t, url, 2, "--register", "hook="+u.URL, "--rate", "2/d", "--register", "free="+u.URL, "--hold", "free=0s", "--rate", "free=100000/d",
-		"--register", "open="+u.URL, "--when-undecided", "closed", "--when-undecided", "open=open", "--lock-ttl", "5s", "--store-timeout", "500ms")
+		"--register", "open="+u.URL, "--when-undecided", "closed", "--when-undecided", "open=open", "--lock-ttl", "5s", "--concurrency", "hook=9", "--store-timeout", "500ms")
 	one, other := f.replicas[0], f.replicas[1]
 	used := func(command string) bool {
 		t.Helper()
@@ -99,5 +99,63 @@ func TestDocumentedRightsSuffice(t *testing.T) {
 	denied, err := client.Do(t.Context(), "ACL", "LOG").Slice()
 	if err != nil || len(denied) > 0 {
 		t.Errorf("denied: %v, %v", denied, err)
+	}
+}
+
+// What is needed besides, in a Cluster and of sentinels. Fails if it does not
+// suffice.
+func TestRightsInOtherTopologies(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	besides := func(pattern string) string {
+		t.Helper()
+		found := regexp.MustCompile("`(" + pattern + "[^`]*)`").FindSubmatch(page)
+		if found == nil {
+			t.Fatalf("docs/redis.md says nothing of %s", pattern)
+		}
+		return string(found[1])
+	}
+	give := func(user, rules string, servers ...*redistest.Server) {
+		t.Helper()
+		args := []any{"ACL", "SETUSER", user, "on", ">password", "-@all"}
+		for _, rule := range strings.Fields(rules) {
+			args = append(args, rule)
+		}
+		for _, server := range servers {
+			if err := server.Client().Do(t.Context(), args...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, start := range map[string]func() (url string, servers []*redistest.Server){
+		"Cluster": func() (string, []*redistest.Server) {
+			c := redistest.StartCluster(t)
+			give("proxy", documentedRules(t)+" "+besides(`\+cluster`), c.Nodes...)
+			return strings.Replace(c.URL(), "://", "://proxy:password@", 1), c.Nodes
+		},
+		"Sentinel": func() (string, []*redistest.Server) {
+			s := redistest.StartSentinels(t, 1)
+			give("proxy", documentedRules(t), s.Data...)
+			give("watcher", besides(`&\* `), s.Nodes...)
+			return strings.Replace(s.URL(), "://", "://proxy:password@", 1) + "&sentinel_username=watcher&sentinel_password=password", append(s.Data, s.Nodes...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url, servers := start()
+			p := startPair(t, "--redis", url)
+			if why := p.disagreement(t); why != "" {
+				t.Errorf("the replicas do not decide together: %s", why)
+			}
+			p.finish(t)
+			for _, server := range servers {
+				denied, err := server.Client().Do(t.Context(), "ACL", "LOG").Slice()
+				if err != nil || len(denied) > 0 {
+					t.Errorf("denied: %v, %v", denied, err)
+				}
+			}
+		})
 	}
 }

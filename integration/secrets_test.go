@@ -43,7 +43,7 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 			addr := strings.TrimPrefix(u.URL, "http://")
 			replicas := startReplicas(t, "redis://:redis"+mark+"@"+server.Addr, 2,
 				"HOOK="+secret("http", addr), "GONE="+secret("http", "127.0.0.1:"+redistest.FreePort(t)), "NOTLS="+secret("https", addr),
-				"--register", "hook=env:HOOK", "--register", "slow=env:HOOK", "--register", "paused=env:HOOK", "--register", "gone=env:GONE", "--register", "notls=env:NOTLS",
+				"--register", "hook=env:HOOK", "--register", "slow=env:HOOK", "--register", "paused=http://"+addr+"/path"+mark, "--register", "gone=env:GONE", "--register", "notls=env:NOTLS",
 				"--register", "limited=env:HOOK", "--rate", "1000/d,by=header:X-Api-Key", "--rate", "limited=1/d,by=header:Authorization",
 				"--register", "local=env:HOOK", "--when-undecided", "closed", "--when-undecided", "local=local",
 				"--timeout", "slow=200ms", "--hold", "1h", "--max-body", "1KiB", "--store-timeout", "2s", "--log-level", "debug", "--log-format", format)

@@ -42,7 +42,7 @@ var topologies = map[string]func(*testing.T) topology{
 	"TLS with a client certificate": func(t *testing.T) topology {
 		s, files := redistest.StartTLS(t)
 		return topology{
-			[]string{"--redis", s.URL(), "--redis-ca", files.CA, "--redis-cert", files.Cert, "--redis-key", files.Key},
+			[]string{"--redis", s.URL(), "--redis-tls", fmt.Sprintf("ca=%s,cert=%s,key=%s", files.CA, files.Cert, files.Key)},
 			[]*redistest.Server{s},
 		}
 	},

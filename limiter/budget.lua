@@ -25,6 +25,11 @@
 --   Limit.ReadReply: 1 if allowed, else 0; how far the TAT lay ahead, in
 --   nanoseconds; the TAT that write writes for the request, or ''; and where the
 --   value is another limit's, its interval in nanoseconds and its FURTHEST.
+-- reserve(spent, longest, time) takes the place of a request that waits, at most
+--   longest microseconds, where an array of such tables refuses it: in the one
+--   budget that admits it last, at the instant at which it does, and in no other.
+--   It writes that: one SET. It returns the index of that table, which allows the
+--   request from then on; or nothing where that is too long.
 -- write(spent, admitted) carries out what an array of such tables decided
 --   together: the charges if all of them allowed it, and else only what the
 --   refusing ones have to say: at most one SET for each.
@@ -106,7 +111,7 @@ local function spend(key, burst, interval, furthest, time)
   local ahead, stored, reach = read(redis.call('GET', key), time)
   owed = rescale(ahead, stored, own)
   local allowed = gcra({key}, {burst, 1, own, 1}, view)[1]
-  local spent = {allowed, ahead, '', key = key, interval = interval, furthest = furthest}
+  local spent = {allowed, ahead, '', key = key, interval = interval, furthest = furthest, burst = burst, own = own, owed = owed}
   if stored and (stored ~= own or reach ~= tonumber(furthest)) then
     spent[4], spent[5] = stored, reach
   end
@@ -118,6 +123,26 @@ local function spend(key, burst, interval, furthest, time)
     spent.furthest = string.format('%.0f', math.max(reach, furthest))
   end
   return spent
+end
+
+local function reserve(spent, longest, time)
+  local last, after
+  for i, s in ipairs(spent) do
+    local wait = s.owed - s.own * (s.burst - 1)
+    if s[1] == 0 and (not last or wait > after) then
+      last, after = i, wait
+    end
+  end
+  if math.ceil(after / 1000) > longest then
+    return
+  end
+  local s = spent[last]
+  owed = s.owed - after -- what it will be then
+  if gcra({s.key}, {s.burst, 1, s.own, 1}, view)[1] == 1 then
+    s[1], s[3] = 1, instant(charged + after, time)
+    set(s.key, s[3], s.interval, s.furthest, charged + after)
+    return last
+  end
 end
 
 local function write(spent, admitted)

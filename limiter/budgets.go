@@ -83,6 +83,46 @@ func (b *Budgets) Take(now time.Duration, charges []Charge) (decisions []Decisio
 	return decisions, tats, admitted
 }
 
+// Reserve is for a request that waits, at most longest, where [Budgets.Take] has
+// just refused it: it spends the request from the one budget of those that refuse
+// which admits it last, at the instant at which it does. The others are to be
+// asked then, since what would be spent of them now, until then nobody could have.
+// ok is false, and nothing is spent, where that is too long to wait.
+func (b *Budgets) Reserve(now time.Duration, charges []Charge, longest time.Duration) (r Reservation, ok bool) {
+	b.byCaller.begin()
+	var last known
+	r.Charge = -1
+	for i := range charges {
+		c := &charges[i]
+		k := b.find(c, now)
+		if _, allowed := c.Limit.spend(k.budget, now); allowed {
+			continue
+		}
+		next, after := c.Limit.reserve(k.budget, now)
+		if r.Charge < 0 || after > r.After {
+			k.next = next
+			last, r.Charge, r.After = k, i, after
+		}
+	}
+	if r.Charge < 0 || roundUp(r.After) > longest {
+		return Reservation{}, false
+	}
+	c := &charges[r.Charge]
+	b.of(c).keep(last.moment)
+	b.of(c).set(last.moment, c.Key, last.next.tat, last.next.interval)
+	r.TAT, r.Decision = last.next.tat, c.Limit.reserved(last.next.tat-now, r.After)
+	r.After = roundUp(r.After)
+	return r, true
+}
+
+// Reservation is a request that was spent from a budget at a later instant.
+type Reservation struct {
+	Charge   int           // which of those asked for; the others are not spent
+	After    time.Duration // until it may be sent, rounded up to microseconds
+	TAT      time.Duration // what [Budgets.Refund] takes
+	Decision Decision      // of the budget, as of then
+}
+
 // Refund gives the request that c has spent back to its budget, if that was the
 // last one: tat is what [Budgets.Take] said of c. Otherwise it stays spent. It is
 // to be called once at most for each charge.

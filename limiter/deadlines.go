@@ -6,43 +6,43 @@ import (
 	"time"
 )
 
-// Deadlines remembers an instant for each of a bounded number of keys, and
-// forgets the earliest first, but never the one just set. Instants are durations
+// Deadlines remembers an instant and a value for each of a bounded number of keys,
+// and forgets the earliest first, but never the one just set. Instants are durations
 // since an epoch of the owner's choosing. It is not safe for concurrent use.
-type Deadlines[K comparable] struct{ line *timeline[K, struct{}] }
+type Deadlines[K comparable, V any] struct{ line *timeline[K, V] }
 
 // NewDeadlines returns Deadlines that remember at most capacity keys.
-func NewDeadlines[K comparable](capacity int) *Deadlines[K] {
-	return &Deadlines[K]{newTimeline[K, struct{}](capacity)}
+func NewDeadlines[K comparable, V any](capacity int) *Deadlines[K, V] {
+	return &Deadlines[K, V]{newTimeline[K, V](capacity)}
 }
 
-// Get returns the instant remembered for key, which may have passed.
-func (d *Deadlines[K]) Get(key K) (at time.Duration, ok bool) {
+// Get returns what is remembered for key; the instant may have passed.
+func (d *Deadlines[K, V]) Get(key K) (at time.Duration, value V, ok bool) {
 	m := d.line.get(key)
 	if m == nil {
-		return 0, false
+		return 0, value, false
 	}
-	return m.at, true
+	return m.at, m.value, true
 }
 
-// Set remembers at for key. Where that is one key too many it forgets the
+// Set remembers at and value for key. Where that is one key too many it forgets the
 // earliest of the others.
-func (d *Deadlines[K]) Set(key K, at time.Duration) {
+func (d *Deadlines[K, V]) Set(key K, at time.Duration, value V) {
 	d.line.begin()
-	d.line.set(d.line.get(key), key, at, struct{}{})
+	d.line.set(d.line.get(key), key, at, value)
 }
 
 // Expire forgets the keys whose instant is not after now, a few at a time so
 // that no single call is slow. Called once for each Set, it keeps up.
-func (d *Deadlines[K]) Expire(now time.Duration) { d.line.expire(now) }
+func (d *Deadlines[K, V]) Expire(now time.Duration) { d.line.expire(now) }
 
 // All yields every key and its instant, in no order.
-func (d *Deadlines[K]) All() iter.Seq2[K, time.Duration] { return d.line.all() }
+func (d *Deadlines[K, V]) All() iter.Seq2[K, time.Duration] { return d.line.all() }
 
 // Len returns how many keys are remembered.
-func (d *Deadlines[K]) Len() int { return len(d.line.byKey) }
+func (d *Deadlines[K, V]) Len() int { return len(d.line.byKey) }
 
-// timeline is Deadlines with a value for each key, and several keys to a turn.
+// timeline is Deadlines with several keys to a turn.
 type timeline[K comparable, V any] struct {
 	capacity int
 	turn     uint64

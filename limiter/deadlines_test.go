@@ -15,13 +15,13 @@ func TestDeadlines(t *testing.T) {
 	for seed := range uint64(50) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		capacity := 1 + random.IntN(20)
-		d, want := NewDeadlines[int](capacity), map[int]time.Duration{}
+		d, want := NewDeadlines[int, int](capacity), map[int]time.Duration{}
 		// forgotten removes from want what d has forgotten, which must be the
 		// earliest of all but the one just set, and returns how many they were.
 		forgotten := func(set int) (n int) {
 			t.Helper()
 			for _, key := range slices.SortedFunc(maps.Keys(want), func(a, b int) int { return cmp.Compare(want[a], want[b]) }) {
-				if _, ok := d.Get(key); ok {
+				if _, _, ok := d.Get(key); ok {
 					continue
 				}
 				others := maps.Clone(want)
@@ -50,7 +50,7 @@ func TestDeadlines(t *testing.T) {
 					t.Fatalf("seed %d: %v expired at %v", seed, latest, at/10)
 				}
 			} else {
-				d.Set(key, at)
+				d.Set(key, at, -key)
 				want[key] = at
 				tooMany := max(0, len(want)-capacity)
 				if n := forgotten(key); n != tooMany {
@@ -58,9 +58,9 @@ func TestDeadlines(t *testing.T) {
 				}
 			}
 			for key := range 40 {
-				at, ok := d.Get(key)
-				if wantAt, wantOK := want[key]; at != wantAt || ok != wantOK {
-					t.Fatalf("seed %d: %d: got %v %t, want %v %t", seed, key, at, ok, wantAt, wantOK)
+				at, value, ok := d.Get(key)
+				if wantAt, wantOK := want[key]; at != wantAt || ok != wantOK || ok && value != -key {
+					t.Fatalf("seed %d: %d: got %v %d %t, want %v %d %t", seed, key, at, value, ok, wantAt, -key, wantOK)
 				}
 			}
 			if d.Len() != len(want) {

@@ -45,6 +45,16 @@ func (l Limit) spend(b budget, now time.Duration) (next budget, allowed bool) {
 	return b, false
 }
 
+// reserve is spend for a request that waits until l allows it, where l does not
+// allow it now: it takes the place at the first instant at which it would be
+// allowed if none came before, so that whoever waits goes in the order of asking,
+// paced by l. after is until then.
+func (l Limit) reserve(b budget, now time.Duration) (next budget, after time.Duration) {
+	interval := l.interval()
+	owed := rescale(b.tat-now, b.interval, interval)
+	return budget{now + owed + interval, interval}, owed - interval*time.Duration(l.Burst-1)
+}
+
 // rescale returns for a time under one emission interval the one under another
 // that takes as many requests.
 //
@@ -89,6 +99,12 @@ func (l Limit) decision(allowed bool, resetAfter, interval time.Duration) Decisi
 		d.NextAfter = max(time.Microsecond, roundUp(next))
 	}
 	return d
+}
+
+// reserved is the decision on a request that waits for a time, after which ahead,
+// its budget's time until it is full, has become less by that.
+func (l Limit) reserved(ahead, after time.Duration) Decision {
+	return l.decision(true, ahead-after, l.interval())
 }
 
 // roundUp rounds to microseconds: who waits for as long is admitted.

@@ -129,7 +129,7 @@ func FuzzDecide(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, rate int, period int64, burst int, seed uint64) {
-		l := Limit{rate, time.Duration(period), burst}
+		l := Limit{rate, time.Duration(period), burst, false}
 		// Longer periods overflow the arithmetic of this test, not the limiter's.
 		if l.Validate() != nil || l.Period > 24*time.Hour {
 			t.Skip()

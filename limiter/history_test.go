@@ -56,7 +56,7 @@ func newHistory(t *testing.T, k keeper, seed uint64, key string) *history {
 func (h *history) limit() Limit {
 	rates := []int{1, 2, 3, 7, 10, 60, 100, 999, 1000, 70_000, 100_000}
 	lengths := []time.Duration{time.Second, time.Minute, time.Hour, 24 * time.Hour, 17 * time.Second, 240 * time.Hour}
-	return Limit{rates[h.random.IntN(len(rates))], lengths[h.random.IntN(len(lengths))], 1 + h.random.IntN(1+h.random.IntN(40))}
+	return Limit{rates[h.random.IntN(len(rates))], lengths[h.random.IntN(len(lengths))], 1 + h.random.IntN(1+h.random.IntN(40)), false}
 }
 
 func (h *history) run(asks int) {

@@ -44,13 +44,19 @@ type Limit struct {
 	Rate   int           // requests a Period, at least 1
 	Period time.Duration // longer than 0
 	Burst  int           // at least 1
+
+	// Strict is for never more than Rate requests in any Period, wherever it
+	// begins. GCRA admits the burst and what is earned meanwhile, which is up to
+	// twice as many where the burst is the rate; so a strict limit earns slower,
+	// and its burst is a part of its rate.
+	Strict bool
 }
 
-// Parse reads a limit of the form N/PERIOD[,burst=B], where PERIOD is s, m, h
-// or d, or a Go duration ("100/10m"). Without burst it is N. The error says
-// what to write instead.
+// Parse reads a limit of the form N/PERIOD[,burst=B][,strict], where PERIOD is s,
+// m, h or d, or a Go duration ("100/10m"). Without burst it is N, or 1 where the
+// limit is strict. The error says what to write instead.
 func Parse(s string) (Limit, error) {
-	head, option, hasOption := strings.Cut(s, ",")
+	head, options, hasOptions := strings.Cut(s, ",")
 	count, period, ok := strings.Cut(head, "/")
 	if !ok {
 		return Limit{}, fmt.Errorf("%q is not a rate: write requests/period, as in 10/s or 100/10m,burst=20", s)
@@ -63,17 +69,38 @@ func Parse(s string) (Limit, error) {
 	if l.Period, err = parsePeriod(period); err != nil {
 		return Limit{}, err
 	}
-	l.Burst = l.Rate
-	if hasOption {
-		value, ok := strings.CutPrefix(option, "burst=")
-		if !ok {
-			return Limit{}, fmt.Errorf("unknown option %q: write burst=B after the rate, as in %s,burst=20", option, head)
-		}
-		if l.Burst, err = parseCount(value); err != nil {
-			return Limit{}, fmt.Errorf("burst=%s: write a whole number of at least 1, as in %s,burst=20", value, head)
-		}
+	if hasOptions {
+		err = l.parseOptions(options, head)
+	}
+	switch {
+	case err != nil:
+		return Limit{}, err
+	case l.Burst == 0 && l.Strict:
+		l.Burst = 1
+	case l.Burst == 0:
+		l.Burst = l.Rate
 	}
 	return l, l.Validate()
+}
+
+// parseOptions reads what stands after head, which is an example's beginning.
+func (l *Limit) parseOptions(options, head string) (err error) {
+	for option := range strings.SplitSeq(options, ",") {
+		value, isBurst := strings.CutPrefix(option, "burst=")
+		switch {
+		case option == "strict":
+			l.Strict = true
+		case isBurst && l.Burst > 0:
+			return errors.New("burst= is given twice: write a whole number once")
+		case !isBurst:
+			return fmt.Errorf("unknown option %q: write burst=B or strict after the rate, as in %s,burst=20", option, head)
+		default:
+			if l.Burst, err = parseCount(value); err != nil {
+				return fmt.Errorf("burst=%s: write a whole number of at least 1, as in %s,burst=20", value, head)
+			}
+		}
+	}
+	return nil
 }
 
 // parseCount reads a whole number of at least 1 in plain digits.
@@ -131,6 +158,8 @@ func (l Limit) Validate() error {
 		return fmt.Errorf("%s is above %d requests a second, the most that can be counted exactly: write a lower rate, or off", l, MaxPerSecond)
 	case int64(l.Burst) > MaxBurst:
 		return fmt.Errorf("burst=%d is above %d, the most that can be counted exactly: write a smaller burst", l.Burst, int64(MaxBurst))
+	case l.Strict && l.Burst > l.Rate:
+		return fmt.Errorf("burst=%d is more than a strict limit of %d ever admits: write at most burst=%d", l.Burst, l.Rate, l.Rate)
 	case float64(l.Burst)*float64(l.interval()) > float64(maxOffset):
 		return fmt.Errorf("%s takes longer than 100 years to fill: write a smaller burst or a higher rate", l)
 	}
@@ -141,16 +170,28 @@ func (l Limit) Validate() error {
 // burst only where it is not the rate.
 func (l Limit) String() string {
 	s := strconv.Itoa(l.Rate) + "/" + shortPeriod(l.Period)
-	if l.Burst != l.Rate {
+	unsaid := l.Rate
+	if l.Strict {
+		unsaid = 1
+	}
+	if l.Burst != unsaid {
 		s += ",burst=" + strconv.Itoa(l.Burst)
+	}
+	if l.Strict {
+		s += ",strict"
 	}
 	return s
 }
 
 // Share returns one n-th of l, for n replicas that cannot ask each other: the
-// rate is divided exactly, the burst down to at least one request.
+// rate is divided exactly, the burst down to at least one request. Of a strict
+// limit it is the pace, so that all of them together keep it where n is at most
+// its burst.
 func (l Limit) Share(n int) Limit {
-	share := Limit{Rate: l.Rate, Period: l.Period, Burst: max(1, l.Burst/n)}
+	if l.Strict && n > 1 {
+		l = Limit{Rate: 1, Period: l.interval(), Burst: l.Burst}
+	}
+	share := Limit{Rate: l.Rate, Period: l.Period, Burst: max(1, l.Burst/n), Strict: l.Strict}
 	if n > 1 {
 		longest := min(float64(maxOffset)/float64(share.Burst)*float64(share.Rate), 1<<62)
 		share.Period = time.Duration(min(float64(l.Period)*float64(n), longest))
@@ -166,8 +207,13 @@ func (l Limit) Remaining(resetAfter time.Duration) int {
 
 // interval is the emission interval: the time in which one request is earned.
 // It is rounded up to whole nanoseconds, so that rounding never admits more
-// than the rate.
+// than the rate. Of a strict limit it is a little more than the time in which the
+// rest of the rate, and one more, would be earned: a period that begins with the
+// burst sees no more than that rest.
 func (l Limit) interval() time.Duration {
+	if l.Strict {
+		return l.Period/time.Duration(l.Rate-l.Burst+1) + 1
+	}
 	return (l.Period-1)/time.Duration(l.Rate) + 1
 }
 

@@ -21,27 +21,27 @@ var goodLimits = []struct {
 	want Limit
 	text string // as String writes it; empty where that is in
 }{
-	{"10/s", Limit{10, time.Second, 10}, ""},
-	{"1/m", Limit{1, time.Minute, 1}, ""},
-	{"3/h", Limit{3, time.Hour, 3}, ""},
-	{"1/d", Limit{1, 24 * time.Hour, 1}, ""},
-	{"1/s,burst=5", Limit{1, time.Second, 5}, ""},
-	{"5/s,burst=5", Limit{5, time.Second, 5}, "5/s"},
-	{"100/10m", Limit{100, 10 * time.Minute, 100}, ""},
-	{"100/10m,burst=20", Limit{100, 10 * time.Minute, 20}, ""},
-	{"1/10h", Limit{1, 10 * time.Hour, 1}, ""},
-	{"1/1h10m", Limit{1, 70 * time.Minute, 1}, ""},
-	{"1/1h0m30s", Limit{1, time.Hour + 30*time.Second, 1}, ""},
-	{"1/90m", Limit{1, 90 * time.Minute, 1}, "1/1h30m"},
-	{"1/1s", Limit{1, time.Second, 1}, "1/s"},
-	{"60/60s", Limit{60, time.Minute, 60}, "60/m"},
-	{"1/24h", Limit{1, 24 * time.Hour, 1}, "1/d"},
-	{"2/1.5s", Limit{2, 1500 * time.Millisecond, 2}, ""},
-	{"007/s", Limit{7, time.Second, 7}, "7/s"},
-	{"1000000/s", Limit{1_000_000, time.Second, 1_000_000}, ""},
-	{"1/1us", Limit{1, time.Microsecond, 1}, "1/1µs"},
-	{"1/s,burst=3153600000", Limit{1, time.Second, 3_153_600_000}, ""},
-	{"1000000/s,burst=1000000000000", Limit{1_000_000, time.Second, 1_000_000_000_000}, ""},
+	{"10/s", Limit{10, time.Second, 10, false}, ""},
+	{"1/m", Limit{1, time.Minute, 1, false}, ""},
+	{"3/h", Limit{3, time.Hour, 3, false}, ""},
+	{"1/d", Limit{1, 24 * time.Hour, 1, false}, ""},
+	{"1/s,burst=5", Limit{1, time.Second, 5, false}, ""},
+	{"5/s,burst=5", Limit{5, time.Second, 5, false}, "5/s"},
+	{"100/10m", Limit{100, 10 * time.Minute, 100, false}, ""},
+	{"100/10m,burst=20", Limit{100, 10 * time.Minute, 20, false}, ""},
+	{"1/10h", Limit{1, 10 * time.Hour, 1, false}, ""},
+	{"1/1h10m", Limit{1, 70 * time.Minute, 1, false}, ""},
+	{"1/1h0m30s", Limit{1, time.Hour + 30*time.Second, 1, false}, ""},
+	{"1/90m", Limit{1, 90 * time.Minute, 1, false}, "1/1h30m"},
+	{"1/1s", Limit{1, time.Second, 1, false}, "1/s"},
+	{"60/60s", Limit{60, time.Minute, 60, false}, "60/m"},
+	{"1/24h", Limit{1, 24 * time.Hour, 1, false}, "1/d"},
+	{"2/1.5s", Limit{2, 1500 * time.Millisecond, 2, false}, ""},
+	{"007/s", Limit{7, time.Second, 7, false}, "7/s"},
+	{"1000000/s", Limit{1_000_000, time.Second, 1_000_000, false}, ""},
+	{"1/1us", Limit{1, time.Microsecond, 1, false}, "1/1µs"},
+	{"1/s,burst=3153600000", Limit{1, time.Second, 3_153_600_000, false}, ""},
+	{"1000000/s,burst=1000000000000", Limit{1_000_000, time.Second, 1_000_000_000_000, false}, ""},
 }
 
 func TestParse(t *testing.T) {
@@ -110,7 +110,7 @@ func TestParse_SaysWhatToWriteInstead(t *testing.T) {
 }
 
 func TestValidate_RefusesWhatParseCannotMake(t *testing.T) {
-	for _, l := range []Limit{{}, {0, time.Second, 1}, {1, 0, 1}, {1, time.Second, 0}, {-1, time.Second, 1}, {1, -time.Second, 1}} {
+	for _, l := range []Limit{{}, {Period: time.Second, Burst: 1}, {Rate: 1, Burst: 1}, {Rate: 1, Period: time.Second}, {Rate: -1, Period: time.Second, Burst: 1}, {Rate: 1, Period: -time.Second, Burst: 1}} {
 		if l.Validate() == nil {
 			t.Errorf("%#v is valid", l)
 		}
@@ -148,17 +148,17 @@ func TestShare(t *testing.T) {
 		n     int
 		want  Limit
 	}{
-		{"10/s,burst=20", 1, Limit{10, time.Second, 20}},
-		{"10/s,burst=20", 3, Limit{10, 3 * time.Second, 6}},
-		{"10/s,burst=20", 20, Limit{10, 20 * time.Second, 1}},
-		{"10/s,burst=20", 21, Limit{10, 21 * time.Second, 1}},
-		{"1/d", 7, Limit{1, 7 * 24 * time.Hour, 1}},
-		{"1000000/s,burst=9", 1000, Limit{1_000_000, 1000 * time.Second, 1}},
-		{"100000/d", 2, Limit{100_000, 48 * time.Hour, 50_000}},
-		{"1000000/720h", 3, Limit{1_000_000, 2160 * time.Hour, 333_333}},
+		{"10/s,burst=20", 1, Limit{10, time.Second, 20, false}},
+		{"10/s,burst=20", 3, Limit{10, 3 * time.Second, 6, false}},
+		{"10/s,burst=20", 20, Limit{10, 20 * time.Second, 1, false}},
+		{"10/s,burst=20", 21, Limit{10, 21 * time.Second, 1, false}},
+		{"1/d", 7, Limit{1, 7 * 24 * time.Hour, 1, false}},
+		{"1000000/s,burst=9", 1000, Limit{1_000_000, 1000 * time.Second, 1, false}},
+		{"100000/d", 2, Limit{100_000, 48 * time.Hour, 50_000, false}},
+		{"1000000/720h", 3, Limit{1_000_000, 2160 * time.Hour, 333_333, false}},
 		// No longer than a Limit may take to fill.
-		{"1/d", 1 << 40, Limit{1, maxOffset, 1}},
-		{"1/s,burst=3153600000", 2, Limit{1, 2 * time.Second, 1_576_800_000}},
+		{"1/d", 1 << 40, Limit{1, maxOffset, 1, false}},
+		{"1/s,burst=3153600000", 2, Limit{1, 2 * time.Second, 1_576_800_000, false}},
 	} {
 		if got := parse(t, test.limit).Share(test.n); got != test.want {
 			t.Errorf("%s by %d: got %#v, want %#v", test.limit, test.n, got, test.want)
@@ -173,7 +173,7 @@ func FuzzShare(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, rate int, period int64, burst, n int) {
-		l := Limit{rate, time.Duration(period), burst}
+		l := Limit{rate, time.Duration(period), burst, false}
 		if l.Validate() != nil || n < 1 {
 			t.Skip()
 		}

@@ -87,6 +87,22 @@ type Reply struct {
 	Was Former // where the budget was another limit's until now; else zero
 }
 
+// ReadReserved reads what spend of [Prelude] said of l for a request for which
+// reserve has taken a place, and returns how long to wait for it, rounded up to
+// microseconds. The decision is as of then.
+func (l Limit) ReadReserved(reply any) (r Reply, after time.Duration, err error) {
+	if r, err = l.ReadReply(reply, true); err != nil {
+		return Reply{}, 0, err
+	}
+	b := budget{tat: time.Duration(reply.([]any)[1].(int64)), interval: l.interval()}
+	if r.Was != (Former{}) {
+		b.interval = r.Was.Interval
+	}
+	next, after := l.reserve(b, 0)
+	r.Decision = l.reserved(next.tat, after)
+	return r, roundUp(after), nil
+}
+
 // ReadReply reads what spend of [Prelude] said of l. charged says whether the
 // ask as a whole was admitted: a limit that allows a request is still not
 // charged where another one refuses.

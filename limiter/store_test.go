@@ -276,11 +276,8 @@ func TestPrelude_LargestLimits(t *testing.T) {
 	}
 }
 
-func args(l Limit) (args []any) {
-	for _, arg := range l.ScriptArgs(0) {
-		args = append(args, arg)
-	}
-	return args
+func args(l Limit) []any {
+	return anys(l.ScriptArgs(0))
 }
 
 func TestPrelude_Charge(t *testing.T) {

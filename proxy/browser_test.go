@@ -118,6 +118,6 @@ func TestPreflightCostsNothing(t *testing.T) {
 // A pause is the upstream's own wish, also for preflights.
 func TestPreflightWaitsForACoolDown(t *testing.T) {
 	r := newRig(t, answers(ok, ""))
-	r.options.Cluster.Pause("hook", "", 7*time.Second)
+	r.options.Cluster.Pause("hook", "", 7*time.Second, 429)
 	wantOutcome(t, r.do(request(http.MethodOptions, "/hook", "", "Origin", "https://page.example", "Access-Control-Request-Method", "POST")), "cooling-down")
 }

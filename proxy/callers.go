@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -8,8 +9,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-
-	"throttle-proxy/cluster"
 )
 
 // defaultPrefix is what one customer gets of IPv6.
@@ -30,47 +29,52 @@ func (b By) client(addr netip.Addr) string {
 	return netip.PrefixFrom(addr, bits).Masked().String()
 }
 
-// fillCallers says in charges, of the route's limits, who is asking where each
-// caller has a budget.
-func (x *exchange) fillCallers(charges []cluster.Charge) {
-	var client netip.Addr
-	looked := false
-	for i, l := range x.route.Limits {
-		switch {
-		case l.By.Client:
-			if !looked {
-				client, looked = x.clientAddr(), true
-			}
-			charges[i].Caller = digest(l.By.client(client))
-		case l.By.Header != "":
-			charges[i].Caller = digest(fieldOf(x.in, http.CanonicalHeaderKey(l.By.Header))...)
-		}
+// caller is the digest of who asks, as by says.
+func (x *exchange) caller(by By) string {
+	if by.Client {
+		return digest(by.client(x.clientAddr()))
 	}
+	return digest(fieldOf(x.in, http.CanonicalHeaderKey(by.Header))...)
 }
 
 // knownAs returns what [Event] has as the caller of the request.
 func (x *exchange) knownAs() string {
-	const told = 8 // of its hexadecimal digits
-	known := x.callerPause[strings.LastIndexByte(x.callerPause, ':')+1:]
-	if x.event.Reason == ReasonCoolingDown && known != "" {
-		return known[:told]
+	known := ""
+	if pauses := x.asked.Pauses; len(pauses) > 1 && pauses[1] != x.route.pauses[1] {
+		known = pauses[1][strings.LastIndexByte(pauses[1], ':')+1:]
 	}
-	byLimit := ""
-	for _, c := range x.charges {
-		if c.Caller != "" && (byLimit == "" || slices.Contains(x.event.Limits, c.Name)) {
-			byLimit = c.Caller
+	if x.event.Reason != ReasonCoolingDown || known == "" {
+		known = cmp.Or(x.byLimit(), known)
+	}
+	const told = 8 // of its hexadecimal digits
+	return known[:min(told, len(known))]
+}
+
+// byLimit returns by what the limit that refused, or else the first one with a
+// budget or slots for each caller, knows who asks.
+func (x *exchange) byLimit() (known string) {
+	better := func(name, caller string) {
+		if caller != "" && (known == "" || slices.Contains(x.event.Limits, name)) {
+			known = caller
 		}
 	}
-	if byLimit != "" {
-		known = byLimit
+	for _, c := range x.asked.Charges {
+		better(c.Name, c.Caller)
 	}
-	return known[:min(told, len(known))]
+	for _, s := range x.asked.Slots {
+		better(s.Name, s.Caller)
+	}
+	return known
 }
 
 // clientAddr returns the address that the request comes from, and warns of what
 // makes many callers one.
 func (x *exchange) clientAddr() netip.Addr {
 	client := x.event.Client
+	if x.looked {
+		return client
+	}
+	x.looked = true
 	if said := x.nonsense; said != nil {
 		x.proxy.warnings.once(said.proxy, said.String)
 	}
@@ -150,14 +154,21 @@ func (w *warnings) once(key any, text func() string) {
 // of Cookie are one field (RFC 9113 8.2.3).
 func (rt *route) ambiguous(h http.Header) string {
 	for _, l := range rt.Limits {
-		if l.By.Header == "" {
-			continue
+		if l.By.ambiguous(h) {
+			return http.CanonicalHeaderKey(l.By.Header)
 		}
-		if name := http.CanonicalHeaderKey(l.By.Header); name != "Cookie" && len(h[name]) > 1 {
-			return name
+	}
+	for _, c := range rt.Concurrency {
+		if c.By.ambiguous(h) {
+			return http.CanonicalHeaderKey(c.By.Header)
 		}
 	}
 	return ""
+}
+
+func (b By) ambiguous(h http.Header) bool {
+	name := http.CanonicalHeaderKey(b.Header)
+	return name != "Cookie" && len(h[name]) > 1
 }
 
 // refuseAmbiguous answers a request of which the field name says several things.

@@ -93,19 +93,24 @@ func TestAmbiguousField(t *testing.T) {
 		headers []string
 		change  func(*Route)
 		want    string
+		slots   bool // of a concurrency limit, and not a budget
 	}{
-		"two lines":         {"X-Key", []string{"X-Key", "a", "x-key", "b"}, nil, "ambiguous-field"},
-		"two that agree":    {"X-Key", []string{"X-Key", "a", "X-Key", "a"}, nil, "ambiguous-field"},
-		"an empty one more": {"authorization", []string{"Authorization", "Bearer a", "Authorization", ""}, nil, "ambiguous-field"},
-		"a list in one":     {"X-Key", []string{"X-Key", "a, b"}, nil, "200"},
-		"another field":     {"X-Key", []string{"X-Other", "a", "X-Other", "b"}, nil, "200"},
-		"cookies":           {"Cookie", []string{"Cookie", "a=1", "Cookie", "b=2"}, nil, "200"},
-		"in shadow":         {"X-Key", []string{"X-Key", "a", "X-Key", "b"}, shadow, "200"},
+		"two lines":         {"X-Key", []string{"X-Key", "a", "x-key", "b"}, nil, "ambiguous-field", false},
+		"two that agree":    {"X-Key", []string{"X-Key", "a", "X-Key", "a"}, nil, "ambiguous-field", false},
+		"an empty one more": {"authorization", []string{"Authorization", "Bearer a", "Authorization", ""}, nil, "ambiguous-field", false},
+		"a list in one":     {"X-Key", []string{"X-Key", "a, b"}, nil, "200", false},
+		"another field":     {"X-Key", []string{"X-Other", "a", "X-Other", "b"}, nil, "200", false},
+		"cookies":           {"Cookie", []string{"Cookie", "a=1", "Cookie", "b=2"}, nil, "200", false},
+		"in shadow":         {"X-Key", []string{"X-Key", "a", "X-Key", "b"}, shadow, "200", false},
+		"whose slots":       {"X-Key", []string{"X-Key", "a", "X-Key", "b"}, nil, "ambiguous-field", true},
 	} {
 		bubble(t, name, func(t *testing.T) {
 			l := limit(t, "each", "9/d")
 			l.By = By{Header: tt.by}
 			changes := []func(*Route){limits(limit(t, "all", "9/d"), l)}
+			if tt.slots {
+				changes = []func(*Route){func(r *Route) { r.Concurrency = []Concurrency{{9, "each", l.By}} }}
+			}
 			if tt.change != nil {
 				changes = append(changes, tt.change)
 			}

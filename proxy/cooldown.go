@@ -1,37 +1,56 @@
 package proxy
 
 import (
-	"errors"
+	"bytes"
+	"encoding/json"
+	"io"
+	"math"
 	"net/http"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
+
+	"throttle-proxy/proxy/upstream"
 )
 
-// pauses returns the names of the cool-downs that a request must not be under:
-// the route's, and that of its caller's credentials if it sends some.
-func (x *exchange) pauses() []string {
-	rt := x.route
-	if rt.MaxCoolDown == 0 {
-		return nil
-	}
-	if x.callerPause = rt.callerPause(x.in); x.callerPause != "" {
-		return []string{rt.pause, x.callerPause}
-	}
-	return rt.pauses
+// CoolDown says when a route pauses because its upstream asks for that.
+type CoolDown struct {
+	Longest time.Duration // pause; 0 for never any
+	Learn   bool          // also where an answer, whatever its status, says that nothing is left
 }
 
-// callerPause names the cool-down of r's credentials; it is empty for a request
-// without, and where the upstream gets those of the route.
+// pauses returns the names of the cool-downs that a request must not be under:
+// the route's, and where callers are told apart that of its credentials, or of
+// having none.
+func (x *exchange) pauses() []string {
+	rt := x.route
+	switch {
+	case rt.CoolDown.Longest == 0:
+		return nil
+	case rt.oneCaller:
+		return rt.pauses[:1]
+	}
+	caller := rt.callerPause(x.in)
+	if caller == rt.pauses[1] {
+		return rt.pauses
+	}
+	return []string{rt.pause, caller}
+}
+
+// callerFields are those by which callers have cool-downs of their own.
+var callerFields = []string{"Authorization", "X-Api-Key"}
+
+// callerPause names the cool-down of r's credentials: nobody else meets the same
+// answer by the same right. Those without any share one.
 func (rt *route) callerPause(r *http.Request) string {
+	if rt.oneCaller {
+		return rt.pause
+	}
 	var credentials []string
-	for _, name := range rt.credentials {
+	for _, name := range callerFields {
 		if values := fieldOf(r, name); strings.Join(values, "") != "" {
 			credentials = append(append(credentials, name), values...)
 		}
-	}
-	if credentials == nil {
-		return ""
 	}
 	if rt.pause == "" {
 		return digest(credentials...)
@@ -39,39 +58,116 @@ func (rt *route) callerPause(r *http.Request) string {
 	return rt.pause + ":" + digest(credentials...)
 }
 
-// coolDown lets the route rest, for this caller, if its upstream asks for that.
-func (x *exchange) coolDown(res *http.Response) {
-	if x.route.MaxCoolDown == 0 || res.StatusCode != http.StatusTooManyRequests && res.StatusCode != http.StatusServiceUnavailable {
-		return
-	}
-	wait := min(retryAfter(res.Header), x.route.MaxCoolDown)
-	if wait <= 0 {
-		return
-	}
-	name := x.callerPause
-	if name == "" {
-		name = x.route.pause
-	}
-	x.event.CoolDown = wait
-	x.proxy.options.Cluster.Pause(x.route.tag, name, wait)
+// sendsCredentials reports whether what the upstream gets names the route, and not
+// its callers.
+func (r Route) sendsCredentials() bool {
+	return r.SecretURL || PresetOf(r.Upstream).secret || r.Upstream.Authorization() != "" ||
+		slices.ContainsFunc(r.SetHeaders, func(f Field) bool { return isCredential(f.Name) })
 }
 
-// retryAfter reads Retry-After (RFC 9110 10.2.3): seconds, or a date, which is
-// read against the Date of the same answer, so that neither clock has to be
-// right. It is 0 if there is none that can be read.
-func retryAfter(h http.Header) time.Duration {
-	text := h.Get("Retry-After")
-	seconds, err := strconv.ParseUint(text, 10, 32)
-	if err == nil || errors.Is(err, strconv.ErrRange) { // which comes with the largest that is in range
-		return time.Duration(seconds) * time.Second
+// isCredential reports whether a field, whose name is canonical, is there to say
+// who asks.
+func isCredential(name string) bool {
+	switch name {
+	case "Authorization", "Cookie", "Proxy-Authorization":
+		return true
 	}
-	until, err := http.ParseTime(text)
-	if err != nil {
+	for _, end := range []string{"Api-Key", "Apikey", "-Token", "-Secret"} {
+		if strings.HasSuffix(name, end) {
+			return true
+		}
+	}
+	return false
+}
+
+// coolDown lets the route rest, for whom the answer is meant, if its upstream asks
+// for that. What only the answer's body may say is read as it passes.
+func (x *exchange) coolDown(a *upstream.Answer) {
+	rt := x.route
+	if rt.CoolDown.Longest == 0 {
+		return
+	}
+	refused := a.StatusCode == http.StatusTooManyRequests || a.StatusCode == http.StatusServiceUnavailable || a.StatusCode == http.StatusForbidden
+	var wait time.Duration
+	if refused {
+		wait = retryAfter(a.Header)
+	}
+	if rt.CoolDown.Learn || refused && rt.preset.fields {
+		wait = max(wait, nothingLeft(a.Header))
+	}
+	if wait > 0 || a.StatusCode != http.StatusTooManyRequests {
+		x.pause(wait, a.StatusCode)
+		return
+	}
+	if rt.preset.member && isPlainJSON(a.Header) {
+		a.Body = &refusalBody{ReadCloser: a.Body, length: a.ContentLength, read: func(body []byte) {
+			if wait = retryAfterMember(body); wait == 0 {
+				wait = rt.preset.silent
+			}
+			x.pause(wait, a.StatusCode)
+		}}
+		return
+	}
+	x.pause(rt.preset.silent, a.StatusCode)
+}
+
+// pause begins a cool-down of the request's caller, if wait is more than 0.
+func (x *exchange) pause(wait time.Duration, status int) {
+	if wait = min(wait, x.route.CoolDown.Longest); wait <= 0 {
+		return
+	}
+	if status != http.StatusServiceUnavailable {
+		status = http.StatusTooManyRequests
+	}
+	x.event.CoolDown = wait
+	x.proxy.options.Cluster.Pause(x.route.tag, x.route.callerPause(x.in), wait, status)
+}
+
+// refusalBody lets the body of a refusal pass and remembers how it begins.
+type refusalBody struct {
+	io.ReadCloser
+	length int64 // -1 if unknown
+	begins []byte
+	read   func(begins []byte) // called once: before the last part is passed on, as far as that is known, or by Close
+}
+
+// refusalLength is the longest body that is read for what it says.
+const refusalLength = 4 << 10
+
+func (b *refusalBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.begins = append(b.begins, p[:min(n, refusalLength-len(b.begins))]...)
+	if err != nil || int64(len(b.begins)) == b.length {
+		b.end()
+	}
+	return n, err
+}
+
+func (b *refusalBody) Close() error {
+	b.end()
+	return b.ReadCloser.Close()
+}
+
+func (b *refusalBody) end() {
+	if b.read != nil {
+		b.read(b.begins)
+		b.read = nil
+	}
+}
+
+// isPlainJSON reports whether a body is JSON that can be read as it is.
+func isPlainJSON(h http.Header) bool {
+	return strings.HasPrefix(h.Get("Content-Type"), "application/json") && h.Get("Content-Encoding") == ""
+}
+
+// retryAfterMember returns the seconds that the member retry_after of a JSON object
+// says, rounded up; 0 if there is none that can be read.
+func retryAfterMember(body []byte) time.Duration {
+	var refusal struct {
+		RetryAfter float64 `json:"retry_after"`
+	}
+	if json.NewDecoder(bytes.NewReader(body)).Decode(&refusal) != nil {
 		return 0
 	}
-	now, err := http.ParseTime(h.Get("Date"))
-	if err != nil {
-		now = time.Now()
-	}
-	return max(0, until.Sub(now))
+	return time.Duration(min(max(0, math.Ceil(refusal.RetryAfter)), math.MaxInt32)) * time.Second
 }

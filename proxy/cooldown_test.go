@@ -32,113 +32,25 @@ func (p *pausing) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// wantCooling checks that a request is refused for so long.
+// wantCooling checks that a request is refused for so long, by 429.
 func wantCooling(t *testing.T, r *rig, req *http.Request, retryAfter string) {
+	t.Helper()
+	wantPaused(t, r, req, http.StatusTooManyRequests, retryAfter)
+}
+
+// wantPaused is wantCooling for what began with a status.
+func wantPaused(t *testing.T, r *rig, req *http.Request, status int, retryAfter string) {
 	t.Helper()
 	res := r.do(req)
 	wantOutcome(t, res, "cooling-down")
-	if got := res.Header.Get("Retry-After"); got != retryAfter || res.StatusCode != http.StatusTooManyRequests {
-		t.Errorf("got %d, Retry-After: %s, want 429 and %s", res.StatusCode, got, retryAfter)
+	if got := res.Header.Get("Retry-After"); got != retryAfter || res.StatusCode != status {
+		t.Errorf("got %d, Retry-After: %s, want %d and %s", res.StatusCode, got, status, retryAfter)
 	}
 }
 
 // date is a moment of the bubble's clock, which begins with the year 2000, or of
 // another that is off by some time.
 func date(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
-
-func TestRetryAfterOfTheUpstream(t *testing.T) {
-	const year, minute = 365 * 24 * time.Hour, time.Minute
-	at := func(retryAfter, now time.Duration) func() []string {
-		return func() []string { return []string{"Retry-After", date(retryAfter), "Date", date(now)} }
-	}
-	with := func(header ...string) func() []string { return func() []string { return header } }
-	for _, tt := range []struct {
-		name   string
-		status int
-		header func() []string
-		want   time.Duration // 0 for none
-	}{
-		{"seconds", 429, with("Retry-After", "7"), 7 * time.Second},
-		{"seconds, 503", 503, with("Retry-After", "7"), 7 * time.Second},
-		{"seconds beside a Date", 429, with("Retry-After", "7", "Date", "Thu, 01 Jan 1970 00:00:00 GMT"), 7 * time.Second},
-		{"leading zeros", 429, with("Retry-After", "007"), 7 * time.Second},
-		{"the longest", 429, with("Retry-After", "300"), 5 * minute},
-		{"longer", 429, with("Retry-After", "301"), 5 * minute},
-		{"beyond 32 bits", 429, with("Retry-After", "4294967296"), 5 * minute},
-		{"beyond 64 bits", 429, with("Retry-After", strings.Repeat("9", 50)), 5 * minute},
-		{"two fields", 429, with("Retry-After", "7", "Retry-After", "60"), 7 * time.Second},
-
-		{"date", 429, at(minute, 0), minute},
-		{"date, 503", 503, at(minute, 0), minute},
-		{"date of a clock that is behind", 429, at(minute-year, -year), minute},
-		{"date of a clock that is ahead", 429, at(minute+year, year), minute},
-		{"date, far off", 429, at(100*year, 0), 5 * minute},
-		{"date without a Date", 429, func() []string { return []string{"Retry-After", date(minute)} }, minute},
-		{"date beside a Date that is none", 429, func() []string { return []string{"Retry-After", date(minute), "Date", "today"} }, minute},
-		{"date of RFC 850", 429, with("Retry-After", "Saturday, 01-Jan-00 00:01:00 GMT", "Date", "Sat, 01 Jan 2000 00:00:00 GMT"), minute},
-		{"date of asctime", 429, with("Retry-After", "Sat Jan  1 00:01:00 2000", "Date", "Sat, 01 Jan 2000 00:00:00 GMT"), minute},
-		{"this moment", 429, at(0, 0), 0},
-		{"past", 429, at(-minute, 0), 0},
-		{"past by the upstream's clock, not by ours", 429, at(minute, 2*minute), 0},
-
-		{"none", 429, with(), 0},
-		{"none, 503", 503, with(), 0},
-		{"empty", 429, with("Retry-After", ""), 0},
-		{"zero", 429, with("Retry-After", "0"), 0},
-		{"negative", 429, with("Retry-After", "-7"), 0},
-		{"signed", 429, with("Retry-After", "+7"), 0},
-		{"a fraction", 429, with("Retry-After", "7.5"), 0},
-		{"exponent", 429, with("Retry-After", "1e3"), 0},
-		{"hexadecimal", 429, with("Retry-After", "0x10"), 0},
-		{"a list", 429, with("Retry-After", "7, 8"), 0},
-		{"a duration", 429, with("Retry-After", "7s"), 0},
-		{"words", 429, with("Retry-After", "soon"), 0},
-		{"date of another zone", 429, with("Retry-After", "Sat, 01 Jan 2000 00:01:00 +0100"), 0},
-		{"day alone", 429, with("Retry-After", "2000-01-02"), 0},
-		{"RateLimit alone", 429, with("RateLimit", `"a";r=0;t=7`, "X-RateLimit-Reset", "7"), 0},
-
-		{"200", 200, with("Retry-After", "7"), 0},
-		{"202", 202, with("Retry-After", "7"), 0},
-		{"301", 301, with("Retry-After", "7"), 0},
-		{"413", 413, with("Retry-After", "7"), 0},
-		{"500", 500, with("Retry-After", "7"), 0},
-		{"502", 502, with("Retry-After", "7"), 0},
-	} {
-		bubble(t, tt.name, func(t *testing.T) {
-			up := &pausing{status: tt.status, header: tt.header()}
-			r := newRig(t, up)
-			res := r.do(post("first"))
-			if body := text(t, res); res.StatusCode != tt.status || body != "its own words" {
-				t.Errorf("its caller got %d %q, want %d and the upstream's own words", res.StatusCode, body, tt.status)
-			}
-			want := http.Header{}
-			for i := 0; i < len(up.header); i += 2 {
-				want.Add(up.header[i], up.header[i+1])
-			}
-			res.Header.Del("Content-Length")
-			if got := fields(res.Header); got != fields(want) {
-				t.Errorf("its caller got\n%s, want\n%s", got, fields(want))
-			}
-			if e := <-r.events; e.CoolDown != tt.want || e.Reason != "" || e.Status != tt.status {
-				t.Errorf("got status %d, reason %q and a cool-down of %s, want %s", e.Status, e.Reason, e.CoolDown, tt.want)
-			}
-			if tt.want > 0 {
-				wantCooling(t, r, post("second"), fmt.Sprint(int(tt.want.Seconds())))
-				time.Sleep(tt.want - time.Second - 1)
-				wantCooling(t, r, post("second"), "2") // more than a second is left
-				time.Sleep(time.Nanosecond)
-				wantCooling(t, r, post("second"), "1")
-				time.Sleep(time.Second - 1)
-				wantCooling(t, r, post("second"), "1")
-				if up.calls != 1 {
-					t.Errorf("the upstream was called %d times before the end", up.calls)
-				}
-				time.Sleep(time.Nanosecond)
-			}
-			wantOutcome(t, r.do(post("second")), "200")
-		})
-	}
-}
 
 func TestCoolDownIsOnlyEverExtended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -150,15 +62,20 @@ func TestCoolDownIsOnlyEverExtended(t *testing.T) {
 			inFlight = append(inFlight, r.start(post(fmt.Sprint(i))))
 		}
 		synctest.Wait()
-		for _, step := range []struct{ retryAfter, want string }{{"10", "10"}, {"5", "10"}, {"", "10"}, {"20", "20"}} {
-			res := answer(http.StatusServiceUnavailable, "")
+		// It is answered by the status of what lets it last as long as it does.
+		for _, step := range []struct {
+			status           int
+			retryAfter, want string
+			paused           int
+		}{{503, "10", "10", 503}, {429, "5", "10", 503}, {503, "", "10", 503}, {429, "20", "20", 429}} {
+			res := answer(step.status, "")
 			res.Header.Set("Retry-After", step.retryAfter)
 			g.answers <- res
 			synctest.Wait()
-			wantCooling(t, r, post("next"), step.want)
+			wantPaused(t, r, post("next"), step.paused, step.want)
 		}
 		for _, answer := range inFlight {
-			wantOutcome(t, <-answer, "503")
+			<-answer
 		}
 		time.Sleep(20 * time.Second)
 		r.over(answers(ok, ""))
@@ -168,14 +85,14 @@ func TestCoolDownIsOnlyEverExtended(t *testing.T) {
 
 func TestCoolDownOff(t *testing.T) {
 	up := &pausing{status: 429, header: []string{"Retry-After", "7"}}
-	r := newRig(t, up, func(r *Route) { r.MaxCoolDown = 0 })
+	r := newRig(t, up, func(r *Route) { r.CoolDown = CoolDown{} })
 	wantOutcome(t, r.do(post("first")), "429")
 	wantOutcome(t, r.do(post("second")), "200")
 	if e := <-r.events; e.CoolDown != 0 {
 		t.Errorf("got a cool-down of %s, want none", e.CoolDown)
 	}
 	// Nor is it under one that another replica's flags let it know of.
-	r.options.Cluster.Pause("hook", "", time.Minute)
+	r.options.Cluster.Pause("hook", "", time.Minute, 429)
 	wantOutcome(t, r.do(post("third")), "200")
 }
 
@@ -186,9 +103,11 @@ func TestWhoIsPaused(t *testing.T) {
 	callers := map[string][]string{
 		"nobody": nil, "alice": alice, "bob": bob, "key": key, "both": both,
 		"cookie": {"Cookie", "alice"}, "lower case": {"authorization", "bearer alice"}, "empty": {"Authorization", "", "X-Api-Key", ""},
-		"two lines": {"Authorization", "Bearer", "Authorization", "alice"},
+		"two+lines": {"Authorization", "Bearer", "Authorization", "alice"},
 	}
 	everybody := strings.Fields("nobody alice bob key both cookie empty")
+	withCredentials := strings.Fields("alice bob key both two+lines")
+	without := strings.Fields("nobody cookie empty")
 	setAuthorization := func(r *Route) { r.SetHeaders = []Field{{"Authorization", "Bearer ours"}} }
 	for _, tt := range []struct {
 		name   string
@@ -197,19 +116,26 @@ func TestWhoIsPaused(t *testing.T) {
 		paused []string
 		free   []string
 	}{
-		{"by Authorization", nil, "alice", []string{"alice", "lower case"}, []string{"nobody", "bob", "key", "both", "cookie", "empty", "two lines"}},
+		{"by Authorization", nil, "alice", []string{"alice", "lower case"}, []string{"nobody", "bob", "key", "both", "cookie", "empty", "two+lines"}},
 		{"by X-Api-Key", nil, "key", []string{"key"}, []string{"nobody", "alice", "bob", "both", "empty"}},
 		{"by both", nil, "both", []string{"both"}, []string{"nobody", "alice", "key"}},
-		{"without", nil, "nobody", everybody, nil},
-		{"a cookie is not one", nil, "cookie", everybody, nil},
-		{"an empty field is not one", nil, "empty", everybody, nil},
+		{"without", nil, "nobody", without, withCredentials},
+		{"a cookie is not one", nil, "cookie", without, withCredentials},
+		{"an empty field is not one", nil, "empty", without, withCredentials},
 		{"Authorization set by the route", setAuthorization, "alice", everybody, nil},
-		{"Authorization set by the route, X-Api-Key not", setAuthorization, "both", []string{"both", "key"}, []string{"nobody", "alice", "bob"}},
+		{"Authorization set by the route, X-Api-Key not", setAuthorization, "both", everybody, nil},
+		{"Cookie set by the route", func(r *Route) { r.SetHeaders = []Field{{"Cookie", "ours"}} }, "alice", everybody, nil},
+		{"a key of another name set by the route", func(r *Route) { r.SetHeaders = []Field{{"X-Goog-Api-Key", "ours"}} }, "alice", everybody, nil},
+		{"a token set by the route", func(r *Route) { r.SetHeaders = []Field{{"Private-Token", "ours"}} }, "alice", everybody, nil},
+		{"Idempotency-Key set by the route", func(r *Route) { r.SetHeaders = []Field{{"Idempotency-Key", "ours"}} }, "alice", []string{"alice"}, []string{"nobody", "bob"}},
+		{"a secret URL", func(r *Route) { r.SecretURL = true }, "alice", everybody, nil},
+		{"a known webhook", upstreamURL(t, "https://hooks.slack.com/services/T0"), "alice", everybody, nil},
+		{"a known API", upstreamURL(t, "https://api.github.com"), "alice", []string{"alice"}, []string{"nobody", "bob", "key"}},
 		{"X-Api-Key set by the route", func(r *Route) { r.SetHeaders = []Field{{"X-Api-Key", "ours"}} }, "key", everybody, nil},
 		{"another field set by the route", func(r *Route) { r.SetHeaders = []Field{{"X-Team", "ours"}} }, "alice", []string{"alice"}, []string{"nobody", "bob"}},
 		{"Authorization of userinfo", upstreamURL(t, "https://user:password@upstream.example"), "alice", everybody, nil},
 		{"in a pool", func(r *Route) { r.Pool = "team" }, "alice", []string{"alice"}, []string{"nobody", "bob", "key"}},
-		{"in a pool, without", func(r *Route) { r.Pool = "team" }, "nobody", everybody, nil},
+		{"in a pool, without", func(r *Route) { r.Pool = "team" }, "nobody", without, withCredentials},
 	} {
 		bubble(t, tt.name, func(t *testing.T) {
 			if tt.change == nil {
@@ -326,7 +252,7 @@ func TestEveryRequestCoolsDown(t *testing.T) {
 
 func TestCoolingDownIsAnsweredBeforeABodyThatIsNotComparedIsRead(t *testing.T) {
 	r := newRig(t, answers(ok, ""), dedupe(DedupeOff))
-	r.options.Cluster.Pause("hook", "", time.Minute)
+	r.options.Cluster.Pause("hook", "", time.Minute, 429)
 	r.wantFirst(t, http.MethodPost, "cooling-down")
 }
 
@@ -376,20 +302,13 @@ func TestPausesOfAnAsk(t *testing.T) {
 		r := newRig(t, answers(ok, ""), func(r *Route) { r.Pool = pool })
 		var last cluster.Ask
 		r.options.Cluster = asked{r.options.Cluster, &last}
-		pauses := func(header ...string) []string {
-			t.Helper()
-			wantOutcome(t, r.do(request(http.MethodGet, "/hook", "", header...)), "200")
-			return last.Pauses
-		}
-		if got := pauses(); len(got) != 1 || got[0] != own {
-			t.Errorf("pool %q: got %q, want %q", pool, got, own)
-		}
 		seen := map[string]bool{}
 		for _, header := range [][]string{
-			{"Authorization", "canary"}, {"X-Api-Key", "canary"}, {"Authorization", "canary", "X-Api-Key", "canary"},
+			nil, {"Authorization", "canary"}, {"X-Api-Key", "canary"}, {"Authorization", "canary", "X-Api-Key", "canary"},
 			{"Authorization", "X-Api-Key", "Authorization", "canary"}, {"Authorization", "canary2"},
 		} {
-			got := pauses(header...)
+			wantOutcome(t, r.do(request(http.MethodGet, "/hook", "", header...)), "200")
+			got := last.Pauses
 			if len(got) != 2 || got[0] != own || seen[got[1]] {
 				t.Fatalf("pool %q: got %q for %q, want %q and another one's", pool, got, header, own)
 			}
@@ -398,6 +317,19 @@ func TestPausesOfAnAsk(t *testing.T) {
 			if want := pool != ""; strings.HasPrefix(got[1], "hook:") != want {
 				t.Errorf("pool %q: got %q, want the route's name in it: %v", pool, got, want)
 			}
+			if last.LongestPause != 5*time.Minute {
+				t.Errorf("got %s as the longest, want 5m", last.LongestPause)
+			}
+		}
+	}
+	// Equal requests are of one caller where both credentials are compared.
+	for want, headers := range map[bool][]string{true: {"authorization", "X-API-Key"}, false: {"Authorization"}} {
+		r := newRig(t, answers(ok, ""), func(r *Route) { r.DedupeHeaders = headers })
+		var last cluster.Ask
+		r.options.Cluster = asked{r.options.Cluster, &last}
+		wantOutcome(t, r.do(post("")), "200")
+		if last.OneCaller != want {
+			t.Errorf("%q: got %t, want %t", headers, last.OneCaller, want)
 		}
 	}
 }

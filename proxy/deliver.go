@@ -27,7 +27,7 @@ func (x *exchange) deliver(a *upstream.Answer) {
 		header.Add("Trailer", name)
 	}
 	x.event.Status = a.StatusCode
-	x.addRateLimit(x.decisions)
+	x.addRateLimit(x.decisions, x.used)
 	bodyless := x.in.Method == http.MethodHead || a.StatusCode == http.StatusNoContent || a.StatusCode == http.StatusNotModified
 	if bodyless || a.ContentLength == 0 {
 		x.settle() // there is no later part

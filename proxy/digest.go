@@ -28,18 +28,29 @@ func (r Route) Digest() cluster.Digest {
 	for _, f := range r.SetHeaders {
 		policy.SetHeaders = append(policy.SetHeaders, Field{Name: f.Name})
 	}
-	policy.Limits = nil
-	for _, l := range r.Limits {
-		l.By.Header = http.CanonicalHeaderKey(l.By.Header)
-		policy.Limits = append(policy.Limits, l)
+	policy.Limits, policy.Candidates = canonical(r.Limits), canonical(r.Candidates)
+	policy.Concurrency = append([]Concurrency(nil), r.Concurrency...)
+	for i := range policy.Concurrency {
+		by := &policy.Concurrency[i].By
+		by.Header = http.CanonicalHeaderKey(by.Header)
 	}
 	slices.Sort(policy.DedupeHeaders)
 	slices.SortFunc(policy.SetHeaders, func(a, b Field) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(policy.Limits, func(a, b Limit) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(policy.Concurrency, func(a, b Concurrency) int { return cmp.Compare(a.Name, b.Name) })
 	return cluster.Digest{
 		Upstream: r.Upstream.Digest(),
 		Policy:   shortDigest(policy),
 	}
+}
+
+// canonical returns limits in the order of their names.
+func canonical(limits []Limit) []Limit {
+	limits = append([]Limit(nil), limits...)
+	for i := range limits {
+		limits[i].By.Header = http.CanonicalHeaderKey(limits[i].By.Header)
+	}
+	slices.SortFunc(limits, func(a, b Limit) int { return cmp.Compare(a.Name, b.Name) })
+	return limits
 }
 
 // shortDigest is of all that v exports.

@@ -18,9 +18,11 @@ func policed(t *testing.T) Route {
 	second := limiter.Limit{Rate: 1, Period: time.Second, Burst: 5}
 	return Route{
 		Name: "hook", Upstream: mustParse(t, "https://user:canary@upstream.example/canary?canary=1"), Pool: "team",
-		Limits: []Limit{{second, "hook", By{Header: "X-Tenant"}}, {second, "team", By{Client: true}}},
+		Limits:      []Limit{{second, "hook", By{Header: "X-Tenant"}}, {second, "team", By{Client: true}}},
+		Candidates:  []Limit{{second, "candidate", By{Header: "X-Tenant"}}},
+		Concurrency: []Concurrency{{5, "hook-concurrency", By{Header: "X-Tenant"}}}, Wait: 3 * time.Second,
 		Dedupe: DedupeAll, DedupeHeaders: []string{"Authorization", "X-Api-Key"}, DedupeJSON: []string{"$.id", "$.at"}, Hold: Hold{Success: time.Second}, DuplicateStatus: 425,
-		WhenUndecided: cluster.Open, MaxCoolDown: time.Minute,
+		WhenUndecided: cluster.Open, CoolDown: CoolDown{Longest: time.Minute},
 		Timeout: time.Hour, ClosedStatus: 502, ClientGone: Cancel, Shadow: true,
 		AnswerIdle: 2 * time.Minute, Forwarded: true, SetHeaders: []Field{{"Authorization", "canary"}, {"X-Team", "a"}},
 	}
@@ -137,6 +139,8 @@ func TestDigestOfTheSamePolicyIsTheSame(t *testing.T) {
 	none, empty := policed(t), policed(t)
 	none.Limits, none.DedupeHeaders, none.SetHeaders = nil, nil, nil
 	empty.Limits, empty.DedupeHeaders, empty.SetHeaders = []Limit{}, []string{}, []Field{}
+	none.Candidates, none.Concurrency = nil, nil
+	empty.Candidates, empty.Concurrency = []Limit{}, []Concurrency{}
 	if a, b := none.Digest(), empty.Digest(); a != b {
 		t.Errorf("got %+v and %+v for nothing", a, b)
 	}

@@ -33,6 +33,8 @@ type Event struct {
 	Unknown  string   // the name of a route that there is none of; empty if it may be a secret
 	Nearest  string   // the route most like it, or the only one
 
+	Candidates []string // names of the candidates that would have refused it
+
 	// Decisions are those of the route's limits, by the store; nil where it did
 	// not decide, and unknown for some limits of a refusal.
 	Decisions  []limiter.Decision
@@ -42,7 +44,8 @@ type Event struct {
 
 	Started        time.Time
 	Duration       time.Duration
-	Verdict        time.Duration // from the ask to its answer; 0 if none was needed
+	Verdict        time.Duration // from the ask to its answer, but for what it waited; 0 if none was needed
+	Waited         time.Duration // for its budgets and slots
 	Upstream       time.Duration // until the upstream's header had arrived; 0 if none was asked
 	ClientGone     bool          // the client left before its answer had ended
 	UpstreamWentOn bool          // and the exchange with the upstream went on to its answer's header

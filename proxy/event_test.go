@@ -193,7 +193,11 @@ func TestEventTellsNoSecrets(t *testing.T) {
 		bubble(t, string(reason), func(t *testing.T) {
 			l := limit(t, "hook", "2/m")
 			l.By = By{Header: "Authorization"}
-			r := newRig(t, answers(ok, "canary"), upstreamURL(t, secretURL), limits(l), hold(time.Minute))
+			changes := []func(*Route){upstreamURL(t, secretURL), limits(l), hold(time.Minute)}
+			if x.route != nil {
+				changes = append(changes, x.route)
+			}
+			r := newRig(t, answers(ok, "canary"), changes...)
 			send := func(body string) *http.Response {
 				req := request(http.MethodPost, "/hook/canary-path?canary=query", body,
 					"Authorization", "Bearer canary", "Cookie", "canary", "Idempotency-Key", "canary",
@@ -221,7 +225,7 @@ func TestEventTellsNoSecrets(t *testing.T) {
 			case ReasonLimited:
 				send("canary 1")
 				send("canary 2")
-			case ReasonCoolingDown, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight, ReasonDraining:
+			case ReasonBusy, ReasonCoolingDown, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight, ReasonDraining:
 				x.before(t, r)
 			case ReasonInternal, ReasonClientGone:
 				r.over(x.upstream)

@@ -24,13 +24,14 @@ type exchange struct {
 	id     string
 	event  Event
 
-	nonsense    *nonsense        // what a trusted proxy said in place of the client's address
-	charges     []cluster.Charge // that are asked for, with their callers
-	callerPause string           // names the cool-down of the caller's credentials; empty without
+	nonsense *nonsense   // what a trusted proxy said in place of the client's address
+	looked   bool        // whether the operator was to be warned of it
+	asked    cluster.Ask // but for the lock
 
 	target    string // path and query that the upstream gets
 	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
+	used      []int              // slots of each of its concurrency limits, likewise
 	counted   bool               // as in flight
 
 	sent    time.Time // when it was sent on; zero if it was not
@@ -72,7 +73,7 @@ func (x *exchange) serve() {
 		x.event.Shadowed = ReasonAmbiguousField
 	}
 	ask := x.ask()
-	x.charges = ask.Charges
+	x.asked = ask
 	compared := rt.dedupes(x.in)
 	if !compared && !rt.Shadow { // any other may be a duplicate first, which only its body tells
 		if v, known := x.proxy.options.Cluster.Refusal(ask); known {
@@ -117,19 +118,49 @@ func (x *exchange) ask() cluster.Ask {
 	ask := cluster.Ask{
 		Tag:           x.route.tag,
 		Pauses:        x.pauses(),
-		Charges:       x.route.charges,
+		LongestPause:  x.route.CoolDown.Longest,
+		OneCaller:     x.route.alike,
+		Charges:       x.charges(x.route.charges, x.route.Limits),
+		Candidates:    x.charges(x.route.candidates, x.route.Candidates),
+		Slots:         x.slots(),
+		Wait:          x.patience(),
 		RequestID:     x.id,
 		WhenUndecided: x.route.WhenUndecided,
 	}
 	if isPreflight(x.in) {
-		ask.Charges = nil
-		return ask
-	}
-	if slices.ContainsFunc(x.route.Limits, func(l Limit) bool { return l.By != (By{}) }) {
-		ask.Charges = slices.Clone(ask.Charges)
-		x.fillCallers(ask.Charges)
+		ask.Charges, ask.Candidates = nil, nil
 	}
 	return ask
+}
+
+// charges returns those of limits with their callers.
+func (x *exchange) charges(of []cluster.Charge, limits []Limit) []cluster.Charge {
+	copied := false
+	for i, l := range limits {
+		if l.By == (By{}) {
+			continue
+		}
+		if !copied {
+			of, copied = slices.Clone(of), true
+		}
+		of[i].Caller = x.caller(l.By)
+	}
+	return of
+}
+
+// slots returns what the request needs of the route's concurrency limits.
+func (x *exchange) slots() []cluster.Slot {
+	of, copied := x.route.slots, false
+	for i, c := range x.route.Concurrency {
+		if c.By == (By{}) {
+			continue
+		}
+		if !copied {
+			of, copied = slices.Clone(of), true
+		}
+		of[i].Caller = x.caller(c.By)
+	}
+	return of
 }
 
 // admit gets the verdict on ask, and answers the request unless it may go on.
@@ -139,11 +170,25 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 		x.refuse(ReasonTooManyInFlight)
 		return false
 	}
+	ctx := x.in.Context()
+	if ask.Wait > 0 {
+		waits, end := context.WithCancelCause(x.proxy.cut)
+		defer end(nil)
+		defer context.AfterFunc(ctx, func() { end(errClientLeft) })()
+		ctx = waits
+	}
 	asked := time.Now()
-	v, err := x.proxy.options.Cluster.Admit(x.in.Context(), ask)
-	x.event.Verdict = time.Since(asked)
+	v, err := x.proxy.options.Cluster.Admit(ctx, ask)
+	x.event.Waited = v.Waited
+	x.event.Verdict = time.Since(asked) - v.Waited
 	x.event.Degraded, x.event.StoreFault = v.Degraded, v.Fault
 	switch {
+	case errors.Is(err, errClientLeft):
+		x.refuse(ReasonClientGone)
+		return false
+	case errors.Is(err, errCut):
+		x.refuse(ReasonDraining)
+		return false
 	case err != nil && x.route.Shadow:
 		x.event.Shadowed = ReasonUndecided
 	case err != nil:
@@ -152,9 +197,10 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 	case v.Outcome == cluster.Admitted:
 		x.grant = v.Grant
 		if !v.Degraded { // of a share nobody is told: it ends with the outage
-			x.decisions = v.Decisions
+			x.decisions, x.used = v.Decisions, v.Used
 		}
 		x.event.Decisions = x.decisions
+		x.recordCandidates(v)
 	case x.route.Shadow:
 		x.event.Shadowed = x.recordRefusal(v)
 	default:
@@ -197,9 +243,9 @@ func (x *exchange) forward() {
 		x.fail(ctx, err)
 		return
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }() // which may be another by then
 	x.outcome = outcomeOf(answer.StatusCode)
-	x.coolDown(answer.Response)
+	x.coolDown(answer)
 	if outlives {
 		// One that has left already may have closed only its own half of the
 		// connection: it is answered, and if it is gone the write fails.

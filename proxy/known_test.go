@@ -13,7 +13,7 @@ import (
 func TestEventKnowsTheCaller(t *testing.T) {
 	byTenant, byClient, shared := limit(t, "tenant", "1/h"), limit(t, "client", "9/h"), limit(t, "all", "9/h")
 	byTenant.By, byClient.By = By{Header: "Tenant"}, By{Client: true}
-	byNobody := func(r *Route) { r.MaxCoolDown = 0 }
+	byNobody := func(r *Route) { r.CoolDown.Longest = 0 }
 	for name, test := range map[string]struct {
 		limits []Limit
 		fields []string

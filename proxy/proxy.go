@@ -26,8 +26,9 @@ type Cluster interface {
 	// Refusal returns the verdict on ask where this replica knows by itself
 	// that it is a refusal.
 	Refusal(ask cluster.Ask) (v cluster.Verdict, known bool)
-	// Pause lets no ask that names the cool-down be admitted for d from now on.
-	Pause(tag, name string, d time.Duration)
+	// Pause lets no ask that names the cool-down be admitted for d from now on: its
+	// upstream has asked for that with a status.
+	Pause(tag, name string, d time.Duration, status int)
 }
 
 // Options configure a [Proxy].

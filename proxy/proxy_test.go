@@ -57,7 +57,7 @@ func newRig(tb testing.TB, over http.RoundTripper, changes ...func(*Route)) *rig
 		ClientGone:      Finish,
 		AnswerIdle:      time.Minute,
 		Forwarded:       true,
-		MaxCoolDown:     5 * time.Minute,
+		CoolDown:        CoolDown{Longest: 5 * time.Minute},
 	}
 	for _, change := range changes {
 		change(&route)

@@ -11,6 +11,7 @@ const (
 	ReasonDuplicate       Reason = "duplicate"      // an equal request is in flight
 	ReasonHeld            Reason = "held"           // an equal request has just succeeded, or may have
 	ReasonLimited         Reason = "limited"        // a budget is spent
+	ReasonBusy            Reason = "busy"           // all slots of a concurrency limit are taken
 	ReasonCoolingDown     Reason = "cooling-down"   // the upstream has asked for a pause
 	ReasonUndecided       Reason = "undecided"      // the store gave no answer
 	ReasonUnknownRoute    Reason = "unknown-route"  // no route of that name
@@ -54,6 +55,7 @@ var reasons = map[Reason]about{
 	ReasonDuplicate:       {409, "Duplicate request", "An equal request is in flight.", "http_request_denied", 10, false},
 	ReasonHeld:            {409, "Duplicate request", "An equal request has just succeeded, or its outcome is unknown and the upstream may have acted on it.", "http_request_denied", 10, false},
 	ReasonLimited:         {429, "Too many requests", "The budget is spent.", "http_request_denied", 8, true},
+	ReasonBusy:            {429, "Too many at once", "As many requests as may be are under way.", "http_request_denied", 8, true},
 	ReasonCoolingDown:     {429, "Too many requests", "The upstream has asked for a pause, which is not over.", "http_request_denied", 8, true},
 	ReasonUndecided:       {503, "Undecided", "Whether this request may go on could not be decided.", "proxy_internal_error", 14, true},
 	ReasonUnknownRoute:    {404, "Unknown route", "", "http_request_error", 12, false},

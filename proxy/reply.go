@@ -49,18 +49,21 @@ func (x *exchange) refuseVerdict(v cluster.Verdict) {
 		p.status = x.route.DuplicateStatus
 	case ReasonCoolingDown:
 		p.wait = v.Wait
-	case ReasonLimited:
-		p.violated = x.event.Limits
-		for _, d := range v.Decisions {
-			if d.Refused() {
-				p.wait = max(p.wait, d.NextAfter)
-			}
+		if v.Status == http.StatusServiceUnavailable { // as which the upstream said it
+			p.status, p.title = v.Status, "Service unavailable"
 		}
+	case ReasonBusy:
+		p.violated = x.event.Limits
+		if !v.Degraded {
+			x.addRateLimit(nil, v.Used)
+		}
+	case ReasonLimited:
+		p.wait, p.violated = v.Wait, x.event.Limits
 		if v.Degraded {
 			p.detail = "This replica's share of the budget is spent, and the store of the whole is away." + wasNotSent
 			p.share = v.Share
 		} else {
-			x.addRateLimit(v.Decisions)
+			x.addRateLimit(v.Decisions, nil)
 			x.event.Decisions = v.Decisions
 		}
 	}
@@ -77,6 +80,13 @@ func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 		return ReasonDuplicate
 	case cluster.Held:
 		return ReasonHeld
+	case cluster.Busy:
+		for i, c := range x.route.Concurrency {
+			if v.Used == nil || v.Used[i] >= c.Most {
+				x.event.Limits = append(x.event.Limits, c.Name)
+			}
+		}
+		return ReasonBusy
 	}
 	for i, d := range v.Decisions {
 		if d.Refused() {
@@ -91,7 +101,7 @@ func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 func (x *exchange) reply(p problem) {
 	p.route, p.requestID = x.event.Route, x.id
 	p.sent, p.cause = x.outcome != unsent, x.event.Fault
-	x.addRateLimit(x.decisions) // of a request that was admitted
+	x.addRateLimit(x.decisions, x.used) // of a request that was admitted
 	status, body := p.answer(x.client.Header(), x.in)
 	x.event.Reason, x.event.Status = p.reason, p.status
 	x.client.begin(status)
@@ -102,22 +112,29 @@ func (x *exchange) reply(p problem) {
 
 // addRateLimit tells the client of the route's budgets, after what the
 // upstream tells of its own (draft-ietf-httpapi-ratelimit-headers-10).
-func (x *exchange) addRateLimit(decisions []limiter.Decision) {
+// used are the slots of its concurrency limits.
+func (x *exchange) addRateLimit(decisions []limiter.Decision, used []int) {
 	items := make([]byte, 0, 128)
-	for i, d := range decisions {
-		if !d.Known() {
-			continue
-		}
+	item := func(i, remaining int) {
 		if len(items) > 0 {
 			items = append(items, ", "...)
 		}
 		items = append(items, x.route.items[i]...)
 		items = append(items, ";r="...)
-		items = strconv.AppendInt(items, int64(d.Remaining), 10)
+		items = strconv.AppendInt(items, int64(remaining), 10)
+	}
+	for i, d := range decisions {
+		if !d.Known() {
+			continue
+		}
+		item(i, d.Remaining)
 		if d.NextAfter > 0 {
 			items = append(items, ";t="...)
 			items = strconv.AppendInt(items, int64(wholeSeconds(d.NextAfter)), 10)
 		}
+	}
+	for i, n := range used {
+		item(len(x.route.Limits)+i, max(0, x.route.Concurrency[i].Most-n))
 	}
 	if len(items) > 0 {
 		addSpelt(x.client.Header(), "RateLimit-Policy", "Ratelimit-Policy", x.route.policy)

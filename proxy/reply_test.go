@@ -59,6 +59,7 @@ type refusal struct {
 	admitted   bool // the budget was spent all the same
 	compared   bool // to meet requests that are, which calls of gRPC never are
 
+	route    func(*Route) // nil for that of all
 	upstream http.RoundTripper
 	before   func(*testing.T, *rig)
 	change   func(*http.Request) *http.Request // of the request; nil for none
@@ -98,9 +99,19 @@ var refusals = map[Reason]refusal{
 			wantOutcome(t, r.do(post("2")), "200")
 		},
 	},
+	ReasonBusy: {
+		status: 429, kind: quotaExceeded, title: "Too many at once", grpc: "8", retryAfter: "1", errorType: "rate_limit_error",
+		more:  `,"violated-policies":["few"]`,
+		route: func(r *Route) { r.Concurrency = []Concurrency{{Name: "few", Most: 1}} },
+		before: func(t *testing.T, r *rig) {
+			r.over(newGate(t))
+			r.start(post("other"))
+			synctest.Wait()
+		},
+	},
 	ReasonCoolingDown: {
 		status: 429, kind: quotaExceeded, title: "Too many requests", grpc: "8", retryAfter: "7", errorType: "rate_limit_error",
-		before: func(_ *testing.T, r *rig) { r.options.Cluster.Pause("hook", "", 7*time.Second) },
+		before: func(_ *testing.T, r *rig) { r.options.Cluster.Pause("hook", "", 7*time.Second, 429) },
 	},
 	ReasonUndecided: {
 		status: 503, kind: reducedCapacity, title: "Undecided", grpc: "14", retryAfter: "1", errorType: "api_error",
@@ -247,7 +258,11 @@ func breaks(err error) func(*http.Request) *http.Request {
 func (x refusal) provoke(t *testing.T, header ...string) (res *http.Response, refused Event) {
 	l := limit(t, "hook", "2/m")
 	l.By = By{Header: "Tenant"} // which adds nothing to what clients are told
-	r := newRig(t, answers(ok, "done"), hold(time.Minute), limits(l))
+	r := newRig(t, answers(ok, "done"), hold(time.Minute), limits(l), func(r *Route) {
+		if x.route != nil {
+			x.route(r)
+		}
+	})
 	if x.upstream != nil {
 		r.over(x.upstream)
 	}
@@ -293,7 +308,7 @@ func TestReplies(t *testing.T) {
 			"Content-Length": strconv.Itoa(len(body)),
 		})
 		wantProxyStatus(t, res)
-		if got, want := items(t, res, "RateLimit") != "", want.admitted || want.reason == ReasonLimited; got != want {
+		if got, want := items(t, res, "RateLimit") != "", want.admitted || want.reason == ReasonLimited || want.reason == ReasonBusy; got != want {
 			t.Errorf("RateLimit sent: got %v, want %v", got, want)
 		}
 	})
@@ -617,10 +632,13 @@ func TestRateLimitFields(t *testing.T) {
 			}
 			again := r.do(post("")) // which is refused by what is remembered
 			wantOutcome(t, again, "limited")
-			if got := again.Header.Get("Retry-After"); got != tt.retryAfter {
-				t.Errorf("got Retry-After: %s the second time, want %s", got, tt.retryAfter)
+			if got := items(t, again, "RateLimit"); got != tt.last && !strings.Contains(tt.last, ", ") { // of two, it remembers what refused
+				t.Errorf("got %s the second time, want %s", got, tt.last)
 			}
 			retryAfter, _ := strconv.Atoi(tt.retryAfter)
+			if got, _ := strconv.Atoi(again.Header.Get("Retry-After")); got < retryAfter { // it is told to come after the first
+				t.Errorf("got Retry-After: %d the second time, want at least %s", got, tt.retryAfter)
+			}
 			time.Sleep(time.Duration(retryAfter) * time.Second)
 			wantOutcome(t, r.do(post("")), "200")
 		})

@@ -30,6 +30,10 @@ type Route struct {
 	Pool     string  // whose budgets it shares; empty for none
 	Limits   []Limit // its own and its pool's, each with another name
 
+	Candidates  []Limit       // budgets that refuse nobody: what they would have refused is reported
+	Concurrency []Concurrency // exchanges at once: its own and its pool's, each with another name than all limits
+	Wait        time.Duration // longest that a request waits for its budgets and slots; 0 to refuse it at once
+
 	Dedupe          Dedupe
 	DedupeHeaders   []string // request headers that are part of the fingerprint, beside those that always are
 	DedupeJSON      []string // paths of what JSON bodies are compared by, as ParseJSONPaths returns them; nil for all bytes
@@ -37,7 +41,8 @@ type Route struct {
 	DuplicateStatus int // of the answer to a duplicate, as a rule 409
 
 	WhenUndecided cluster.WhenUndecided
-	MaxCoolDown   time.Duration // longest that the upstream's Retry-After pauses the route; 0 for never
+	CoolDown      CoolDown
+	SecretURL     bool // the registered URL is a credential, which all callers have in common
 
 	Timeout      time.Duration // from the request's last byte sent until the answer begins
 	ClosedStatus int           // of the answer when the upstream cut the connection before answering, as a rule 499
@@ -55,6 +60,14 @@ type Field struct{ Name, Value string }
 // Limit is a budget of a route or pool.
 type Limit struct {
 	limiter.Limit
+	Name string
+	By   By
+}
+
+// Concurrency is how many exchanges of a route or pool there may be at once, over
+// all replicas.
+type Concurrency struct {
+	Most int
 	Name string
 	By   By
 }
@@ -103,17 +116,21 @@ const (
 // route is a Route with all that can be prepared before a request comes.
 type route struct {
 	Route
-	tag         string
-	pause       string   // name of its cool-down within the tag
-	pauses      []string // that alone
-	credentials []string // fields by which callers have cool-downs of their own
-	sender      sender
-	origin      origin
-	charges     []cluster.Charge // with the callers still to be filled in
-	headers     []string         // of the fingerprint, canonical and sorted
-	json        *selection       // of JSON bodies; nil for all of their bytes
-	policy      []string         // RateLimit-Policy
-	items       []string         // of RateLimit, one a limit, as far as its name
+	tag        string
+	pause      string   // name of its cool-down within the tag
+	pauses     []string // that, and that of callers without credentials
+	oneCaller  bool     // its cool-downs are for all callers: to the upstream they are one
+	alike      bool     // equal requests are of callers with the same credentials
+	preset     Preset
+	sender     sender
+	origin     origin
+	json       *selection       // of JSON bodies; nil for all of their bytes
+	charges    []cluster.Charge // with the callers still to be filled in, as in
+	candidates []cluster.Charge
+	slots      []cluster.Slot
+	headers    []string // of the fingerprint, canonical and sorted
+	policy     []string // RateLimit-Policy
+	items      []string // of RateLimit, one a limit and then one a concurrency limit, as far as its name
 }
 
 // sender sends requests to an upstream: an [upstream.Client].
@@ -130,27 +147,30 @@ func newRoute(r Route) (*route, error) {
 	if r.Pool != "" {
 		rt.tag, rt.pause = r.Pool, r.Name // each upstream of a pool cools down by itself
 	}
-	rt.pauses = []string{rt.pause}
-	for _, name := range [...]string{"Authorization", "X-Api-Key"} {
-		set := name == "Authorization" && r.Upstream.Authorization() != "" ||
-			slices.ContainsFunc(r.SetHeaders, func(f Field) bool { return f.Name == name })
-		if !set {
-			rt.credentials = append(rt.credentials, name)
-		}
-	}
+	rt.pauses = []string{rt.pause, rt.callerPause(&http.Request{})}
+	rt.oneCaller, rt.preset = r.sendsCredentials(), PresetOf(r.Upstream)
 	headers := append([]string{"Content-Type", "Content-Encoding"}, r.DedupeHeaders...)
 	var policies httpsfv.List
 	for _, l := range r.Limits {
-		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit})
-		if l.By.Header != "" {
-			headers = append(headers, l.By.Header)
-		}
-		item, err := httpsfv.Marshal(httpsfv.NewItem(l.Name))
+		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit, Wait: r.Wait})
+		headers = append(headers, l.By.headers()...)
+		policies = append(policies, l.policy())
+	}
+	for _, l := range r.Candidates {
+		rt.candidates = append(rt.candidates, cluster.Charge{Name: l.Name, Limit: l.Limit})
+		headers = append(headers, l.By.headers()...)
+	}
+	for _, c := range r.Concurrency {
+		rt.slots = append(rt.slots, cluster.Slot{Name: c.Name, Most: c.Most})
+		headers = append(headers, c.By.headers()...)
+		policies = append(policies, c.policy())
+	}
+	for _, policy := range policies {
+		item, err := httpsfv.Marshal(httpsfv.NewItem(policy.(httpsfv.Item).Value))
 		if err != nil {
-			return nil, fmt.Errorf("route %s: limit %q: %w", r.Name, l.Name, err)
+			return nil, fmt.Errorf("route %s: limit %q: %w", r.Name, policy.(httpsfv.Item).Value, err)
 		}
 		rt.items = append(rt.items, item)
-		policies = append(policies, l.policy())
 	}
 	if len(policies) > 0 {
 		policy, err := httpsfv.Marshal(policies)
@@ -165,6 +185,7 @@ func newRoute(r Route) (*route, error) {
 	slices.Sort(headers)
 	rt.headers = slices.Compact(headers)
 	rt.json = selects(r.DedupeJSON)
+	rt.alike = !slices.ContainsFunc(callerFields, func(name string) bool { return !slices.Contains(rt.headers, name) })
 	return rt, nil
 }
 
@@ -172,6 +193,13 @@ func newRoute(r Route) (*route, error) {
 // seconds (draft-ietf-httpapi-ratelimit-headers-10). The window is the time in
 // which the burst is earned again, in whole seconds.
 func (l Limit) policy() httpsfv.Item {
+	if l.Strict { // in any period
+		w := max(1, math.Ceil(l.Period.Seconds()))
+		item := httpsfv.NewItem(l.Name)
+		item.Params.Add("q", int64(l.Rate))
+		item.Params.Add("w", int64(w))
+		return item
+	}
 	// In nanoseconds, which are whole numbers: 1.1 has no exact float64.
 	rate, period, burst := float64(l.Rate), float64(l.Period), float64(l.Burst)
 	w := max(1, math.Ceil(burst*period/(rate*1e9)))
@@ -180,6 +208,22 @@ func (l Limit) policy() httpsfv.Item {
 	item.Params.Add("q", int64(q))
 	item.Params.Add("w", int64(w))
 	return item
+}
+
+// policy is the limit as an item of RateLimit-Policy.
+func (c Concurrency) policy() httpsfv.Item {
+	item := httpsfv.NewItem(c.Name)
+	item.Params.Add("q", int64(c.Most))
+	item.Params.Add("qu", "concurrent-requests")
+	return item
+}
+
+// headers are those by which callers are told apart: one or none.
+func (b By) headers() []string {
+	if b.Header == "" {
+		return nil
+	}
+	return []string{b.Header}
 }
 
 // dedupes reports whether r is refused while an equal request has the lock.

@@ -17,7 +17,7 @@ import (
 // tunnel passes bytes between a client and an upstream that have agreed on
 // another protocol.
 func (x *exchange) tunnel(ctx context.Context, a *upstream.Answer) {
-	x.addRateLimit(x.decisions)
+	x.addRateLimit(x.decisions, x.used)
 	conn, buffered, err := x.body.control.Hijack()
 	if err != nil {
 		panic(err) // HTTP/1.1 alone has upgrades, and its server lets go of connections

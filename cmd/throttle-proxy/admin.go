@@ -81,6 +81,16 @@ type status struct {
 	Budgets   []statusBudget    `json:"budgets"`
 	CoolDowns []statusCoolDown  `json:"cool_downs"`
 	Locks     statusLocks       `json:"locks"`
+	Slots     []statusSlots     `json:"slots"`
+	Waiting   int               `json:"waiting"` // requests, for their budgets or for slots
+}
+
+type statusSlots struct {
+	Limit  string `json:"limit"`
+	Of     string `json:"of"` // the route or pool
+	Caller bool   `json:"caller"`
+	Used   int    `json:"used"` // by this replica
+	Most   int    `json:"most"` // over all replicas
 }
 
 type statusStore struct {
@@ -140,12 +150,12 @@ func (a *admin) status(w http.ResponseWriter, _ *http.Request) {
 		Replica: a.config.replica, ID: a.self.ID, Version: a.self.Version, Started: a.self.Started,
 		Ready: ready, InFlight: a.replica.proxy.InFlight(), Routes: map[string]string{},
 		Store: statusStore{Address: "memory", Breaker: "closed"},
-		Locks: statusLocks{Held: len(s.Locks)},
+		Locks: statusLocks{Held: len(s.Locks)}, Slots: []statusSlots{}, Waiting: s.Waiting,
 	}
 	for _, r := range a.config.routes {
-		out.Routes[r.Name] = a.config.describeLimits(r) + "; " + describeDedupe(r)
+		out.Routes[r.Name] = a.config.describeLimits(r) + "; " + describeDedupe(r) + describeCoolDown(r)
 	}
-	if a.config.connect != nil {
+	if a.config.endpoint != nil {
 		out.Store.Address, out.Store.Policy = a.config.redisAddress, a.config.whenUndecided()
 		out.Replicas = &statusReplicas{Live: s.Live}
 		for _, p := range s.Peers {
@@ -164,6 +174,9 @@ func (a *admin) status(w http.ResponseWriter, _ *http.Request) {
 	}
 	for _, l := range s.Locks[:min(len(s.Locks), maxLocks)] {
 		out.Locks.Oldest = append(out.Locks.Oldest, statusLock{l.Tag, l.RequestID, l.Age.Seconds()})
+	}
+	for _, l := range s.Slots[:min(len(s.Slots), maxLocks)] {
+		out.Slots = append(out.Slots, statusSlots{l.Limit, l.Tag, l.Caller, l.Used, l.Most})
 	}
 	w.Header().Set("Content-Type", "application/json")
 	encoder := json.NewEncoder(w)

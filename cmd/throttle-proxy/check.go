@@ -41,24 +41,19 @@ func (c *checkCommand) Run(p *process) error {
 	for _, r := range conf.routes {
 		report("upstream of "+r.Name, reachUpstream(r.Upstream))
 	}
-	if conf.connect != nil {
-		report("redis "+conf.redisAddress, reachRedis(conf.connect))
+	if conf.endpoint != nil {
+		found, err := conf.examineRedis()
+		report("redis "+conf.redisAddress, err)
+		if err == nil {
+			for _, warning := range conf.warnOfRedis(found) {
+				_, _ = fmt.Fprintf(p.stdout, "redis %s: warning: %s\n", conf.redisAddress, warning)
+			}
+		}
 	}
 	if failed {
 		return errors.New("not everything can be reached: correct what is not ok")
 	}
 	return nil
-}
-
-func reachRedis(connect func(time.Duration) (redis.UniversalClient, error)) error {
-	client, err := connect(checkTimeout)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
-	defer cancel()
-	return client.Ping(ctx).Err()
 }
 
 // advice is what to look at where an upstream cannot be reached.

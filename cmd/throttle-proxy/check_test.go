@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"throttle-proxy/integration/redistest"
 )
@@ -17,6 +18,10 @@ func TestCheck(t *testing.T) {
 		t.Skip("starts redis-server")
 	}
 	store := redistest.Start(t, "--requirepass", canary)
+	replica, far := redistest.StartReplicaOf(t, redistest.Start(t)), redistest.NewLink(t, redistest.Start(t).Addr)
+	far.Delay(100 * time.Millisecond)
+	evicting := redistest.Start(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+	weak := redistest.Start(t, redistest.ACLUser("weak", canary, "~throttle:* -@all +eval +evalsha +script|load +time +get +set +pexpire +del +zadd +zrange +zremrangebyscore +info +hello")...)
 	sent := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("got a request, want none") })
 	upstream := httptest.NewServer(sent)
 	defer upstream.Close()
@@ -39,6 +44,13 @@ func TestCheck(t *testing.T) {
 		{"REDIS_URL=redis://:wrongCANARY@" + store.Addr + " --register a=" + upstream.URL, exitFailed, []string{
 			"upstream of a: ok\n", "(from REDIS_URL)", "redis redis://" + store.Addr + ": WRONGPASS",
 		}},
+		{"--redis " + replica.URL() + " --register a=" + upstream.URL, exitFailed, []string{": it is a replica, which takes no writes: write the address of the master"}},
+		{"--redis redis://weak:CANARY@" + weak.Addr + " --register a=" + upstream.URL, exitFailed, []string{": the user lacks rights: add +pttl +zcard +zscore +zrem, and ~throttle:* for the keys\n"}},
+		{"--redis redis://weak:CANARY@" + weak.Addr + "/1 --register a=" + upstream.URL, exitFailed, []string{": the user lacks rights: add +select, and"}},
+		{"--redis " + far.URL() + " --register a=" + upstream.URL, exitFailed, []string{": a round trip to the store takes 2", "of the 100ms of --store-timeout: write --store-timeout "}},
+		{"--store-timeout 250ms --redis " + far.URL() + " --register a=" + upstream.URL, 0, []string{": ok\n", ": warning: a round trip to the store takes 2"}},
+		{"--redis " + evicting.URL() + " --register a=" + upstream.URL, 0, []string{": ok\n", ": warning: maxmemory-policy allkeys-lru may evict", ": warning: it keeps nothing when it restarts"}},
+		{"--redis rediss://" + evicting.Addr + " --register a=" + upstream.URL, exitFailed, []string{"if that port is not one for TLS, write redis in place of rediss"}},
 		{"--redis redis://:CANARY@" + nobody + " --register a=" + upstream.URL, exitFailed, []string{
 			"upstream of a: ok\n", "redis redis://" + nobody + ": ", "connection refused\n",
 		}},

@@ -10,8 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
+	"throttle-proxy/cluster"
 	"throttle-proxy/proxy"
 )
 
@@ -31,9 +30,9 @@ type config struct {
 	bodyIdle         time.Duration
 	writeIdle        time.Duration
 
-	connect      func(timeout time.Duration) (redis.UniversalClient, error) // to the Redis; nil for a cluster of one
-	redisAddress string                                                     // of the Redis, without credentials
-	redisSource  string                                                     // what named it: a flag or a variable
+	endpoint     func(timeout time.Duration) (*cluster.Endpoint, error) // of the Redis; nil for a cluster of one
+	redisAddress string                                                 // without credentials
+	redisSource  string                                                 // what named it: a flag or a variable
 	redisPrefix  string
 	pipeline     bool
 	storeTimeout time.Duration
@@ -72,6 +71,7 @@ func (f *flags) parse(env environment) (*config, error) {
 	f.parseListen(p, c)
 	f.parseRegister(p, c)
 	f.parseRates(p, c)
+	f.parseConcurrency(p, c)
 	for _, set := range f.policies(p) {
 		for i := range c.routes {
 			set(&c.routes[i])

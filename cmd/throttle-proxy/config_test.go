@@ -38,7 +38,7 @@ func TestDefaults(t *testing.T) {
 			AnswerIdle:      5 * time.Minute,
 			Forwarded:       true,
 			WhenUndecided:   cluster.Local,
-			MaxCoolDown:     5 * time.Minute,
+			CoolDown:        proxy.CoolDown{Longest: 5 * time.Minute},
 		}},
 		maxBody:       10 << 20,
 		bodyMemory:    256 << 20,
@@ -90,13 +90,13 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--admin 127.0.0.1:9090", func(c *config) any { return c.adminNetwork + " " + c.adminAddress }, "tcp 127.0.0.1:9090"},
 		{"--admin unix:/run/admin.sock", func(c *config) any { return c.adminNetwork + " " + c.adminAddress }, "unix /run/admin.sock"},
 		{"--replicas 3", func(c *config) any { return c.replicas }, 3},
-		{"--max-cool-down 2d", func(c *config) any { return c.routes[0].MaxCoolDown }, 48 * time.Hour},
+		{"--max-cool-down 2d", func(c *config) any { return c.routes[0].CoolDown.Longest }, 48 * time.Hour},
 		{"--drain-delay 1d", drains, "24h0m0s 25s"},
 		{"--drain-delay 2days --drain-timeout 5minutes", drains, "48h0m0s 5m0s"},
 		{"--drain-delay 1hr --drain-timeout 30sec", drains, "1h0m0s 30s"},
 		{"--max-body 10", func(c *config) any { return strings.Join(c.warnings, "; ") }, "--max-body: 10 is a number of bytes: write 10MiB if that is meant"},
 		{"--max-body 10240", func(c *config) any { return c.warnings }, []string(nil)},
-		{"--max-cool-down 1m", func(c *config) any { return c.routes[0].MaxCoolDown }, time.Minute},
+		{"--max-cool-down 1m", func(c *config) any { return c.routes[0].CoolDown.Longest }, time.Minute},
 		{"--store-timeout 50ms --lock-ttl 500ms", func(c *config) any { return c.storeTimeout + c.lockTTL }, 550 * time.Millisecond},
 		{"--drain-delay 0s --drain-timeout 1ms", drains, "0s 1ms"},
 		{"THROTTLE_PROXY_DRAIN_DELAY=5s THROTTLE_PROXY_DRAIN_TIMEOUT=1m", drains, "5s 1m0s"},
@@ -129,7 +129,7 @@ func listens(c *config) any { return c.network + " " + c.address }
 func drains(c *config) any { return fmt.Sprintf("%s %s", c.drainDelay, c.drainTimeout) }
 
 func storeOf(c *config) any {
-	if c.connect == nil {
+	if c.endpoint == nil {
 		return ""
 	}
 	return c.redisAddress + " " + c.redisSource + " " + c.redisPrefix
@@ -157,6 +157,8 @@ func TestPolicyOfARouteReplacesTheDefault(t *testing.T) {
 		{"dedupe", "all", "key", func(r proxy.Route) any { return r.Dedupe }, proxy.DedupeAll, proxy.DedupeKey},
 		{"dedupe-header", "X-User,Cookie", "none", func(r proxy.Route) any { return r.DedupeHeaders }, []string{"X-User", "Cookie"}, []string(nil)},
 		{"dedupe-json", "$.event.id,-$.event.sent", "none", func(r proxy.Route) any { return r.DedupeJSON }, []string{"$.event.id", "-$.event.sent"}, []string(nil)},
+		{"wait", "3s", "off", func(r proxy.Route) any { return r.Wait }, 3 * time.Second, time.Duration(0)},
+		{"concurrency", "5,by=client", "off", func(r proxy.Route) any { return len(r.Concurrency) }, 1, 0},
 		{"hold", "0s", "1m30s", func(r proxy.Route) any { return r.Hold }, proxy.Hold{Unknown: time.Minute}, proxy.Hold{Success: 90 * time.Second, Unknown: time.Minute}},
 		{"hold", "0s,unknown=5m", "unknown=0s", func(r proxy.Route) any { return r.Hold }, proxy.Hold{Unknown: 5 * time.Minute}, proxy.Hold{Success: time.Second}},
 		{"hold", "2s,unknown=1d", "3s", func(r proxy.Route) any { return r.Hold }, proxy.Hold{Success: 2 * time.Second, Unknown: 24 * time.Hour}, proxy.Hold{Success: 3 * time.Second, Unknown: time.Minute}},
@@ -169,7 +171,8 @@ func TestPolicyOfARouteReplacesTheDefault(t *testing.T) {
 		{"forwarded", "off", "on", func(r proxy.Route) any { return r.Forwarded }, false, true},
 		{"set-header", "X-A=1", "X-B=2", func(r proxy.Route) any { return len(r.SetHeaders) }, 1, 1},
 		{"when-undecided", "open", "closed", func(r proxy.Route) any { return r.WhenUndecided }, cluster.Open, cluster.Closed},
-		{"cool-down", "off", "on", func(r proxy.Route) any { return r.MaxCoolDown }, time.Duration(0), 5 * time.Minute},
+		{"cool-down", "off", "on", func(r proxy.Route) any { return r.CoolDown }, proxy.CoolDown{}, proxy.CoolDown{Longest: 5 * time.Minute}},
+		{"cool-down", "learn", "on", func(r proxy.Route) any { return r.CoolDown }, proxy.CoolDown{Longest: 5 * time.Minute, Learn: true}, proxy.CoolDown{Longest: 5 * time.Minute}},
 		{"shadow", "on", "off", func(r proxy.Route) any { return r.Shadow }, true, false},
 	} {
 		tested = append(tested, test.flag)
@@ -215,6 +218,13 @@ func TestRates(t *testing.T) {
 		{pooled + "--register c=http://c --rate p=7/s --rate off", "a in p: p 7/s; b in p: p 7/s; c:"},
 		{"--register a=http://a --rate 5/sec --rate 50/min,burst=5 --rate a=500/hour,name=x --rate a=5000/day", "a: x 500/h a-2 5000/d"},
 		{"--register a=http://a --rate 5/sec --rate 50/min,burst=5", "a: a 5/s a-2 50/m,burst=5"},
+		{"--register a=http://a --rate 100/m,strict --rate 9/s,burst=3,strict,by=client", "a: a 100/m,strict a-2 9/s,burst=3,strict by client"},
+		{"--register a=http://a --rate 5/s,candidate", "a: a 10/s,burst=20 candidate a-candidate 5/s"},
+		{"--register a=http://a --register b=http://b --rate 9/s --rate a=5/s,candidate --rate a=5/m,by=client,candidate,name=x", "a: a 9/s candidate a-candidate 5/s candidate x 5/m by client; b: b 9/s"},
+		{pooled + "--rate p=7/s --rate p=3/s,candidate --rate off", "a in p: p 7/s candidate p-candidate 3/s; b in p: p 7/s candidate p-candidate 3/s"},
+		{"--register a=http://a --rate off --concurrency 5 --concurrency 2,by=client", "a: at once a-concurrency 5 at once a-concurrency-2 2 by client"},
+		{"--register a=http://a --register b=http://b --rate off --concurrency 5,name=x --concurrency a=off", "a:; b: at once x 5"},
+		{pooled + "--rate p=7/s --rate off --concurrency p=5 --concurrency a=2", "a in p: p 7/s at once a-concurrency 2 at once p-concurrency 5; b in p: p 7/s at once p-concurrency 5"},
 		{"--register a=http://a --rate 5/seconds --rate 50/minutes --rate 500/hrs --rate 5000/days", "a: a 5/s a-2 50/m a-3 500/h a-4 5000/d"},
 		{"--register a=http://a --rate 5/30sec --rate 50/10minutes,burst=5 --rate 500/7d --rate 600/2days", "a: a 5/30s a-2 50/10m,burst=5 a-3 500/168h a-4 600/48h"},
 		// Budgets of one name are two where no pool brings them together.
@@ -235,11 +245,20 @@ func budgetsOf(c *config) string {
 			text += " in " + r.Pool
 		}
 		text += ":"
-		for _, l := range r.Limits {
-			text += " " + l.Name + " " + l.String()
-			if by := l.By.String(); by != "" {
-				text += " by " + by
+		limit := func(before, name, is string, by proxy.By) {
+			text += before + " " + name + " " + is
+			if by != (proxy.By{}) {
+				text += " by " + by.String()
 			}
+		}
+		for _, l := range r.Limits {
+			limit("", l.Name, l.String(), l.By)
+		}
+		for _, l := range r.Candidates {
+			limit(" candidate", l.Name, l.String(), l.By)
+		}
+		for _, l := range r.Concurrency {
+			limit(" at once", l.Name, fmt.Sprint(l.Most), l.By)
 		}
 		routes = append(routes, text)
 	}
@@ -259,15 +278,19 @@ func TestUpstreamURLs(t *testing.T) {
 		{"--register a=https://[::1]/", "a https ::1 443"},
 		{"--register a=https://bücher.example/", "a https bücher.example 443"},
 		{"--register 0._-=http://host", "0._- http host 80"},
-		{"WEBHOOK_URL=␣https://host/CANARY␣ --register a=env:WEBHOOK_URL", "a https host 443"},
-		{"--register a=file:" + path, "a https host 443"},
-		{"THROTTLE_PROXY_REGISTER=a=http://host␣b=env:B B=https://b/ serve", "a http host 80, b https b 443"},
+		{"WEBHOOK_URL=␣https://host/CANARY␣ --register a=env:WEBHOOK_URL", "a https host 443 secret"},
+		{"--register a=file:" + path, "a https host 443 secret"},
+		{"THROTTLE_PROXY_REGISTER=a=http://host␣b=env:B B=https://b/ serve", "a http host 80, b https b 443 secret"},
 		{"THROTTLE_PROXY_REGISTER=a=http://host --register b=http://b", "b http b 80"},
 	} {
 		var got []string
 		for _, r := range parse(t, test.line).routes {
 			scheme, host, port := r.Upstream.Address()
-			got = append(got, fmt.Sprint(r.Name, " ", scheme, " ", host, " ", port))
+			words := []string{r.Name, scheme, host, port}
+			if r.SecretURL {
+				words = append(words, "secret")
+			}
+			got = append(got, strings.Join(words, " "))
 		}
 		if got := strings.Join(got, ", "); got != test.want {
 			t.Errorf("%s: got %s, want %s", test.line, got, test.want)
@@ -280,7 +303,7 @@ func TestConfigPrintsNoSecret(t *testing.T) {
 		"--redis redis://CANARY:CANARY@host/1")
 	texts := append(c.describe(), c.routes[0].Upstream.LogValue().String())
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
-		texts = append(texts, fmt.Sprintf(verb, c), fmt.Sprintf(verb, *c), fmt.Sprintf(verb, c.routes), fmt.Sprintf(verb, c.connect))
+		texts = append(texts, fmt.Sprintf(verb, c), fmt.Sprintf(verb, *c), fmt.Sprintf(verb, c.routes), fmt.Sprintf(verb, c.endpoint))
 	}
 	for _, text := range texts {
 		if strings.Contains(text, canary) || strings.Contains(text, fmt.Sprintf("%x", canary)) {
@@ -291,16 +314,16 @@ func TestConfigPrintsNoSecret(t *testing.T) {
 
 func FuzzParseRate(f *testing.F) {
 	for _, seed := range []string{
-		"off", "10/s", "100/10m,burst=20", "1/d,by=client", "1/s,by=header:X-Key,name=x,burst=2", "1/s,,", "=", "1/s,burst", "-1/s", "1/2562047h,burst=4611686018427387903",
+		"off", "10/s", "100/10m,burst=20", "1/d,by=client", "1/s,by=header:X-Key,name=x,burst=2", "1/s,,", "=", "1/s,burst", "-1/s", "100/m,strict", "9/s,burst=3,strict,candidate", "1/s,strict,strict", "1/2562047h,burst=4611686018427387903",
 	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		l, off, err := parseRate(text)
+		l, kind, err := parseRate(text)
 		switch {
 		case err != nil:
 			return
-		case off:
+		case kind == noRate:
 			if text != "off" || l != (proxy.Limit{}) {
 				t.Errorf("%q is off, with %+v", text, l)
 			}

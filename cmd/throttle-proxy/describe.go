@@ -18,9 +18,9 @@ func (c *config) describe() []string {
 	}
 	var lines []string
 	for _, r := range c.routes {
-		lines = append(lines, fmt.Sprintf("%-*s  %s; %s", width, r.Name, c.describeLimits(r), describeDedupe(r)))
+		lines = append(lines, fmt.Sprintf("%-*s  %s; %s%s", width, r.Name, c.describeLimits(r), describeDedupe(r), describeCoolDown(r)))
 	}
-	if c.connect == nil {
+	if c.endpoint == nil {
 		return append(lines, "store: this process alone; with --redis replicas would decide together")
 	}
 	source := "--redis"
@@ -31,25 +31,50 @@ func (c *config) describe() []string {
 }
 
 func (c *config) describeLimits(r proxy.Route) string {
-	if len(r.Limits) == 0 {
-		return "no limit"
-	}
 	var parts []string
 	for _, l := range r.Limits {
-		rate, _, _ := strings.Cut(l.String(), ",")
-		part := fmt.Sprintf("%s, burst %d", rate, l.Burst)
-		if l.By != (proxy.By{}) {
-			part += " by " + l.By.String()
-		}
-		if r.Upstream.Slack() && l.Limit == builtinRate(r.Upstream).Limit {
-			part += " (Slack's published limit)"
+		part := describeLimit(l)
+		if preset := proxy.PresetOf(r.Upstream); slices.Contains(preset.Limits, l.Limit) {
+			part += " (" + preset.Source + ")"
 		}
 		if slices.Contains(c.shared[r.Pool], l) {
 			part += " (shared by pool " + r.Pool + ")"
 		}
 		parts = append(parts, part)
 	}
-	return strings.Join(parts, " and ")
+	for _, l := range r.Concurrency {
+		part := fmt.Sprintf("%d at once%s", l.Most, describeBy(l.By))
+		if r.Pool != "" && strings.HasPrefix(l.Name, r.Pool+"-concurrency") {
+			part += " (shared by pool " + r.Pool + ")"
+		}
+		parts = append(parts, part)
+	}
+	text := strings.Join(parts, " and ")
+	if text == "" {
+		text = "no limit"
+	}
+	if r.Wait > 0 && len(parts) > 0 {
+		text += fmt.Sprintf("; what would be too many waits up to %s", r.Wait)
+	}
+	for _, l := range r.Candidates {
+		text += "; only reported: " + describeLimit(l)
+	}
+	return text
+}
+
+func describeLimit(l proxy.Limit) string {
+	rate, _, _ := strings.Cut(l.String(), ",")
+	if l.Strict {
+		return fmt.Sprintf("%s in any period, burst %d%s", rate, l.Burst, describeBy(l.By))
+	}
+	return fmt.Sprintf("%s, burst %d%s", rate, l.Burst, describeBy(l.By))
+}
+
+func describeBy(by proxy.By) string {
+	if by == (proxy.By{}) {
+		return ""
+	}
+	return " by " + by.String()
 }
 
 func describeDedupe(r proxy.Route) string {
@@ -69,6 +94,17 @@ func describeDedupe(r proxy.Route) string {
 		text += "; shadow: nothing is refused, only reported"
 	}
 	return text
+}
+
+// describeCoolDown says when a route rests, where that is not as usual.
+func describeCoolDown(r proxy.Route) string {
+	switch {
+	case r.CoolDown.Learn:
+		return "; rests also when its upstream says that nothing is left"
+	case r.CoolDown.Longest == 0:
+		return "; never rests"
+	}
+	return ""
 }
 
 // describeRefusals says when repeats are refused, and how.

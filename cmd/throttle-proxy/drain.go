@@ -29,6 +29,7 @@ const (
 func (r *replica) drain(listener *drainListener) {
 	r.health.draining.Store(true)
 	r.logger.Info("draining")
+	r.drainStore(r.config.drainDelay + r.config.drainTimeout)
 	time.Sleep(r.config.drainDelay)
 
 	ctx, cancel := context.WithTimeout(context.Background(), r.config.drainTimeout)

@@ -22,7 +22,11 @@ type flags struct {
 	TLSCert  string   `name:"tls-cert" group:"routes" placeholder:"FILE" help:"Certificate for TLS and HTTP/2 to clients, read again when the file changes."`
 	TLSKey   string   `name:"tls-key" group:"routes" placeholder:"FILE" help:"Its key."`
 
-	Rate []string `sep:"none" group:"limits" placeholder:"[R=]RATE" help:"N/PERIOD[,burst=B][,by=client[/PREFIX]|header:NAME][,name=X], or off; PERIOD is s, m, h, d or a duration. Repeat for several windows: all must admit. (10/s,burst=20; for hooks.slack.com 1/s,burst=5)"`
+	Rate []string `sep:"none" group:"limits" placeholder:"[R=]RATE" help:"N/PERIOD[,burst=B][,by=client[/PREFIX]|header:NAME][,name=X][,strict][,candidate], or off; PERIOD is s, m, h, d or a duration. Repeat for several windows: all must admit. (10/s,burst=20; for hooks.slack.com 1/s,burst=5)"`
+	Wait []string `sep:"none" group:"limits" placeholder:"[R=]TIME" help:"Longest that a request waits for its budget, and for --concurrency, in place of a 429; or off. (off)"`
+
+	Concurrency []string `sep:"none" group:"limits" placeholder:"[R=]N" help:"N[,by=client[/PREFIX]|header:NAME][,name=X], or off: exchanges at once over all replicas. Repeatable. (off)"`
+
 	Pool []string `sep:"none" group:"limits" placeholder:"NAME=R,R" help:"Routes that share the budgets of --rate NAME=…, besides their own."`
 
 	Dedupe          []string `sep:"none" group:"duplicates" placeholder:"[R=]MODE" help:"Which requests are refused as duplicates. on: every method but GET, HEAD, OPTIONS, TRACE; all: those too; key: those with an Idempotency-Key; off. (on)"`
@@ -41,7 +45,7 @@ type flags struct {
 	ClientGone           []string `sep:"none" group:"exchange" placeholder:"[R=]POLICY" help:"When the client of a locked exchange leaves: finish it until the answer's header is there, or cancel it. (finish)"`
 	UpstreamClosedStatus []string `sep:"none" group:"exchange" placeholder:"[R=]CODE" help:"Status where the upstream cut the connection before answering. (499)"`
 	TrustedProxy         []string `sep:"none" group:"exchange" placeholder:"CIDR|unix[,header=NAME]" help:"From whom X-Forwarded-* is believed, or the field that has the client's address alone. Repeatable."`
-	CoolDown             []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Pause a route, for the caller's credentials if there are some, where its upstream answers 429 or 503 with Retry-After. (on)"`
+	CoolDown             []string `sep:"none" group:"exchange" placeholder:"[R=]on|off|learn" help:"Pause a route, for callers with the same credentials, where its upstream answers 429, 503 or 403 with Retry-After; learn: also where an answer says that nothing is left. (on)"`
 	MaxCoolDown          string   `group:"exchange" default:"5m" placeholder:"TIME" help:"Longest such pause (${default})."`
 	HeaderTimeout        string   `group:"exchange" default:"10s" placeholder:"TIME" help:"For a client to send a request's header (${default})."`
 	BodyIdle             string   `group:"exchange" default:"30s" placeholder:"TIME" help:"Longest pause in a client's body (${default})."`
@@ -50,9 +54,7 @@ type flags struct {
 	Shadow               []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Decide and report, but refuse nothing. (off)"`
 
 	Redis         string `group:"store" placeholder:"URL" default:"none" help:"redis://, rediss://, unix://, redis+sentinel://h1,h2/0?master_name=m or redis+cluster://h1,h2; env:VARIABLE and file:PATH too (${default})."`
-	RedisCA       string `name:"redis-ca" group:"store" placeholder:"FILE" help:"Certificates to trust for rediss, in place of the system's."`
-	RedisCert     string `group:"store" placeholder:"FILE" help:"Client certificate for rediss."`
-	RedisKey      string `group:"store" placeholder:"FILE" help:"Key of the client certificate."`
+	RedisTLS      string `name:"redis-tls" group:"store" placeholder:"ca=FILE,cert=FILE,key=FILE,server-name=HOST" help:"Certificates to trust for rediss in place of the system's, a client certificate and its key, and the name to expect of the server; any part may be left out. The files are read again for each connection."`
 	RedisPrefix   string `group:"store" default:"throttle" placeholder:"PREFIX" help:"First part of every key: fleets with different prefixes share nothing (${default})."`
 	RedisPipeline string `group:"store" default:"on" placeholder:"on|off" help:"Send what concurrent requests ask in one write to Redis (${default})."`
 	StoreTimeout  string `group:"store" default:"100ms" placeholder:"TIME" help:"Longest that a request waits for a verdict (${default})."`

@@ -68,6 +68,8 @@ func elsewhere() (flags, words meant) {
 		{"write --redis URL, as in --redis redis://host:6379", "redis-host redis-port redis-addr redis-address redis-url redis-uri redis-server redis-connection-url store store-url cache cache-url"},
 		{"put it into the URL: write --redis redis://user:password@host:6379/0, or --redis env:REDIS_URL", "redis-password redis-pass redis-auth redis-username redis-user redis-db redis-database"},
 		{"write --redis rediss://host:6379", "redis-ssl redis-use-tls"},
+		{"write --redis-tls ca=FILE", "redis-ca redis-cacert redis-ca-file redis-tls-ca"},
+		{"write --redis-tls cert=FILE,key=FILE", "redis-cert redis-key redis-tls-cert redis-tls-key"},
 		{"write --redis redis+sentinel://h1,h2/0?master_name=NAME", "redis-sentinel redis-sentinels redis-master redis-master-name sentinel"},
 		{"write --redis redis+cluster://h1,h2", "redis-cluster redis-nodes cluster"},
 		{"write --redis-prefix PREFIX", "prefix key-prefix redis-key-prefix"},
@@ -102,7 +104,7 @@ func elsewhere() (flags, words meant) {
 		{"write try NAME to send a message to a route of a replica that runs", "curl send post request test-message"},
 		{"take it out: the program's own name is no argument", "throttle-proxy ./throttle-proxy /throttle-proxy bin/throttle-proxy /usr/local/bin/throttle-proxy"},
 		{"take it out: this is no shell, and its image has none", "sh bash ash /bin/sh /bin/bash exec sleep tini dumb-init"},
-		{"write --help", "man docs usage info? ? h"},
+		{"write --help", "docs usage info? ? h"},
 		{"there are flags and environment variables, and no configuration file: write what is in it as flags", "config.yml config.yaml config.json config.toml nginx.conf envoy.yaml traefik.yml Caddyfile"},
 	} {
 		words.add(habit[0], habit[1])

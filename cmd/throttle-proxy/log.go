@@ -145,6 +145,9 @@ func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
 	if e.Verdict > 0 {
 		attrs = append(attrs, millis("verdict_ms", e.Verdict))
 	}
+	if e.Waited > 0 {
+		attrs = append(attrs, millis("waited_ms", e.Waited))
+	}
 	if e.Upstream > 0 {
 		attrs = append(attrs, millis("upstream_ms", e.Upstream))
 	}
@@ -164,6 +167,9 @@ func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
 	}
 	if len(e.Limits) > 0 {
 		attrs = append(attrs, slog.String("limits", strings.Join(e.Limits, ",")))
+	}
+	if len(e.Candidates) > 0 {
+		attrs = append(attrs, slog.String("candidates", strings.Join(e.Candidates, ",")))
 	}
 	if e.Degraded {
 		attrs = append(attrs, slog.Bool("degraded", true), slog.String("store_fault", e.StoreFault))
@@ -223,7 +229,7 @@ const maxDifferences = 10
 // storeObserver returns an observer that logs changes of the store and fleet.
 // meanwhile says what happens to the requests of a route or pool, or of all,
 // while the store is away.
-func storeObserver(logger *slog.Logger, meanwhile func(tag string) string) func(cluster.Change) {
+func storeObserver(logger *slog.Logger, timeout time.Duration, meanwhile func(tag string) string) func(cluster.Change) {
 	return func(change cluster.Change) {
 		log := logger
 		if change.Tag != "" {
@@ -235,6 +241,10 @@ func storeObserver(logger *slog.Logger, meanwhile func(tag string) string) func(
 				slog.String("meanwhile", meanwhile(change.Tag)))
 		case cluster.StoreBack:
 			log.Info("store back", millis("after_ms", change.Lasted))
+		case cluster.StoreMoved:
+			log.Info("store moved: the sentinels name another master, which is asked from now on")
+		case cluster.StoreFar:
+			log.Warn(tooFar(change.Trip, timeout))
 		case cluster.LockLost:
 			log.Warn("lock lost: another request has taken it while its holder was in flight")
 		case cluster.FleetUnknown:

@@ -33,6 +33,9 @@ type cli struct {
 	Check   checkCommand   `cmd:"" help:"Validate what serve would, and whether Redis and the upstreams can be reached. Sends no request."`
 	Health  healthCommand  `cmd:"" help:"Ask a running replica whether it is ready: exit status 0 or 1."`
 	Version versionCommand `cmd:"" help:"Print the version."`
+
+	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete this command line."`
+	Man        manCommand        `cmd:"" help:"Print the manual page."`
 }
 
 // process is what commands need of the process that they run in.

@@ -25,6 +25,8 @@ type metrics struct {
 	upstreams *prometheus.HistogramVec
 	degraded  *prometheus.CounterVec
 	shadowed  *prometheus.CounterVec
+	tried     *prometheus.CounterVec
+	waited    *prometheus.HistogramVec
 	coolDowns *prometheus.CounterVec
 	budgets   *budgets
 
@@ -60,6 +62,8 @@ func newMetrics(c *config, p *proxy.Proxy, store store, lines *logWriter) *metri
 		upstreams: histogram("upstream_duration_seconds", "From sending a request on until the header of its answer."),
 		degraded:  counter("degraded_requests_total", "Requests decided, or left undecided, without the store, by why it gave no answer.", "route", "fault"),
 		shadowed:  counter("shadowed_refusals_total", "Requests that shadow mode has let through.", "route", "reason"),
+		tried:     counter("candidate_refusals_total", "Requests that were admitted, and that a candidate limit would have refused.", "route", "limit"),
+		waited:    histogram("wait_duration_seconds", "For how long requests have waited for their budgets and for slots, of those that did."),
 		coolDowns: counter("cool_downs_total", "Answers of the upstream that began or extended a cool-down.", "route"),
 		budgets:   newBudgets(c),
 	}
@@ -76,8 +80,8 @@ func newMetrics(c *config, p *proxy.Proxy, store store, lines *logWriter) *metri
 		Namespace: namespace, Name: "build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": buildName()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.degraded, m.shadowed, m.coolDowns, m.budgets, inFlight, bodyMemory, logDropped, build,
-		&storeCollector{store: store, shared: c.connect != nil},
+	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.degraded, m.shadowed, m.tried, m.waited, m.coolDowns, m.budgets, inFlight, bodyMemory, logDropped, build,
+		&storeCollector{store: store, shared: c.endpoint != nil},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -107,6 +111,12 @@ func (m *metrics) observe(e *proxy.Event) {
 	}
 	if e.Degraded {
 		m.degraded.WithLabelValues(e.Route, e.StoreFault).Inc()
+	}
+	for _, name := range e.Candidates {
+		m.tried.WithLabelValues(e.Route, name).Inc()
+	}
+	if e.Waited > 0 {
+		m.waited.WithLabelValues(e.Route).Observe(e.Waited.Seconds())
 	}
 	if e.Shadowed != "" {
 		m.shadowed.WithLabelValues(e.Route, string(e.Shadowed)).Inc()

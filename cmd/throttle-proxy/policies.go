@@ -30,17 +30,18 @@ var defaultHold = proxy.Hold{Success: time.Second, Unknown: time.Minute}
 // (--rate) are in rates.go, since pools have them too.
 func (f *flags) policies(p *parsing) []policy {
 	maxCoolDown := read(p, "max-cool-down", f.MaxCoolDown, parseTime)
-	coolDown := func(s string) (time.Duration, error) {
-		on, err := parseSwitch(s)
-		if !on {
-			return 0, err
+	coolDown := func(s string) (proxy.CoolDown, error) {
+		when, err := oneOf("on", "off", "learn")(s)
+		if when == "off" || err != nil {
+			return proxy.CoolDown{}, err
 		}
-		return maxCoolDown, err
+		return proxy.CoolDown{Longest: maxCoolDown, Learn: when == "learn"}, nil
 	}
 	return []policy{
 		one(p, "dedupe", f.Dedupe, proxy.DedupeOn, oneOf(proxy.DedupeOn, proxy.DedupeOff, proxy.DedupeAll, proxy.DedupeKey), func(r *proxy.Route) *proxy.Dedupe { return &r.Dedupe }),
 		one(p, "dedupe-header", f.DedupeHeader, strings.Split(defaultDedupeHeaders, ","), parseHeaders, func(r *proxy.Route) *[]string { return &r.DedupeHeaders }),
 		one(p, "dedupe-json", f.DedupeJSON, nil, parseJSONPaths, func(r *proxy.Route) *[]string { return &r.DedupeJSON }),
+		one(p, "wait", f.Wait, 0, parseWait, func(r *proxy.Route) *time.Duration { return &r.Wait }),
 		one(p, "hold", f.Hold, defaultHold, parseHold, func(r *proxy.Route) *proxy.Hold { return &r.Hold }),
 		one(p, "duplicate-status", f.DuplicateStatus, http.StatusConflict, parseDuplicateStatus, func(r *proxy.Route) *int { return &r.DuplicateStatus }),
 		one(p, "timeout", f.Timeout, time.Minute, parseTime, func(r *proxy.Route) *time.Duration { return &r.Timeout }),
@@ -51,7 +52,7 @@ func (f *flags) policies(p *parsing) []policy {
 		all(p, "set-header", f.SetHeader, p.parseField, func(r *proxy.Route) *[]proxy.Field { return &r.SetHeaders }),
 		one(p, "shadow", f.Shadow, false, parseSwitch, func(r *proxy.Route) *bool { return &r.Shadow }),
 		one(p, "when-undecided", f.WhenUndecided, cluster.Local, oneOf(cluster.Local, cluster.Open, cluster.Closed), func(r *proxy.Route) *cluster.WhenUndecided { return &r.WhenUndecided }),
-		one(p, "cool-down", f.CoolDown, maxCoolDown, coolDown, func(r *proxy.Route) *time.Duration { return &r.MaxCoolDown }),
+		one(p, "cool-down", f.CoolDown, proxy.CoolDown{Longest: maxCoolDown}, coolDown, func(r *proxy.Route) *proxy.CoolDown { return &r.CoolDown }),
 	}
 }
 

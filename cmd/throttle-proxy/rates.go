@@ -19,13 +19,17 @@ import (
 func (f *flags) parseRates(p *parsing, c *config) {
 	poolOf := f.parsePools(p, c)
 	of := map[string][]proxy.Limit{} // by route or pool, "" for all routes; not nil for off
+	candidates := map[string][]proxy.Limit{}
 	p.each("rate", f.Rate, func(name, text string) error {
-		limit, off, err := parseRate(text)
+		limit, kind, err := parseRate(text)
 		if err != nil {
 			return p.unlessNoRoute(err, text, func(rest string) error { _, _, err := parseRate(rest); return err })
 		}
 		limits, given := of[name]
+		off := kind == noRate
 		switch {
+		case kind == candidateRate:
+			candidates[name] = append(candidates[name], limit)
 		case given && (off || len(limits) == 0):
 			return fmt.Errorf("off and a rate at once for %s: write one of them", orAll(name))
 		case off:
@@ -58,14 +62,78 @@ func (f *flags) parseRates(p *parsing, c *config) {
 		route.Pool = poolOf[route.Name]
 		own, ok := mostSpecific(of, route.Name)
 		if !ok {
-			own = []proxy.Limit{builtinRate(route.Upstream)}
+			own = builtinRates(route.Upstream)
 		}
 		tag := route.Name
 		if route.Pool != "" {
 			tag = route.Pool
 		}
+		tried, _ := mostSpecific(candidates, route.Name)
 		route.Limits = append(claim(tag, named(own, route.Name)), c.shared[route.Pool]...)
+		route.Candidates = claim(tag, named(tried, route.Name+"-candidate"))
+		if route.Pool != "" {
+			route.Candidates = append(route.Candidates, named(candidates[route.Pool], route.Pool+"-candidate")...)
+		}
 	}
+}
+
+// parseConcurrency gives each route its concurrency limits, and those of its pool.
+func (f *flags) parseConcurrency(p *parsing, c *config) {
+	of := map[string][]proxy.Concurrency{} // by route or pool, "" for all routes; not nil for off
+	p.each("concurrency", f.Concurrency, func(name, text string) error {
+		limit, off, err := parseConcurrency(text)
+		if err != nil {
+			return p.unlessNoRoute(err, text, func(rest string) error { _, _, err := parseConcurrency(rest); return err })
+		}
+		limits, given := of[name]
+		switch {
+		case given && (off || len(limits) == 0):
+			return fmt.Errorf("off and a number at once for %s: write one of them", orAll(name))
+		case off:
+			of[name] = []proxy.Concurrency{}
+		default:
+			of[name] = append(limits, limit)
+		}
+		return nil
+	}, c.pools...)
+	for i := range c.routes {
+		route := &c.routes[i]
+		own, _ := mostSpecific(of, route.Name)
+		route.Concurrency = namedConcurrency(own, route.Name)
+		if route.Pool != "" {
+			route.Concurrency = append(route.Concurrency, namedConcurrency(of[route.Pool], route.Pool)...)
+		}
+		taken := map[string]bool{}
+		for _, l := range route.Limits {
+			taken[l.Name] = true
+		}
+		for _, l := range route.Concurrency {
+			if taken[l.Name] {
+				p.fail("concurrency", "two limits of %s are called %s: give one of them another name=", route.Name, l.Name)
+			}
+			taken[l.Name] = true
+		}
+	}
+}
+
+// namedConcurrency returns limits of a route or pool, with a name for each that has
+// none.
+func namedConcurrency(limits []proxy.Concurrency, of string) []proxy.Concurrency {
+	limits = slices.Clone(limits)
+	for i := range limits {
+		if limits[i].Name == "" {
+			limits[i].Name = nthName(of+"-concurrency", i)
+		}
+	}
+	return limits
+}
+
+// nthName is the name of the i-th limit of a name.
+func nthName(name string, i int) string {
+	if i > 0 {
+		name += "-" + strconv.Itoa(i+1)
+	}
+	return name
 }
 
 // parsePools reads NAME=ROUTE,ROUTE, and returns the pool of each route.
@@ -105,26 +173,26 @@ func (f *flags) parsePools(p *parsing, c *config) (of map[string]string) {
 	return of
 }
 
-// builtinRate is the budget of a route for which none is given.
-func builtinRate(u *upstream.URL) proxy.Limit {
-	if u.Slack() {
-		return proxy.Limit{Limit: limiter.Limit{Rate: 1, Period: time.Second, Burst: 5}}
+// builtinRates are the budgets of a route for which none is given.
+func builtinRates(u *upstream.URL) (limits []proxy.Limit) {
+	for _, l := range proxy.PresetOf(u).Limits {
+		limits = append(limits, proxy.Limit{Limit: l})
 	}
-	return proxy.Limit{Limit: limiter.Limit{Rate: 10, Period: time.Second, Burst: 20}}
+	if limits == nil {
+		limits = []proxy.Limit{{Limit: limiter.Limit{Rate: 10, Period: time.Second, Burst: 20}}}
+	}
+	return limits
 }
 
 // named returns limits with a name for each that has none.
 func named(limits []proxy.Limit, name string) []proxy.Limit {
-	out := make([]proxy.Limit, len(limits))
-	for i, l := range limits {
-		if l.Name == "" {
-			if l.Name = name; i > 0 {
-				l.Name = name + "-" + strconv.Itoa(i+1)
-			}
+	limits = slices.Clone(limits)
+	for i := range limits {
+		if limits[i].Name == "" {
+			limits[i].Name = nthName(name, i)
 		}
-		out[i] = l
 	}
-	return out
+	return limits
 }
 
 // parsePeriod returns the period of a rate in units that [limiter.Parse] knows.
@@ -137,23 +205,33 @@ func parsePeriod(s string) string {
 }
 
 // rateText is what looks like a rate, and can be quoted.
-var rateText = regexp.MustCompile(`^[-0-9.]{1,20}/[0-9.]{0,10}[a-z]{0,7}(,burst=[-0-9]{0,20})?$`)
+var rateText = regexp.MustCompile(`^[-0-9.]{1,20}/[0-9.]{0,10}[a-z]{0,7}(,burst=[-0-9]{0,20}|,strict){0,2}$`)
 
-// parseRate reads N/PERIOD[,burst=B][,by=client[/PREFIX]|header:NAME][,name=X] or off.
-func parseRate(text string) (l proxy.Limit, off bool, err error) {
+// rateKind is what a value of --rate is.
+type rateKind int
+
+const (
+	enforcedRate  rateKind = iota
+	candidateRate          // is only reported
+	noRate                 // off
+)
+
+// parseRate reads N/PERIOD[,burst=B][,by=client[/PREFIX]|header:NAME][,name=X], and strict
+// and candidate after it; or off.
+func parseRate(text string) (l proxy.Limit, kind rateKind, err error) {
 	if text == "off" {
-		return l, true, nil
+		return l, noRate, nil
 	}
 	rate := ""
 	given := map[string]bool{}
 	errRate := errors.New("not a rate: write requests/period, as in 10/s or 100/10m,burst=20, or off")
 	for i, option := range strings.Split(text, ",") {
 		if i == 0 && !strings.Contains(option, "/") {
-			return l, false, errRate
+			return l, kind, errRate
 		}
 		key, value, _ := strings.Cut(option, "=")
 		if given[key] {
-			return l, false, fmt.Errorf("%s= is given twice: write one", key)
+			return l, kind, fmt.Errorf("%s= is given twice: write one", key)
 		}
 		given[key] = i > 0
 		switch {
@@ -164,24 +242,65 @@ func parseRate(text string) (l proxy.Limit, off bool, err error) {
 			}
 		case key == "by":
 			if l.By, err = parseBy(value); err != nil {
-				return l, false, err
+				return l, kind, err
 			}
 		case key == "name":
-			if !proxy.ValidName(value) {
-				return l, false, errors.New("name= cannot name a budget: write up to 63 of a-z, 0-9, dot, dash and underscore")
+			if l.Name, err = parseName(value); err != nil {
+				return l, kind, err
 			}
-			l.Name = value
 		case key == "burst" && strings.ContainsFunc(strings.TrimPrefix(value, "-"), notDigit) || option == "burst":
-			return l, false, errors.New("burst= is no number: write a whole number of at least 1, as in 1/s,burst=20")
-		case key == "burst":
+			return l, kind, errors.New("burst= is no number: write a whole number of at least 1, as in 1/s,burst=20")
+		case key == "burst", option == "strict":
 			rate += "," + option
+		case option == "candidate":
+			kind = candidateRate
 		default:
-			return l, false, errors.New("unknown option: write burst=B, by=client, by=header:NAME or name=X")
+			return l, kind, errors.New("unknown option: write burst=B, by=client, by=header:NAME, name=X, strict or candidate")
 		}
 	}
 	if !rateText.MatchString(rate) {
-		return l, false, errRate
+		return l, kind, errRate
 	}
 	l.Limit, err = limiter.Parse(rate)
-	return l, false, err
+	return l, kind, err
+}
+
+// maxConcurrency is the most exchanges that a limit counts.
+const maxConcurrency = 100_000
+
+// parseConcurrency reads N[,by=client[/PREFIX]|header:NAME][,name=X] or off.
+func parseConcurrency(text string) (l proxy.Concurrency, off bool, err error) {
+	if text == "off" {
+		return l, true, nil
+	}
+	count, options, more := strings.Cut(text, ",")
+	if l.Most, err = number("exchanges at once", maxConcurrency)(count); err != nil {
+		return l, false, err
+	}
+	for more {
+		var option string
+		option, options, more = strings.Cut(options, ",")
+		key, value, _ := strings.Cut(option, "=")
+		switch {
+		case key == "by" && l.By == (proxy.By{}):
+			l.By, err = parseBy(value)
+		case key == "name" && l.Name == "":
+			l.Name, err = parseName(value)
+		case key == "by", key == "name":
+			err = fmt.Errorf("%s= is given twice: write one", key)
+		default:
+			err = errors.New("unknown option: write by=client, by=header:NAME or name=X")
+		}
+		if err != nil {
+			return l, false, err
+		}
+	}
+	return l, false, nil
+}
+
+func parseName(value string) (string, error) {
+	if !proxy.ValidName(value) {
+		return "", errors.New("name= cannot name a limit: write up to 63 of a-z, 0-9, dot, dash and underscore")
+	}
+	return value, nil
 }

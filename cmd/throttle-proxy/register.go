@@ -30,7 +30,7 @@ func (f *flags) parseRegister(p *parsing, c *config) {
 		case err != nil:
 			p.fail("register", "%s%w", nth(f.Register, i), err)
 		default:
-			c.routes = append(c.routes, proxy.Route{Name: name, Upstream: upstream})
+			c.routes = append(c.routes, proxy.Route{Name: name, Upstream: upstream, SecretURL: isReference(reference)})
 		}
 		if valid {
 			p.names[name] = true
@@ -93,11 +93,17 @@ func quoted(text string) bool {
 // shell has put the secret in its place, it is not that.
 var variable = regexp.MustCompile(`^[A-Z]{1,16}(_[A-Z0-9]{1,16}){0,6}[0-9]?$`)
 
+// isReference reports whether value stands for another, which is kept secret.
+func isReference(value string) bool {
+	kind, _, _ := strings.Cut(value, ":")
+	return kind == "env" || kind == "file"
+}
+
 // reference returns what env:VARIABLE or file:PATH refers to, or value itself.
 // The error does not quote a path, which may be the secret by mistake.
 func (e environment) reference(value string) (string, error) {
 	kind, name, _ := strings.Cut(value, ":")
-	if kind != "env" && kind != "file" {
+	if !isReference(value) {
 		return value, nil
 	}
 	// The shell puts the secret itself there for env:$WEBHOOK_URL.

@@ -98,12 +98,13 @@ type replica struct {
 	traffic     *traffic
 	certificate *certificate // nil without TLS
 	metrics     *metrics     // nil without --admin; set before it serves
+	drainStore  func(left time.Duration)
 	logger      *slog.Logger
 }
 
-func newReplica(c *config, store proxy.Cluster, life *life, h *health) (*replica, error) {
+func newReplica(c *config, store store, life *life, h *health) (*replica, error) {
 	logger := life.logger
-	r := &replica{config: c, health: h, traffic: newTraffic(logger, c.writeIdle), logger: logger}
+	r := &replica{config: c, health: h, traffic: newTraffic(logger, c.writeIdle), logger: logger, drainStore: store.Drain}
 	observe := requestLog(logger)
 	p, err := proxy.New(c.routes, proxy.Options{
 		Cluster: store,

@@ -19,12 +19,18 @@ func TestDescribe(t *testing.T) {
 			"slack  1/s, burst 5 (Slack's published limit); repeats refused while in flight, 1s after success and 1m after an unknown outcome",
 			alone,
 		}},
+		{"--register d=https://discord.com/api/webhooks/1/CANARY --register t=https://x.webhook.office.com/CANARY --register g=https://api.github.com --cool-down g=learn", []string{
+			"d  30/m, burst 5 (Discord's limit, which is not published); repeats refused while in flight, 1s after success and 1m after an unknown outcome",
+			"t  60/30s, burst 4 (Microsoft's published limit) and 100/h, burst 100 (Microsoft's published limit); repeats refused while in flight, 1s after success and 1m after an unknown outcome",
+			"g  5000/h, burst 100 (GitHub's published limit of a user); repeats refused while in flight, 1s after success and 1m after an unknown outcome; rests also when its upstream says that nothing is left",
+			alone,
+		}},
 		{"--register slack=https://hooks.slack.com/services/CANARY --rate 1/s", []string{
 			"slack  1/s, burst 1; repeats refused while in flight, 1s after success and 1m after an unknown outcome",
 			alone,
 		}},
-		{"--register a=http://host --register longer=http://host --rate off --rate longer=10/s --rate longer=100/90s,by=client --hold 0s", []string{
-			"a       no limit; repeats refused while in flight and 1m after an unknown outcome",
+		{"--register a=http://host --register longer=http://host --rate off --rate longer=10/s --rate longer=100/90s,by=client --hold 0s --cool-down a=off", []string{
+			"a       no limit; repeats refused while in flight and 1m after an unknown outcome; never rests",
 			"longer  10/s, burst 10 and 100/1m30s, burst 100 by client; repeats refused while in flight and 1m after an unknown outcome",
 			alone,
 		}},

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"regexp"
@@ -8,13 +10,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"throttle-proxy/cluster"
 )
 
 // maxReplicas bounds what a share of a budget can be divided by.
 const maxReplicas = 10_000
+
+// startTime is how long a replica waits for its store before it listens.
+const startTime = time.Second
 
 var prefixPattern = regexp.MustCompile(`^[A-Za-z0-9_.:-]+$`)
 
@@ -33,64 +36,85 @@ func (f *flags) parseStore(p *parsing, c *config) {
 	if !prefixPattern.MatchString(f.RedisPrefix) {
 		p.fail("redis-prefix", "this cannot begin a key: write letters, digits and _ . : -")
 	}
-	files := cluster.TLSFiles{CA: f.RedisCA, Cert: f.RedisCert, Key: f.RedisKey}
+	files := read(p, "redis-tls", f.RedisTLS, parseTLSFiles)
 	if f.Redis == "none" {
 		if files != (cluster.TLSFiles{}) {
-			p.fail("redis", "certificates for a Redis, but no Redis: write --redis rediss://host:port")
+			p.fail("redis-tls", "certificates for a Redis, but no Redis: write --redis rediss://host:port")
 		}
 		return
 	}
-	rawURL, err := p.environment.reference(f.Redis)
-	if err != nil {
-		p.fail("redis", "%w", err)
-		return
+	// What it refers to is read again for each new connection: a file may change.
+	source := func() (rawURL string, err error) { return p.environment.reference(f.Redis) }
+	c.endpoint = func(timeout time.Duration) (*cluster.Endpoint, error) {
+		return cluster.NewEndpoint(source, files, timeout)
 	}
-	if (files.Cert == "") != (files.Key == "") {
-		p.fail("redis-cert", "a client certificate and its key go together: write --redis-cert and --redis-key, or neither")
-		return
-	}
-	missing := false
-	for _, file := range []struct{ flag, path string }{{"redis-ca", files.CA}, {"redis-cert", files.Cert}, {"redis-key", files.Key}} {
-		if _, err := os.Stat(file.path); file.path != "" && err != nil {
-			p.fail(file.flag, "%w: write the path of a PEM file", cause(err))
-			missing = true
-		}
-	}
-	if missing {
-		return
-	}
-	c.connect = func(timeout time.Duration) (redis.UniversalClient, error) {
-		return cluster.NewClient(rawURL, files, timeout)
-	}
-	client, err := c.connect(time.Second)
-	if err != nil {
+	if _, err := c.endpoint(c.storeTimeout); err != nil {
 		p.fail("redis", "%w", cause(err))
 		return
 	}
-	_ = client.Close() // the flags can be used; there was no connection yet
+	rawURL, _ := source()
 	c.redisAddress = cluster.Address(rawURL)
 	if name := p.environment.source("redis"); p.environment[name] == f.Redis {
 		c.redisSource = name
 	}
 }
 
+// parseTLSFiles reads ca=FILE,cert=FILE,key=FILE,server-name=HOST, of which any
+// part may be left out.
+func parseTLSFiles(s string) (files cluster.TLSFiles, err error) {
+	if s == "" {
+		return files, nil
+	}
+	parts := map[string]*string{"ca": &files.CA, "cert": &files.Cert, "key": &files.Key, "server-name": &files.ServerName}
+	for part := range strings.SplitSeq(s, ",") {
+		name, value, _ := strings.Cut(part, "=")
+		to := parts[name]
+		switch {
+		case to == nil:
+			return files, fmt.Errorf("%s is no part of it: write ca=FILE,cert=FILE,key=FILE,server-name=HOST, or some of these", quote(name))
+		case value == "" || *to != "":
+			return files, fmt.Errorf("%s= is empty or there twice: write it once, with a value", name)
+		}
+		*to = value
+		if _, err := os.Stat(value); name != "server-name" && err != nil {
+			return files, fmt.Errorf("%s: %w: write the path of a PEM file", name, cause(err))
+		}
+	}
+	if (files.Cert == "") != (files.Key == "") {
+		return files, errors.New("a client certificate and its key go together: write cert=FILE,key=FILE, or neither")
+	}
+	return files, nil
+}
+
 // openStore chooses what the replicas decide by.
 func (c *config) openStore(self cluster.Replica, logger *slog.Logger, h *health) (s store, closeStore func(), err error) {
-	if c.connect == nil {
+	if c.endpoint == nil {
 		return cluster.NewMemory(self.ID), func() {}, nil
 	}
+	endpoint, err := c.endpoint(c.storeTimeout)
+	if err != nil {
+		return nil, nil, err
+	}
 	r, err := cluster.NewRedis(cluster.Options{
-		Connect:  func() (redis.UniversalClient, error) { return c.connect(c.storeTimeout) },
+		Connect:  endpoint.Connect,
+		Watch:    endpoint.Watch,
+		Dialled:  endpoint.Dialled,
 		Prefix:   c.redisPrefix,
 		Self:     self,
 		LockTTL:  c.lockTTL,
 		Timeout:  c.storeTimeout,
 		Replicas: c.replicas,
 		Pipeline: c.pipeline,
-		Observe:  storeObserver(logger, c.meanwhile),
+		Observe:  storeObserver(logger, c.storeTimeout, c.meanwhile),
 	})
 	if err != nil {
 		return nil, nil, err
+	}
+	// The first requests find connections; where the store is silent they do not
+	// wait for it any longer.
+	select {
+	case <-r.Started():
+	case <-time.After(startTime):
 	}
 	h.store, h.policies = r, c.whenUndecided()
 	return r, func() { _ = r.Close() }, nil

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"throttle-proxy/cluster"
@@ -11,6 +13,9 @@ import (
 type store interface {
 	proxy.Cluster
 	Status() cluster.Status
+	// Drain refuses requests that would wait for longer than until the process ends,
+	// after left.
+	Drain(left time.Duration)
 }
 
 // storeCollector reads a store's status when Prometheus does.
@@ -27,6 +32,9 @@ var (
 	locksHeld    = describe("locks_held", "Locks of exchanges under way.")
 	locksRenewed = describe("locks_renewed_total", "Renewals of locks in the store.")
 	locksLost    = describe("locks_lost_total", "Locks that were another's when they were to be renewed.")
+	waitingNow   = describe("waiting", "Requests that wait for their budgets or for slots.")
+	slotsUsed    = describe("slots_used", "Slots of concurrency limits that exchanges of this replica have; those of all callers together.", "limit", "of")
+	slotsLost    = describe("slots_lost_total", "Slots that could not be renewed, since others had taken all.")
 	cooling      = describe("cool_downs", "Cool-downs that this replica knows of.")
 	storeUp      = describe("store_up", "1 while all of the store is asked, 0 while the breaker of it, or of a part, is open.")
 	storeFaults  = describe("store_faults_total", "Asks and other calls that the store did not answer, or by an error.", "fault")
@@ -37,9 +45,9 @@ var (
 
 // Describe implements [prometheus.Collector].
 func (c *storeCollector) Describe(descs chan<- *prometheus.Desc) {
-	all := []*prometheus.Desc{locksHeld, cooling}
+	all := []*prometheus.Desc{locksHeld, cooling, waitingNow, slotsUsed}
 	if c.shared {
-		all = append(all, locksRenewed, locksLost, storeUp, storeFaults, storeAway, replicasLive, differing)
+		all = append(all, slotsLost, locksRenewed, locksLost, storeUp, storeFaults, storeAway, replicasLive, differing)
 	}
 	for _, desc := range all {
 		descs <- desc
@@ -57,6 +65,15 @@ func (c *storeCollector) Collect(values chan<- prometheus.Metric) {
 	}
 	gauge(locksHeld, float64(len(s.Locks)))
 	gauge(cooling, float64(len(s.Pauses)))
+	gauge(waitingNow, float64(s.Waiting))
+	type limit struct{ name, tag string }
+	used := map[limit]int{}
+	for _, slots := range s.Slots {
+		used[limit{slots.Limit, slots.Tag}] += slots.Used
+	}
+	for l, n := range used {
+		values <- prometheus.MustNewConstMetric(slotsUsed, prometheus.GaugeValue, float64(n), l.name, l.tag)
+	}
 	if !c.shared {
 		return
 	}
@@ -74,6 +91,7 @@ func (c *storeCollector) Collect(values chan<- prometheus.Metric) {
 	gauge(differing, float64(differ))
 	counter(locksRenewed, float64(s.Renewed))
 	counter(locksLost, float64(s.Lost))
+	counter(slotsLost, float64(s.SlotsLost))
 	counter(storeAway, s.Degraded.Seconds())
 	for fault, n := range s.Faults {
 		counter(storeFaults, float64(n), fault)

@@ -113,6 +113,21 @@ func parseTime(s string) (time.Duration, error) {
 	return d, nil
 }
 
+// maxWait bounds --wait: whoever would wait for longer has left.
+const maxWait = time.Hour
+
+// parseWait reads how long requests wait for their budget; 0 is off.
+func parseWait(s string) (time.Duration, error) {
+	if s == "off" {
+		return 0, nil
+	}
+	d, err := parseDuration(s)
+	if err != nil || d <= 0 || d > maxWait {
+		return 0, fmt.Errorf("%s is not a time to wait: write a duration of at most 1h, as in 3s or 200ms, or off", quote(s))
+	}
+	return d, nil
+}
+
 // parseDelay is parseTime for a time that may be 0.
 func parseDelay(s string) (time.Duration, error) {
 	d, err := parseDuration(s)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -104,10 +105,15 @@ func main() {
 	names := flag.String("workloads", "admitted,limited,duplicate,latency,large", "which of them")
 	grow := flag.Bool("growth", false, "measure how cost grows in place of the workloads")
 	remember := flag.Bool("memory", false, "measure what is remembered in place of the workloads")
+	plots := flag.String("plots", "", "draw the plots of the documentation into this folder; those of a measurement with it")
+	only := flag.Bool("plots-only", false, "draw only those that need no measurement")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	measured := func() error { return run(ctx, *runs, *seconds, strings.Split(*names, ","), *grow) }
+	measured := func() error { return run(ctx, *runs, *seconds, strings.Split(*names, ","), *grow, *plots) }
+	if *only {
+		measured = func() error { return drawPlots(ctx, *plots) }
+	}
 	if *remember {
 		measured = func() error { return runMemory(ctx) }
 	}
@@ -119,7 +125,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, runs, seconds int, names []string, grow bool) error {
+func run(ctx context.Context, runs, seconds int, names []string, grow bool, plots string) error {
 	if runs < 1 || seconds < 1 {
 		return errors.New("-runs and -secs must be at least 1")
 	}
@@ -144,6 +150,11 @@ func run(ctx context.Context, runs, seconds int, names []string, grow bool) erro
 		return nil
 	}
 	printWorkloads(os.Stdout, results)
+	if plots != "" {
+		if err := errors.Join(drawPlots(ctx, plots), drawSpeed(filepath.Join(plots, "speed.svg"), results)); err != nil {
+			return err
+		}
+	}
 	return printStart(ctx, os.Stdout, runs)
 }
 

@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -83,4 +84,20 @@ func newTLSFiles(tb testing.TB) (server, client TLSFiles, config *tls.Config) {
 	config = &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: x509.NewCertPool()}
 	config.RootCAs.AddCert(authority)
 	return server, client, config
+}
+
+// RenewTLS gives a server that was started by [StartTLS] a certificate of another
+// authority, cuts all connections, and returns what a client needs from now on.
+func (s *Server) RenewTLS() TLSFiles {
+	s.tb.Helper()
+	server, client, config := newTLSFiles(s.tb)
+	ctx, own := context.Background(), s.Client()
+	if err := own.Do(ctx, "config", "set", "tls-ca-cert-file", server.CA, "tls-cert-file", server.Cert, "tls-key-file", server.Key).Err(); err != nil {
+		s.tb.Fatal(err)
+	}
+	if err := own.Do(ctx, "client", "kill", "type", "normal", "skipme", "yes").Err(); err != nil {
+		s.tb.Fatal(err)
+	}
+	s.tls = config
+	return client
 }

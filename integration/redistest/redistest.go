@@ -75,16 +75,21 @@ func StartUnix(tb testing.TB, args ...string) *Server {
 // certificate for it. The files are what a client needs.
 func StartTLS(tb testing.TB, args ...string) (*Server, TLSFiles) {
 	tb.Helper()
-	port := FreePort(tb)
 	server, client, config := newTLSFiles(tb)
+	return startTLS(tb, server, config, args...), client
+}
+
+func startTLS(tb testing.TB, files TLSFiles, config *tls.Config, args ...string) *Server {
+	tb.Helper()
+	port := FreePort(tb)
 	return launch(&Server{
 		Addr:   net.JoinHostPort("127.0.0.1", port),
 		tb:     tb,
 		scheme: "rediss",
 		tls:    config,
 		args: append(defaults(tb, "--port", "0", "--tls-port", port, "--tls-auth-clients", "yes",
-			"--tls-ca-cert-file", server.CA, "--tls-cert-file", server.Cert, "--tls-key-file", server.Key), args...),
-	}), client
+			"--tls-ca-cert-file", files.CA, "--tls-cert-file", files.Cert, "--tls-key-file", files.Key), args...),
+	})
 }
 
 // StartReplicaOf starts a server that follows master, and returns once it has

@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -15,15 +16,17 @@ import (
 
 // Sentinels are three sentinels that watch one master and its replicas.
 type Sentinels struct {
-	Nodes []*Server // the sentinels
-	Data  []*Server // the master at the start, and its replicas
+	Nodes []*Server   // the sentinels
+	Data  []*Server   // the master at the start, and its replicas
+	tls   *tls.Config // of clients; nil without TLS
+	files TLSFiles    // of the servers, likewise
 }
 
 // masterName is what the sentinels know the master by.
 const masterName = "main"
 
 const sentinelConfig = `
-port %s
+%s
 bind 127.0.0.1
 dir %s
 sentinel monitor ` + masterName + ` %s %s 2
@@ -40,16 +43,63 @@ func StartSentinels(tb testing.TB, replicas int) *Sentinels {
 	for range replicas {
 		s.Data = append(s.Data, StartReplicaOf(tb, master))
 	}
+	s.start(func(port string) string { return "port " + port })
+	return s
+}
+
+// StartTLSSentinels starts a master alone, and its sentinels, all of which speak
+// TLS alone. The files are what a client needs.
+func StartTLSSentinels(tb testing.TB) (*Sentinels, TLSFiles) {
+	tb.Helper()
+	server, client, config := newTLSFiles(tb)
+	s := &Sentinels{tls: config, files: server}
+	s.Data = []*Server{startTLS(tb, server, config, "--tls-replication", "yes", "--tls-auth-clients", "no")} // a server's certificate is no good for a client
+	s.start(func(port string) string {
+		return fmt.Sprintf("port 0\ntls-port %s\ntls-replication yes\ntls-auth-clients no\ntls-ca-cert-file %s\ntls-cert-file %s\ntls-key-file %s", port, server.CA, server.Cert, server.Key)
+	})
+	return s, client
+}
+
+// RenewTLS gives all servers certificates of another authority, and returns what a
+// client needs from now on.
+func (s *Sentinels) RenewTLS() TLSFiles {
+	tb := s.Data[0].tb
+	tb.Helper()
+	server, client, config := newTLSFiles(tb)
+	for to, from := range map[string]string{s.files.CA: server.CA, s.files.Cert: server.Cert, s.files.Key: server.Key} {
+		content, err := os.ReadFile(from)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if err := os.WriteFile(to, content, 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	for _, node := range append(s.Data, s.Nodes...) {
+		node.Kill()
+		node.Restart()
+		node.tls = config
+	}
+	s.tls = config
+	return client
+}
+
+// start starts the sentinels. listen is what their configuration says of a port.
+func (s *Sentinels) start(listen func(port string) string) {
+	master, replicas := s.Data[0], len(s.Data)-1
+	tb := master.tb
+	tb.Helper()
 	host, port, _ := net.SplitHostPort(master.Addr)
 	for range 3 {
 		own, dir := FreePort(tb), tb.TempDir()
 		config := filepath.Join(dir, "sentinel.conf")
-		if err := os.WriteFile(config, fmt.Appendf(nil, sentinelConfig, own, dir, host, port), 0o600); err != nil {
+		if err := os.WriteFile(config, fmt.Appendf(nil, sentinelConfig, listen(own), dir, host, port), 0o600); err != nil {
 			tb.Fatal(err)
 		}
 		s.Nodes = append(s.Nodes, launch(&Server{
 			Addr: net.JoinHostPort("127.0.0.1", own),
 			tb:   tb,
+			tls:  s.tls,
 			args: []string{config, "--sentinel"},
 		}))
 	}
@@ -60,11 +110,10 @@ func StartSentinels(tb testing.TB, replicas int) *Sentinels {
 			return state["num-slaves"] == fmt.Sprint(replicas) && state["num-other-sentinels"] == fmt.Sprint(len(s.Nodes)-1)
 		})
 	}
-	return s
 }
 
 func (s *Sentinels) client(node *Server) *redis.SentinelClient {
-	client := redis.NewSentinelClient(&redis.Options{Addr: node.Addr})
+	client := redis.NewSentinelClient(&redis.Options{Addr: node.Addr, TLSConfig: node.tls})
 	node.tb.Cleanup(func() { _ = client.Close() })
 	return client
 }
@@ -81,5 +130,9 @@ func (s *Sentinels) Master(of *Server) *Server {
 
 // URL returns the URL of the master by way of its sentinels, as --redis takes it.
 func (s *Sentinels) URL() string {
-	return "redis+sentinel://" + addrs(s.Nodes) + "?master_name=" + masterName
+	scheme := "redis"
+	if s.tls != nil {
+		scheme = "rediss"
+	}
+	return scheme + "+sentinel://" + addrs(s.Nodes) + "?master_name=" + masterName
 }

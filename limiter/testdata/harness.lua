@@ -1,10 +1,11 @@
 -- Runs one function of the prelude at an instant of the test's own.
 --
 -- KEYS[...]  budgets' keys
--- ARGV[1]    'spend', 'look' (which writes nothing), 'charge' or 'refund'
+-- ARGV[1]    'spend', 'reserve' (which is spend, and a place where that is refused),
+--            'look' (which writes nothing), 'charge' or 'refund'
 -- ARGV[2]    seconds, and
 -- ARGV[3]    microseconds of the instant
--- ARGV[...]  for spend and look, three a limit; for charge, those of one limit and
+-- ARGV[...]  for spend, reserve and look, three a limit; for reserve, the longest wait; for charge, those of one limit and
 --            how many requests; for refund, the TAT
 --
 -- Returns what was returned, 1 or 0 for whether all admitted, and for each key
@@ -22,6 +23,12 @@ else
   end
   if ARGV[1] == 'spend' then
     write(result, admitted == 1)
+  elseif ARGV[1] == 'reserve' then
+    if admitted == 1 then
+      write(result, true)
+    else
+      result[#result + 1] = reserve(result, tonumber(ARGV[#ARGV]), time)
+    end
   end
 end
 local ttls = {}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -55,9 +56,10 @@ func validPort(port string) bool {
 	return port == "" || err == nil && n > 0
 }
 
-// Slack reports whether the URL is an incoming webhook of Slack, which
-// publishes a limit for them.
-func (u *URL) Slack() bool { return u.url.Hostname() == "hooks.slack.com" }
+// Matches reports whether place matches the URL's host, in lower case, and path.
+func (u *URL) Matches(place *regexp.Regexp) bool {
+	return place.MatchString(strings.ToLower(u.url.Hostname()) + "/" + strings.TrimPrefix(u.path(), "/"))
+}
 
 // Address returns the scheme, host and port of the URL, without its secret
 // parts.

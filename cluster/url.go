@@ -2,62 +2,18 @@ package cluster
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"math"
 	"net"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// TLSFiles are PEM files for connections to a Redis: each may be empty.
-type TLSFiles struct {
-	CA        string // certificates to trust in place of the system's
-	Cert, Key string // what to present to the server; both or neither
-}
-
-// NewClient returns a client of the Redis at rawURL, which is one of
-//
-//	redis://[user:password@]host[:port][/db]
-//	unix://[user:password@]/path[?db=0]
-//	redis+sentinel://[user:password@]host[:port],…[/db]?master_name=NAME
-//	redis+cluster://[user:password@]host[:port],…
-//
-// with rediss in place of redis for TLS. User and password are those of the
-// data nodes; sentinels have sentinel_username and sentinel_password in the
-// query. No connection is made yet. timeout bounds each dial, read, write and
-// wait for a connection, and no command is ever sent twice by itself. Errors
-// never contain a part of rawURL: what looks like a port, a database or a
-// parameter may be the password, where a character is missing or not escaped.
-func NewClient(rawURL string, files TLSFiles, timeout time.Duration) (redis.UniversalClient, error) {
-	o, err := parseURL(rawURL)
-	if err != nil {
-		return nil, err
-	}
-	if files != (TLSFiles{}) && o.TLSConfig == nil {
-		return nil, errors.New("certificates were given, but the URL is without TLS: write rediss in place of redis")
-	}
-	if err := files.load(o.TLSConfig); err != nil {
-		return nil, err
-	}
-	// A retried SET NX is refused by the lock that it took itself, and a
-	// retried limit charges twice. A cluster client obeys once instead.
-	o.MaxRetries, o.DialerRetries = -1, 1
-	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = timeout, timeout, timeout, timeout
-	o.ContextTimeoutEnabled = true
-	// Fewer round trips before the first command of a connection.
-	o.DisableIdentity = true
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return redis.NewUniversalClient(o), nil
-}
-
+// parseURL reads a URL, of which [NewEndpoint] says what it can be.
 func parseURL(rawURL string) (*redis.UniversalOptions, error) {
 	scheme, rest, ok := strings.Cut(rawURL, "://")
 	if !ok {
@@ -82,7 +38,9 @@ func parseURL(rawURL string) (*redis.UniversalOptions, error) {
 		return nil, errors.New("not a valid URL: escape special characters of the password, as in %40 for @")
 	}
 	o := &redis.UniversalOptions{Username: u.User.Username()}
-	o.Password, _ = u.User.Password()
+	if o.Password, _ = u.User.Password(); o.Username != "" && o.Password == "" {
+		o.Password = "none" // a user without a password is logged in by any, and without one not at all
+	}
 
 	base, kind, _ := strings.Cut(scheme, "+")
 	db, defaultPort := strings.Trim(u.Path, "/"), "6379"
@@ -156,33 +114,8 @@ func splitHosts(hosts, defaultPort string) (addrs []string, err error) {
 	return addrs, nil
 }
 
-// load completes c, which may be nil only where f is empty.
-func (f TLSFiles) load(c *tls.Config) error {
-	if f.CA != "" {
-		pem, err := os.ReadFile(f.CA)
-		if err != nil {
-			return err
-		}
-		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
-			return errors.New("the file of certificates to trust has no PEM certificate in it: write the path of one that has")
-		}
-	}
-	switch {
-	case f.Cert == "" && f.Key == "":
-		return nil
-	case f.Cert == "" || f.Key == "":
-		return errors.New("a client certificate needs its key, and a key its certificate")
-	}
-	pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
-	if err != nil {
-		return err
-	}
-	c.Certificates = []tls.Certificate{pair}
-	return nil
-}
-
 // Address returns rawURL without user, password and parameters, for people to
-// read. rawURL is one that [NewClient] takes.
+// read. rawURL is one that [NewEndpoint] takes.
 func Address(rawURL string) string {
 	scheme, rest, _ := strings.Cut(rawURL, "://")
 	rest, _, _ = strings.Cut(rest, "?")

@@ -179,11 +179,11 @@ func TestNewClient_NeverRetriesAndAlwaysTimesOut(t *testing.T) {
 		case *redis.Client:
 			o := client.Options()
 			retries, obeysContext = o.MaxRetries, o.ContextTimeoutEnabled
-			timeouts = []time.Duration{o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout}
+			timeouts = []time.Duration{o.ReadTimeout, o.WriteTimeout, o.PoolTimeout}
 		case *redis.ClusterClient:
 			o := client.Options()
 			retries, obeysContext = o.MaxRetries, o.ContextTimeoutEnabled
-			timeouts = []time.Duration{o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout}
+			timeouts = []time.Duration{o.ReadTimeout, o.WriteTimeout, o.PoolTimeout}
 		}
 		if _, isCluster := client.(*redis.ClusterClient); isCluster != test.want.isCluster {
 			t.Errorf("%s: got a %T", test.url, client)
@@ -224,6 +224,34 @@ func TestNewClient_Connects(t *testing.T) {
 		err = client.Ping(t.Context()).Err()
 		if (err == nil) != test.connected || err != nil && strings.Contains(err.Error(), secret) {
 			t.Errorf("%s with %+v: got %v, want connected %t", Address(test.url), test.files, err, test.connected)
+		}
+		_ = client.Close()
+	}
+}
+
+// What is wrong about a connection is said, and what to write.
+func TestNewClient_SaysWhyItDoesNotConnect(t *testing.T) {
+	skipIfShort(t)
+	server, files := redistest.StartTLS(t)
+	ours := TLSFiles{CA: files.CA, Cert: files.Cert, Key: files.Key}
+	other := ours
+	other.ServerName = "redis.example.com"
+	for _, test := range []struct {
+		url         string
+		files       TLSFiles
+		fault, says string
+	}{
+		{"redis://" + server.Addr, TLSFiles{}, "closed", "write rediss in place of redis"},
+		{"rediss://" + redistest.Start(t).Addr, TLSFiles{}, "timeout", "write redis in place of rediss"},
+		{server.URL(), TLSFiles{}, "tls", "certificate signed by unknown authority"},
+		{server.URL(), other, "tls", "redis.example.com"},
+	} {
+		client, err := NewClient(test.url, test.files, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = client.Ping(t.Context()).Err(); FaultOf(err) != test.fault || !strings.Contains(fmt.Sprint(err), test.says) {
+			t.Errorf("%s with %+v: got %q, %v, want %q and %q in it", test.url, test.files, FaultOf(err), err, test.fault, test.says)
 		}
 		_ = client.Close()
 	}

@@ -1,0 +1,104 @@
+package cluster
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"throttle-proxy/integration/redistest"
+)
+
+// defaultTimeout is that of --store-timeout.
+const defaultTimeout = 100 * time.Millisecond
+
+// A store whose round trips take 80 ms is asked within the default timeout: what a
+// connection needs before its first command must not be taken from that.
+func TestRedis_StoreThatIsFarIsEnforced(t *testing.T) {
+	t.Parallel()
+	skipIfShort(t)
+	server, files := redistest.StartTLS(t)
+	clear := redistest.Start(t)
+	for name, addr := range map[string]*redistest.Server{"clear": clear, "TLS": server, "from 2 to 120 ms": clear} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			link := redistest.NewLink(t, addr.Addr)
+			link.Delay(40 * time.Millisecond)
+			const n = 40
+			const jitter = "from 2 to 120 ms"
+			if name == jitter {
+				t.Cleanup(vary(link))
+			}
+			url := link.URL()
+			var tlsFiles TLSFiles
+			if addr == server {
+				url, tlsFiles = "rediss://"+link.Addr, TLSFiles{CA: files.CA, Cert: files.Cert, Key: files.Key, ServerName: "127.0.0.1"}
+			}
+			told := newChanges()
+			e, err := NewEndpoint(func() (string, error) { return url, nil }, tlsFiles, defaultTimeout)
+			if err != nil {
+				t.Fatal(err)
+			}
+			options := Options{Prefix: strings.ReplaceAll(name, " ", "-"), Timeout: defaultTimeout, Connect: e.Connect, Dialled: e.Dialled, Observe: told.observe}
+			var fleet []*Redis
+			for i := range 2 {
+				options.Self.ID = fmt.Sprint("replica-", i)
+				fleet = append(fleet, join(t, url, options))
+				<-fleet[i].Started()
+			}
+			together := concurrently(t, n/2, func(i int) Outcome {
+				v := ask(t, fleet[0], by(Open, unlocked(charge("many", "1000/h"))))
+				if v.Degraded {
+					return 0
+				}
+				return v.Outcome
+			})
+			if together[0] > n/4 {
+				t.Errorf("%d of %d asks at the same time were not decided", together[0], n/2)
+			}
+			refused := 0
+			for i := range n {
+				equal := func() Ask { return by(Open, request(fmt.Sprint(i))) }
+				ask(t, fleet[0], equal())
+				if ask(t, fleet[1], equal()).Outcome == Duplicate {
+					refused++
+				}
+			}
+			trip, _ := e.Dialled()
+			t.Logf("%d of %d duplicates refused, a trip is %s, faults: %v and %v", refused, n, trip, fleet[0].Status().Faults, fleet[1].Status().Faults)
+			if refused < n/2 { // a busy machine delays more than the link does
+				t.Errorf("%d of %d duplicates were refused, want nearly all", refused, n)
+			}
+			if name == jitter {
+				return
+			}
+			if change := told.next(t, StoreFar); change.Trip < 80*time.Millisecond {
+				t.Errorf("got a trip of %s, want about 80ms", change.Trip)
+			}
+		})
+	}
+}
+
+// vary delays each way by another time from 1 to 60 ms, 50 times a second, until
+// it is told to stop.
+func vary(link *redistest.Link) (stop func()) {
+	done, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		ticks := time.NewTicker(20 * time.Millisecond)
+		defer ticks.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticks.C:
+				link.Delay(time.Duration(1+rand.IntN(60)) * time.Millisecond)
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-stopped
+	}
+}

@@ -1,0 +1,52 @@
+package proxy
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"throttle-proxy/cluster"
+)
+
+// patience returns the longest that the request waits for its budgets and slots:
+// the route's, unless its client says that it waits less. That is Prefer: wait=N,
+// in seconds (RFC 7240 section 4.3), and the deadline of gRPC.
+func (x *exchange) patience() time.Duration {
+	longest := x.route.Wait
+	if longest == 0 {
+		return 0
+	}
+	if d, ok := preferredWait(x.in.Header); ok {
+		longest = min(longest, d)
+	}
+	if d, ok := grpcTimeout(x.in.Header); ok {
+		longest = min(longest, d)
+	}
+	return longest
+}
+
+// preferredWait reads wait=N of the Prefer fields. The first one counts.
+func preferredWait(h http.Header) (time.Duration, bool) {
+	for _, field := range h["Prefer"] {
+		for preference := range strings.SplitSeq(field, ",") {
+			preference, _, _ = strings.Cut(preference, ";")
+			name, value, _ := strings.Cut(preference, "=")
+			if !strings.EqualFold(strings.TrimSpace(name), "wait") {
+				continue
+			}
+			n, err := strconv.ParseUint(strings.Trim(strings.TrimSpace(value), `"`), 10, 31)
+			return time.Duration(n) * time.Second, err == nil
+		}
+	}
+	return 0, false
+}
+
+// recordCandidates notes which of the route's candidates would have refused.
+func (x *exchange) recordCandidates(v cluster.Verdict) {
+	for i, d := range v.Candidates {
+		if d.Refused() {
+			x.event.Candidates = append(x.event.Candidates, x.route.Candidates[i].Name)
+		}
+	}
+}
