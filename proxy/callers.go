@@ -14,8 +14,8 @@ import (
 // defaultPrefix is what one customer gets of IPv6.
 const defaultPrefix = 64
 
-// client returns what addr counts as: an IPv6 address stands for its network.
-func (b By) client(addr netip.Addr) string {
+// Network returns what addr counts as: an IPv6 address stands for its network.
+func (b By) Network(addr netip.Addr) string {
 	switch {
 	case !addr.IsValid():
 		return "unix"
@@ -32,7 +32,7 @@ func (b By) client(addr netip.Addr) string {
 // caller is the digest of who asks, as by says.
 func (x *exchange) caller(by By) string {
 	if by.Client {
-		return digest(by.client(x.clientAddr()))
+		return digest(by.Network(x.clientAddr()))
 	}
 	return digest(fieldOf(x.in, http.CanonicalHeaderKey(by.Header))...)
 }

@@ -27,12 +27,13 @@ func main() {
 
 // cli is the command line: the commands of kong.
 type cli struct {
-	Serve   serveCommand   `cmd:"" default:"withargs" help:"Run a replica. This is what happens without a command."`
-	Demo    demoCommand    `cmd:"" help:"Show duplicates and limits at work: three replicas and a slow upstream in this process."`
-	Try     tryCommand     `cmd:"" help:"Send one message to a route of a replica on this host, and say what came back."`
-	Check   checkCommand   `cmd:"" help:"Validate what serve would, and whether Redis and the upstreams can be reached. Sends no request."`
-	Health  healthCommand  `cmd:"" help:"Ask a running replica whether it is ready: exit status 0 or 1."`
-	Version versionCommand `cmd:"" help:"Print the version."`
+	Serve    serveCommand    `cmd:"" default:"withargs" help:"Run a replica. This is what happens without a command."`
+	Demo     demoCommand     `cmd:"" help:"Show duplicates and limits at work: three replicas and a slow upstream in this process."`
+	Try      tryCommand      `cmd:"" help:"Send one message to a route of a replica on this host, and say what came back."`
+	Check    checkCommand    `cmd:"" help:"Validate what serve would, and whether Redis and the upstreams can be reached. Sends no request."`
+	Health   healthCommand   `cmd:"" help:"Ask a running replica whether it is ready: exit status 0 or 1."`
+	Simulate simulateCommand `cmd:"" help:"Read an access log and say what budgets would have refused, when and of whom."`
+	Version  versionCommand  `cmd:"" help:"Print the version."`
 
 	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete this command line."`
 	Man        manCommand        `cmd:"" help:"Print the manual page."`
