@@ -147,7 +147,7 @@ func (p *Proxy) route(r *http.Request) (rt *route, name, rest, query string) {
 	if i := strings.IndexByte(name, '/'); i >= 0 {
 		name, rest = name[:i], name[i:]
 	}
-	return p.routes[name], name, rest, query
+	return p.routes[name].now(), name, rest, query
 }
 
 // originForm returns the path and query of a target that has more, such as

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/dunglas/httpsfv"
@@ -122,6 +123,7 @@ type route struct {
 	oneCaller  bool     // its cool-downs are for all callers: to the upstream they are one
 	alike      bool     // equal requests are of callers with the same credentials
 	preset     Preset
+	renewed    atomic.Pointer[route] // what stands in its place by now; nil for itself
 	sender     sender
 	origin     origin
 	json       *selection       // of JSON bodies; nil for all of their bytes

@@ -18,6 +18,7 @@ import (
 type config struct {
 	network, address string // to listen on
 	listenFlag       string // that said so
+	inherited        bool   // the listener is systemd's, once it is there
 	routes           []proxy.Route
 	pools            []string
 	tlsCert, tlsKey  string

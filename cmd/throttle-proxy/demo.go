@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -58,7 +59,7 @@ func (d *demoCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	ctx, stopSignals := untilSignal(func() {})
+	ctx, stopSignals := untilSignal(func() {}, syscall.SIGHUP)
 	defer stopSignals()
 	if d.Once {
 		var cancel context.CancelFunc

@@ -92,13 +92,14 @@ func (p *process) run(args []string) error {
 	return command.Run()
 }
 
-// untilSignal returns a context that ends with the first SIGTERM or interrupt.
+// untilSignal returns a context that ends with the first SIGTERM or interrupt,
+// or one of more.
 // The second one ends the process, after a call of forced, also as process 1 of a
 // container, to which a signal that nobody handles does nothing.
-func untilSignal(forced func()) (ctx context.Context, stop func()) {
+func untilSignal(forced func(), more ...os.Signal) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, append(more, os.Interrupt, syscall.SIGTERM)...)
 	go func() {
 		for range signals {
 			if ctx.Err() != nil {

@@ -28,6 +28,8 @@ type serveCommand struct{ flags }
 // Run serves until a signal. What can be wrong is found before clients can
 // connect.
 func (s *serveCommand) Run(p *process) error {
+	hangups := catchHangups()
+	defer hangups.close()
 	c, err := s.parse(p.environment)
 	if err != nil {
 		return err
@@ -80,6 +82,8 @@ func (s *serveCommand) Run(p *process) error {
 		announce("admin on " + adminListener.Addr().String())
 	}
 	announce("listening on " + listener.Addr().String())
+	hangups.obey(func() { r.reload(func() (*config, error) { return s.parse(p.environment) }) })
+	defer r.watch()()
 	err = r.serve(ctx, listener)
 	status := 0
 	if err != nil {
@@ -158,6 +162,7 @@ func newReplica(c *config, store store, life *life, h *health) (*replica, error)
 // serve answers requests until ctx ends, then drains.
 func (r *replica) serve(ctx context.Context, l net.Listener) error {
 	listener := newDrainListener(l)
+	listener.inherited = r.config.inherited
 	served := make(chan error, 1)
 	go func() { served <- r.server.Serve(r.wires(listener)) }()
 	select {
