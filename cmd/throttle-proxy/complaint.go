@@ -90,8 +90,6 @@ func (v *vocabulary) unknownFlag(name string) string {
 	first, _, _ := strings.Cut(name[2:], ".") // of --entrypoints.web.address
 	first = spelled(first)
 	switch {
-	case v.owner[word] == "simulate" && flagsElsewhere[word] != "": // curl's --json is meant more often
-		return known("--"+word, flagsElsewhere[word])
 	case v.flags[word] != nil && name == "--"+word:
 		return known(name, "it is one of "+v.owner[word]+"'s: write throttle-proxy "+v.owner[word]+" … "+name)
 	case v.flags[word] != nil:
