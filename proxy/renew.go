@@ -32,6 +32,9 @@ func (p *Proxy) Renew(routes []Route) (changed []string, err error) {
 		if reflect.DeepEqual(r.Upstream, old.Upstream) && slices.Equal(r.SetHeaders, old.SetHeaders) {
 			continue
 		}
+		if !reflect.DeepEqual(r.Upstream, old.Upstream) && (r.Upstream.Wild() || old.Upstream.Wild()) {
+			return nil, fmt.Errorf("route %s: a URL with a * is read at start only: restart", r.Name)
+		}
 		next := old.Route
 		next.Upstream, next.SetHeaders = r.Upstream, r.SetHeaders
 		if renewed[r.Name], err = newRoute(next); err != nil {

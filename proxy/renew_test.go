@@ -65,6 +65,11 @@ func TestRenew(t *testing.T) {
 		t.Error("no error for a route that is not registered")
 	}
 	say("next 2")
+	wild := route
+	wild.Upstream = mustParse(t, "https://*.example.com")
+	if _, err := r.Renew([]Route{wild}); err == nil {
+		t.Error("no error for a URL with a *, by which requests find their route")
+	}
 	renew("hook")
 	say("old ")
 	if got := r.routes["hook"].now().Dedupe; got != DedupeOn {
