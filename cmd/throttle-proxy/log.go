@@ -8,6 +8,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -78,19 +79,30 @@ func requestLog(logger *slog.Logger) func(*proxy.Event) {
 	if t, watched := handler.(*terminal); watched {
 		return t.request
 	}
-	lines := sync.Pool{New: func() any { return new([]slog.Attr) }}
+	lines := sync.Pool{New: func() any { return new(requestLine) }}
 	return func(e *proxy.Event) {
 		level := levelOf(e)
 		if !handler.Enabled(background, level) {
 			return
 		}
-		line := lines.Get().(*[]slog.Attr)
-		*line = appendAttrs((*line)[:0], e)
+		line := lines.Get().(*requestLine)
+		if line.from != e.Client || line.client == "" {
+			line.from, line.client = e.Client, client(e)
+		}
+		line.attrs = appendAttrs(line.attrs[:0], e, line.client)
 		record := slog.NewRecord(e.Started.Add(e.Duration), level, "request", 0)
-		record.AddAttrs(slog.Attr{Value: slog.GroupValue(*line...)})
+		record.AddAttrs(slog.Attr{Value: slog.GroupValue(line.attrs...)})
 		_ = handler.Handle(background, record) // there is nowhere to tell of it
 		lines.Put(line)
 	}
+}
+
+// requestLine is what is used again for the next line: many requests come from
+// one address.
+type requestLine struct {
+	attrs  []slog.Attr
+	from   netip.Addr
+	client string
 }
 
 func levelOf(e *proxy.Event) slog.Level {
@@ -133,8 +145,8 @@ func (l *life) stopped(status int) {
 }
 
 // appendAttrs appends what is told of a request. Times are in milliseconds, and
-// ids are called as replies call them.
-func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
+// ids are called as replies call them. client is whom it comes from, as text.
+func appendAttrs(attrs []slog.Attr, e *proxy.Event, client string) []slog.Attr {
 	attrs = append(attrs,
 		slog.String("route", e.Route),
 		slog.String("method", e.Method),
@@ -155,7 +167,7 @@ func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
 	if e.ClientRequestID != "" {
 		attrs = append(attrs, slog.String("client_request_id", e.ClientRequestID))
 	}
-	attrs = append(attrs, slog.String("client", client(e)))
+	attrs = append(attrs, slog.String("client", client))
 	if e.Caller != "" {
 		attrs = append(attrs, slog.String("caller", e.Caller))
 	}

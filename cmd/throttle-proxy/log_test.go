@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -31,7 +32,7 @@ func TestFieldsOfTheLogAreDocumented(t *testing.T) {
 		}
 	}
 	var got []string
-	for _, attr := range appendAttrs(nil, e) {
+	for _, attr := range appendAttrs(nil, e, client(e)) {
 		got = append(got, attr.Key)
 	}
 	page := documentation(t)[root+"docs/operating.md"]
@@ -62,5 +63,25 @@ func BenchmarkRequestLog(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		observe(&e)
+	}
+}
+
+// Lines are made of memory that is used again: each has the address that is its
+// own, and none costs an allocation where addresses repeat.
+func TestLogLinesHaveTheirOwnClient(t *testing.T) {
+	var log bytes.Buffer
+	observe := requestLog(slog.New(slog.NewTextHandler(&log, nil)))
+	for _, test := range []struct {
+		client netip.Addr
+		want   string
+	}{
+		{netip.Addr{}, "unix"}, {netip.MustParseAddr("203.0.113.7"), "203.0.113.7"}, {netip.MustParseAddr("203.0.113.7"), "203.0.113.7"},
+		{netip.MustParseAddr("2001:db8::1"), "2001:db8::1"}, {netip.Addr{}, "unix"},
+	} {
+		log.Reset()
+		observe(&proxy.Event{Client: test.client})
+		if got := log.String(); !strings.Contains(got, " client="+test.want+"\n") {
+			t.Errorf("got %s, want client=%s", got, test.want)
+		}
 	}
 }

@@ -81,7 +81,11 @@ func (s *serveCommand) Run(p *process) error {
 		defer server.Close() // it answers while the replica drains
 		announce("admin on " + adminListener.Addr().String())
 	}
-	announce("listening on " + listener.Addr().String())
+	whose := ""
+	if c.inherited {
+		whose = " (a socket of systemd's)"
+	}
+	announce("listening on " + listener.Addr().String() + whose)
 	hangups.obey(func() { r.reload(func() (*config, error) { return s.parse(p.environment) }) })
 	defer r.watch()()
 	err = r.serve(ctx, listener)

@@ -258,9 +258,11 @@ func (t *terminal) print(at time.Time, colour, text string) {
 	if !at.IsZero() {
 		text = clock(at) + " " + text
 	}
-	for _, line := range linesOf(printable(text), t.width()) {
-		t.write(t.in(colour, line))
+	lines := linesOf(printable(text), t.width())
+	for i, line := range lines {
+		lines[i] = t.in(colour, line)
 	}
+	t.write(strings.Join(lines, "\n")) // in one, so that no other's comes between
 }
 
 func (t *terminal) write(line string) { _, _ = io.WriteString(t.out, line+"\n") } // never fails
