@@ -26,6 +26,7 @@ func TestTry(t *testing.T) {
 	defer replica.Close()
 	_, port, _ := net.SplitHostPort(replica.Listener.Addr().String())
 	ours := http.Header{"Proxy-Status": {"throttle-proxy; error=http_request_denied"}, "Retry-After": {"3"}}
+	dead := http.Header{"Proxy-Status": {"throttle-proxy; error=connection_refused"}}
 	const limited = `{"reason":"limited","detail":"The budget is spent. This request was not sent."}`
 	for _, test := range []struct {
 		name, answer string
@@ -38,6 +39,8 @@ func TestTry(t *testing.T) {
 		{"no text for a terminal", "a\x1b[31m\r\n b", 200, 0, nil, ": the upstream answered: a [31m b\n"},
 		{"a refusal of the upstream's", limited, 429, exitFailed, http.Header{"Retry-After": {"3"}}, ": the upstream answered: {"},
 		{"a refusal of ours", limited, 429, exitFailed, ours, ": throttle-proxy refused it (limited): The budget is spent. This request was not sent. Come back in 3s.\n"},
+		{"an upstream that is not there", `{"reason":"upstream-refused","detail":"It was not sent."}`, 502, exitFailed, dead,
+			": throttle-proxy refused it (upstream-refused): It was not sent. connection_refused: nothing listens there: correct the port, or start it.\n"},
 	} {
 		status, answer, header = test.status, test.answer, test.header
 		exit, stdout, stderr := execute("try slack --port " + port)
