@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What try says is one line, and its exit status whether the upstream took it.
@@ -54,6 +55,19 @@ func TestTry(t *testing.T) {
 	execute("PORT=" + port + " try api --data {}")
 	if want := "POST /api application/json {}"; sent != want {
 		t.Errorf("got %s, want %s", sent, want)
+	}
+}
+
+// Fails if a replica that has not answered yet is said to be none.
+func TestTryGivesUp(t *testing.T) {
+	over := make(chan struct{})
+	replica := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-over }))
+	defer replica.Close()
+	defer close(over)
+	command := &tryCommand{Route: "slack", local: local{Listen: replica.Listener.Addr().String()}}
+	err := command.send(&process{stdout: io.Discard}, time.Second)
+	if want := "no answer within 1s: it may still be waiting for its turn (--wait)"; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
