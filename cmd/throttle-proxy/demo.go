@@ -129,7 +129,7 @@ func invite(w io.Writer, urls []string) {
 	_, _ = fmt.Fprintf(w, "\n"+
 		"  curl -s -d %s %shook & curl -s -d %s %shook; wait\n"+
 		"  seq 20 | xargs -P 20 -I N curl -s -o /dev/null -w '%%{http_code} ' -d '{\"n\":N}' %shook\n"+
-		"  seq 10 | xargs -P 10 -I N curl -s -d '{\"n\":N}' %spaced\n",
+		"  seq 10 | xargs -P 10 -I N curl -s -o /dev/null -w '%%{http_code} ' -d '{\"n\":N}' %spaced\n",
 		body, urls[0], body, urls[1], urls[2], urls[0])
 }
 
