@@ -62,7 +62,9 @@ func TestRestartWithASocketOfSystemdLosesNothing(t *testing.T) {
 				return activate(t, socket, nil, "--register", "hook="+upstream.URL, "--rate", "off", "--log-level", "warn")
 			}
 			p := start()
-			eventually(t, "it says whose socket it is", func() bool { return strings.Contains(p.stderr.String(), "listening on "+address+" (a socket of systemd's)") })
+			eventually(t, "it says whose socket it is", func() bool {
+				return strings.Contains(p.stderr.String(), "listening on "+address+" (a socket of systemd's)")
+			})
 			transport := &http.Transport{MaxIdleConnsPerHost: clients, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return (&net.Dialer{}).DialContext(ctx, network, address)
 			}}
