@@ -28,7 +28,7 @@ type known struct {
 	mu       sync.Mutex // also of the budgets by which this replica decides alone
 	locks    locks
 	slots    slots
-	waiting  map[*waiter]struct{}
+	waiting  waiting
 	drained  time.Duration    // when the process ends; 0 while it is not known
 	denials  *limiter.Denials // by a budget's key
 	spread   *limiter.Spread  // likewise
@@ -43,7 +43,7 @@ func newKnown(replica string) *known {
 		believed: math.MaxInt64,
 		locks:    locks{known: make(map[lockID]*lock)},
 		slots:    newSlots(),
-		waiting:  make(map[*waiter]struct{}),
+		waiting:  newWaiting(),
 		denials:  limiter.NewDenials(Capacity),
 		spread:   limiter.NewSpread(Capacity),
 		pauses:   newPauses(),
@@ -65,8 +65,8 @@ func (k *known) decideLocked(ask Ask, g *Grant, slots []Slot, spent *spentHere, 
 		return v
 	}
 	v := Verdict{Outcome: Admitted, Grant: g}
-	if full := k.slots.full(ask.Tag, slots); full != "" {
-		v.Outcome, v.Used = Busy, k.slots.usedOf(ask)
+	if full := k.slots.full(ask.Tag, slots); full >= 0 {
+		v.Outcome, v.place, v.Used = Busy, full, k.slots.usedOf(ask)
 		if ask.Wait == 0 {
 			v.Grant = nil
 			return v
@@ -113,8 +113,9 @@ func (k *known) refusal(ask Ask) (v Verdict, refused bool) {
 	if v, refused := k.coolingLocked(ask, now); refused {
 		return v, true
 	}
-	if ask.Wait == 0 && k.slots.full(ask.Tag, ask.Slots) != "" {
-		return Verdict{Outcome: Busy}, true
+	// One that waits takes its lock from the store first, if it wants one.
+	if full := k.slots.full(ask.Tag, ask.Slots); full >= 0 && (ask.Wait == 0 || ask.Fingerprint == nil) {
+		return Verdict{Outcome: Busy, place: full}, true
 	}
 	return k.limitedLocked(ask, now)
 }
@@ -189,7 +190,7 @@ func (k *known) toldLocked(ask Ask, v Verdict, place limiter.Place) Verdict {
 		c := ask.Charges[i]
 		limit := c.Limit.Share(max(1, v.Share))
 		// Who may wait is told when it would be let wait.
-		next := now + max(time.Microsecond, d.NextAfter-ask.Wait)
+		next := now + max(time.Microsecond, d.NextAfter-max(ask.Wait, ask.patience))
 		v.Wait = max(v.Wait, k.spread.Wait(c.rateKey(ask.Tag), limit, place, now, next))
 	}
 	return v
@@ -281,7 +282,8 @@ func (k *known) askAgain(g *Grant) {
 	}
 }
 
-// giveBack gives back what a grant has spent here.
+// giveBack gives back what a grant has spent here, but for its slots, which are
+// free once [known.freed] is told so.
 func (k *known) giveBack(g *Grant) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -291,16 +293,15 @@ func (k *known) giveBack(g *Grant) {
 	if g.lock != nil {
 		k.endLocked(g.lock, 0)
 	}
-	if g.taken != nil {
-		k.slots.end(g.taken)
-	}
+	k.slots.end(g.taken)
 }
 
-// freed has what waits for slots asked again, which are free now.
+// freed frees the slots of an exchange that has ended, for those that wait for
+// them.
 func (k *known) freed(t *taken) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.slots.end(t)
+	k.slots.free(t)
 }
 
 // pause remembers a cool-down, and only ever extends one.
@@ -308,9 +309,18 @@ func (k *known) pause(tag, name string, d time.Duration, status int) coolDown {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p := coolDown{k.now() + d, status}
-	k.pauses.extend(pauseID{tag, name}, p)
-	k.stirLocked()
+	k.coolLocked(pauseID{tag, name}, p)
 	return p
+}
+
+// coolLocked extends a cool-down, and has those look that wait and are under it.
+func (k *known) coolLocked(id pauseID, by coolDown) {
+	if !k.pauses.extend(id, by) {
+		return
+	}
+	for w := range k.waiting.under[id] {
+		w.stir()
+	}
 }
 
 // cool remembers the cool-downs that a store told of when it was asked: what is
@@ -320,8 +330,7 @@ func (k *known) cool(ask Ask, left []coolDown, asked time.Duration) {
 	defer k.mu.Unlock()
 	for i, p := range left {
 		if p.until > 0 {
-			k.pauses.extend(pauseID{ask.Tag, ask.Pauses[i]}, coolDown{asked + p.until, p.status})
-			k.stirLocked()
+			k.coolLocked(pauseID{ask.Tag, ask.Pauses[i]}, coolDown{asked + p.until, p.status})
 		}
 	}
 	now := k.now()
@@ -355,11 +364,13 @@ func (k *known) addLocked(lock *lock, now time.Duration) {
 	k.locks.add(lock)
 }
 
-// release ends lock's exchange and begins its hold.
-func (k *known) release(lock *lock, hold time.Duration) {
+// release ends g's exchange and begins the hold of its lock. Its slots are free
+// once [known.freed] is told so.
+func (k *known) release(g *Grant, hold time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.endLocked(lock, hold)
+	k.endLocked(g.lock, hold)
+	k.slots.end(g.taken)
 }
 
 func (k *known) endLocked(lock *lock, hold time.Duration) {
