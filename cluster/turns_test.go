@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -56,6 +57,54 @@ func TestKnown_PauseStirsThoseUnderIt(t *testing.T) {
 	k.waiting.remove(other)
 	if len(k.waiting.all)+len(k.waiting.under) > 0 {
 		t.Errorf("got %+v left, want nothing", k.waiting)
+	}
+}
+
+// Those that wait for slots ask one after the other: now and then where none of
+// this replica's own ends, and as many at once as end.
+func TestSlots_Turns(t *testing.T) {
+	s := newSlots()
+	slot := slotted(unlocked(), 9).Slots[0]
+	key := slot.key("slack")
+	w := make([]*waiter, 4)
+	for i := range w {
+		w[i] = &waiter{wake: make(chan struct{}, 1)}
+		s.queue(w[i], key, 0)
+	}
+	asks := func(now time.Duration) (which []int) {
+		for i := range w {
+			if w[i].turn != "" && !w[i].asks && s.mayAsk(w[i], slot, now) <= now {
+				which = append(which, i)
+			}
+		}
+		return which
+	}
+	check := func(step string, now time.Duration, want ...int) {
+		t.Helper()
+		if got := asks(now); !slices.Equal(got, want) {
+			t.Errorf("%s: got %v asking, want %v", step, got, want)
+		}
+	}
+	check("too early", slotAskedAgain-1)
+	check("in time", slotAskedAgain, 0)
+	s.leave(w[0])
+	check("another's slot was free, and more may be", slotAskedAgain, 1)
+	s.queue(w[1], key, slotAskedAgain)
+	check("it was not", slotAskedAgain+1)
+	s.turns[key].call()
+	s.turns[key].call()
+	check("two have ended", slotAskedAgain+1, 1, 2)
+	s.turns[key].call() // goes to the third, who is cancelled before it asks
+	s.queue(w[1], key, 0)
+	s.leave(w[3])
+	check("a call that was not used", slotAskedAgain+1, 1)
+	s.used[key] = slot.Most
+	s.queue(w[1], key, 0)
+	check("all are this replica's own", time.Hour)
+	s.leave(w[1])
+	s.leave(w[2])
+	if len(s.turns) > 0 {
+		t.Errorf("got %v left, want nothing", s.turns)
 	}
 }
 

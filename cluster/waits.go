@@ -20,6 +20,7 @@ type waiter struct {
 	turn   string // the key of the slots it waits for, or ""
 	called bool   // to ask for them again
 	asks   bool   // for them, just now
+	polled bool   // it asks, or has asked, without being called
 }
 
 // stir has w look at what has changed.
