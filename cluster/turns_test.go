@@ -199,7 +199,7 @@ func TestRedis_CandidateWhoseKeyIsNoBudget(t *testing.T) {
 func TestRedis_PlacesAreOfTheShare(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
-	r := join(t, server.URL(), Options{Timeout: storeTimeout})
+	r := join(t, server.URL(), Options{Timeout: 2 * time.Second})
 	limit := charge("limit", "1/m,burst=1")
 	limit.Wait = time.Hour
 	admit(t, r, unlocked(limit))
@@ -225,7 +225,7 @@ func TestRedis_PlacesTakenAloneAreCharged(t *testing.T) {
 	server := startRedis(t)
 	link := redistest.NewLink(t, server.Addr)
 	told := newChanges()
-	r := join(t, link.URL(), Options{Timeout: storeTimeout, Observe: told.observe})
+	r := join(t, link.URL(), Options{Timeout: 2 * time.Second, Observe: told.observe})
 	limit := charge("limit", "1/m,burst=2")
 	limit.Wait = time.Hour
 	admit(t, r, unlocked(limit))
@@ -253,7 +253,7 @@ func TestRedis_PlacesTakenAloneAreCharged(t *testing.T) {
 func TestRedis_WhoHasWaitedForAStoreThatIsGone(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
-	r := join(t, server.URL(), Options{Timeout: storeTimeout})
+	r := join(t, server.URL(), Options{Timeout: 2 * time.Second})
 	slow, other := charge("slow", "1/s,burst=1"), charge("other", "10/h")
 	admit(t, r, unlocked(slow))
 	done := admitLater(t.Context(), r, patient(by(Closed, request("a", slow, other)), time.Minute))
