@@ -16,7 +16,7 @@ func TestRedis_TripsOfRequestsThatWait(t *testing.T) {
 	var m meter
 	r := join(t, server.URL(), Options{Connect: m.connect(t, server.URL())})
 	eventually(t, "alone", func() bool { return r.Status().Live == 1 })
-	paced, free := charge("paced", "20/s,burst=1"), charge("free", "100/h")
+	paced, free := charge("paced", "2/s,burst=1"), charge("free", "100/h")
 	admit(t, r, unlocked(paced))
 	for _, step := range []struct {
 		name string

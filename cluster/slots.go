@@ -164,8 +164,8 @@ func (s *slots) queue(w *waiter, key string, now time.Duration) {
 	w.turn, t.waiters = key, append(t.waiters, w)
 }
 
-// leave has w wait for no slots, and passes on a call that it has not used. Where
-// it has found one free without a call, others may be.
+// leave has w wait for no slots, and passes on what it has not used: a call, or what
+// it has asked for.
 func (s *slots) leave(w *waiter) {
 	t := s.turns[w.turn]
 	if t == nil {
@@ -176,7 +176,7 @@ func (s *slots) leave(w *waiter) {
 	switch {
 	case len(t.waiters) == 0:
 		delete(s.turns, w.turn)
-	case w.called || w.asks && w.polled:
+	case w.called || w.asks && w.spare:
 		t.call()
 	case i == 0:
 		t.waiters[0].stir() // it is the one that asks now and then
@@ -207,7 +207,7 @@ func (s *slots) mayAsk(w *waiter, slot Slot, now time.Duration) (when time.Durat
 	if !w.called && now < when {
 		return when
 	}
-	t.asked, w.called, w.asks, w.polled = now, false, true, !w.called
+	t.asked, w.called, w.asks, w.spare = now, false, true, !w.called
 	return now
 }
 

@@ -108,6 +108,26 @@ func TestSlots_Turns(t *testing.T) {
 	}
 }
 
+// A slot that was free for a request which then waits for its budget is for the next.
+func TestKnown_SlotThatWasNotTakenIsForTheNext(t *testing.T) {
+	k := newKnown("replica")
+	a := slotted(unlocked(charge("slow", "1/h")), 1)
+	key := a.Slots[0].key(a.Tag)
+	w := [2]*waiter{}
+	for i := range w {
+		w[i] = &waiter{ask: a, wake: make(chan struct{}, 1)}
+		k.slots.queue(w[i], key, 0)
+	}
+	k.slots.turns[key].call()
+	if when := k.slots.mayAsk(w[0], a.Slots[0], 1); when > 1 {
+		t.Fatalf("the first asks in %v, want at once", when)
+	}
+	k.look(w[0], Verdict{Outcome: queued, instant: time.Hour}, 2*time.Hour, 1)
+	if !w[1].called {
+		t.Error("the next was not called")
+	}
+}
+
 // While this replica has taken all slots itself, none of another's can end: it does
 // not ask.
 func TestRedis_TripsOfRequestsThatWaitForSlots(t *testing.T) {

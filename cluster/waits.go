@@ -20,7 +20,7 @@ type waiter struct {
 	turn   string // the key of the slots it waits for, or ""
 	called bool   // to ask for them again
 	asks   bool   // for them, just now
-	polled bool   // it asks, or has asked, without being called
+	spare  bool   // what it asks for may be free for others too
 }
 
 // stir has w look at what has changed.
@@ -71,7 +71,7 @@ func (v Verdict) waits(ask Ask) bool {
 // await lets the request of ask wait, which began at an instant with the verdict
 // first, until it is admitted or refused. decide decides what is left of the ask.
 // It holds no slot meanwhile. The error is why ctx has ended, or decide's.
-func (k *known) await(ctx context.Context, ask Ask, first Verdict, began time.Duration, decide func(Ask) (Verdict, error)) (Verdict, error) {
+func (k *known) await(ctx context.Context, ask Ask, first Verdict, began time.Duration, decide func(Ask) (Verdict, error)) (last Verdict, err error) {
 	w := &waiter{ask: ask, wake: make(chan struct{}, 1), place: -1}
 	k.mu.Lock()
 	k.waiting.add(w)
@@ -79,6 +79,7 @@ func (k *known) await(ctx context.Context, ask Ask, first Verdict, began time.Du
 	defer func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
+		w.spare = w.spare || last.Outcome != Admitted
 		k.slots.leave(w)
 		k.waiting.remove(w)
 	}()
@@ -204,6 +205,7 @@ func (k *known) look(w *waiter, v Verdict, until, now time.Duration) (refusal Ve
 	defer k.mu.Unlock()
 	refusal, cooling := k.coolingLocked(w.ask, now)
 	if v.Outcome == queued {
+		w.spare = true
 		k.slots.leave(w)
 		switch {
 		case cooling && v.instant < now+refusal.Wait: // one whose place comes after it has lost nothing
