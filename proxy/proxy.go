@@ -89,6 +89,7 @@ func New(routes []Route, o Options) (*Proxy, error) {
 			}
 		}
 	}
+	p.shareWaits()
 	return p, nil
 }
 

@@ -175,7 +175,7 @@ func newRoute(r Route) (*route, error) {
 	headers := append([]string{"Content-Type", "Content-Encoding"}, r.DedupeHeaders...)
 	var policies httpsfv.List
 	for _, l := range r.Limits {
-		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit, Wait: r.Wait})
+		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit})
 		headers = append(headers, l.By.headers()...)
 		policies = append(policies, l.policy())
 	}
