@@ -78,13 +78,19 @@ func (x *exchange) serve() {
 			return
 		}
 	}
-	if compared {
+	switch {
+	case compared:
 		if err := x.body.hold(x.proxy.options.MaxBody); err != nil && !x.streamsOn(err) {
 			x.refuseBody(err)
 			return
 		}
 		if x.body.isHeld() {
 			ask.Fingerprint = rt.fingerprint(x.in, x.target, x.body.held)
+		}
+	case ask.Wait > 0 && x.body.hidesClient():
+		if err := x.body.hold(reusable); err != nil && err != errNoMemory {
+			x.refuseBody(err)
+			return
 		}
 	}
 	if x.admit(ask) {

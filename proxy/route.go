@@ -244,10 +244,18 @@ func (rt *route) dedupes(r *http.Request) bool {
 
 // isPreflight reports whether a browser asks by r what a page may send. It costs
 // no budget: refused, it would hide the answer to the request that follows from
-// the page.
+// the page. A browser's has no body and no other method within: with one it would
+// be a way around the budget, and is a request like any other.
 func isPreflight(r *http.Request) bool {
-	return r.Method == http.MethodOptions && r.Header["Origin"] != nil && r.Header["Access-Control-Request-Method"] != nil
+	if r.Method != http.MethodOptions || r.Header["Origin"] == nil || r.Header["Access-Control-Request-Method"] == nil || r.ContentLength != 0 {
+		return false
+	}
+	return !slices.ContainsFunc(otherMethods, func(name string) bool { return r.Header[name] != nil })
 }
+
+// otherMethods are the fields by which upstreams take a request for one of another
+// method.
+var otherMethods = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
 
 // isUpgrade reports whether a request asks for another protocol, as WebSocket
 // does: by an Upgrade that its Connection names. Only HTTP/1.1 has that.
