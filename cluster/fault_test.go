@@ -291,7 +291,7 @@ func TestRedis_MissingRightOfTheGuardIsOneOutage(t *testing.T) {
 		_, away := r.Away()
 		return away
 	})
-	if change := told.next(t, StoreAway); FaultOf(change.Err) != "rights" || !strings.Contains(change.Err.Error(), "no right to +pttl") {
+	if change := told.next(t, StoreAway); FaultOf(change.Err) != "rights" || !strings.Contains(change.Err.Error(), "no right to +get") {
 		t.Errorf("got %+v, want a missing right", change)
 	}
 	before := r.Status().Faults["rights"]

@@ -73,7 +73,7 @@ func (c *turn) read() {
 
 // arrive notes what has arrived so far.
 func (c *turn) arrive(body string, trailers []string) {
-	m := c.request.without(cellField, "Host", "Transfer-Encoding", "Trailer", "Expect", "X-Forwarded-Prefix")
+	m := c.request.without(cellField, "Host", "Transfer-Encoding", "Trailer", "Expect")
 	m.body, m.trailers = body, trailers
 	if body == "" || body == "?" {
 		m = m.without("Content-Length")
@@ -123,6 +123,11 @@ func (c *cell) toArrive(unread bool) string {
 	m.first = method + " /" + canary + target
 	m = m.without("Host", "Transfer-Encoding", "Trailer", "Expect").with("X-Request-Id", "id")
 	host := cmp.Or(sent.value("Host"), "gateway")
+	if route := c.lane.route(c.row.route); c.row.route == "hosted" {
+		host = route + ".host.test"
+	} else {
+		m = m.with("X-Forwarded-Prefix", "/"+route)
+	}
 	if host != "-" {
 		m = m.with("X-Forwarded-Host", host)
 	}

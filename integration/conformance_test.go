@@ -76,7 +76,8 @@ var policies = map[string][]string{
 	"eager":   {"--cool-down", "off"}, // or one row would be refused for another
 	"keyed":   {"--set-header", "Idempotency-Key=fixed"},
 	"tenants": {"--rate", "1000000/s,by=header:X-Tenant"},
-	"gone":    nil, // and nobody listens there
+	"gone":    nil,                           // and nobody listens there
+	"hosted":  {"--host", "ROUTE.host.test"}, // it is found by its host: rows say no more of the path than others
 }
 
 // table is a run of rows.
@@ -132,7 +133,7 @@ func newTable(t *testing.T) *table {
 						words = append(words, "--dedupe", name+"=off")
 					}
 					for i := 0; i < len(flags); i += 2 {
-						words = append(words, flags[i], name+"="+flags[i+1])
+						words = append(words, flags[i], name+"="+strings.Replace(flags[i+1], "ROUTE", name, 1))
 					}
 				}
 			}
@@ -227,7 +228,12 @@ func (tab *table) runIn(l *lane, r row) string {
 		}
 	}
 	a := asked{message: l.asks(m, id), after: r.after}
-	if !r.outside {
+	switch {
+	case r.route == "hosted":
+		method, target := a.request()
+		a.message = a.without("Host").with("Host", l.route(r.route)+".host.test")
+		a.first = method + "\t" + target
+	case !r.outside:
 		a.message = a.to(l.route(r.route))
 	}
 	if r.half {

@@ -171,11 +171,14 @@ func TestDisagreementIsNamed(t *testing.T) {
 
 	// A replica of another version, of which more is known or nothing.
 	foreign := `{"id":"foreign","name":"replica-9","version":"v9","routes":{"slack":{"upstream":"x","policy":"y","more":[1]}},"more":{}}`
-	for id, value := range map[string]string{"foreign": foreign, "unreadable": "\x00"} {
-		client.Set(t.Context(), keyPrefix+"replica:"+id, value, time.Hour)
-		client.ZAdd(t.Context(), keyPrefix+"replicas", redis.Z{Score: 1e15, Member: id})
-	}
-	says(one, `"route slack: replica-9 uses another upstream" replica=foreign version=v9`)
+	const told = `"route slack: replica-9 uses another upstream" replica=foreign version=v9`
+	eventually(t, "the log says "+told, func() bool {
+		for id, value := range map[string]string{"foreign": foreign, "unreadable": "\x00"} {
+			client.Set(t.Context(), keyPrefix+"replica:"+id, value, time.Hour)
+			client.ZAdd(t.Context(), keyPrefix+"replicas", redis.Z{Score: float64(time.Now().UnixMilli()), Member: id})
+		}
+		return strings.Contains(one.stderr.String(), told)
+	})
 
 	for _, r := range []*replica{one, four, five} {
 		log := r.stderr.String()

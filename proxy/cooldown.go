@@ -27,14 +27,25 @@ func (x *exchange) pauses() []string {
 	switch {
 	case rt.CoolDown.Longest == 0:
 		return nil
-	case rt.oneCaller:
+	case rt.oneCaller && x.labels == "":
 		return rt.pauses[:1]
+	case rt.oneCaller:
+		return []string{x.ofHost(rt.pause)}
 	}
 	caller := rt.callerPause(x.in)
-	if caller == rt.pauses[1] {
+	if caller == rt.pauses[1] && x.labels == "" {
 		return rt.pauses
 	}
-	return []string{rt.pause, caller}
+	return []string{x.ofHost(rt.pause), x.ofHost(caller)}
+}
+
+// ofHost returns the name of a cool-down where clients name the host: each host
+// has its own.
+func (x *exchange) ofHost(pause string) string {
+	if x.labels == "" {
+		return pause
+	}
+	return strings.TrimPrefix(pause+":"+digest(x.labels), ":")
 }
 
 // callerFields are those by which callers have cool-downs of their own.
@@ -120,7 +131,7 @@ func (x *exchange) pause(wait time.Duration, status int) {
 		status = http.StatusTooManyRequests
 	}
 	x.event.CoolDown = wait
-	x.proxy.options.Cluster.Pause(x.route.tag, x.route.callerPause(x.in), wait, status)
+	x.proxy.options.Cluster.Pause(x.route.tag, x.ofHost(x.route.callerPause(x.in)), wait, status)
 }
 
 // refusalBody lets the body of a refusal pass and remembers how it begins.

@@ -11,7 +11,7 @@ import (
 func (x *exchange) deliver(a *upstream.Answer) {
 	header := x.client.Header()
 	removeHopByHop(a.Header)
-	x.mapLocations(a.Header)
+	x.mapPlaces(a.Header)
 	for name, values := range a.Header {
 		if header[name] != nil {
 			values = append(header[name], values...)
@@ -45,7 +45,7 @@ func (x *exchange) deliver(a *upstream.Answer) {
 
 // inform passes an informational answer on.
 func (x *exchange) inform(status int, header http.Header) {
-	x.mapLocations(header)
+	x.mapPlaces(header)
 	x.client.inform(status, header)
 }
 

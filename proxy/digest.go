@@ -34,6 +34,8 @@ func (r Route) Digest() cluster.Digest {
 		by := &policy.Concurrency[i].By
 		by.Header = http.CanonicalHeaderKey(by.Header)
 	}
+	policy.Hosts = slices.Clone(r.Hosts)
+	slices.Sort(policy.Hosts)
 	slices.Sort(policy.DedupeHeaders)
 	slices.SortFunc(policy.SetHeaders, func(a, b Field) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(policy.Concurrency, func(a, b Concurrency) int { return cmp.Compare(a.Name, b.Name) })

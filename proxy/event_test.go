@@ -206,7 +206,7 @@ func TestEventTellsNoSecrets(t *testing.T) {
 				switch reason {
 				case ReasonBadPath:
 					req.RequestURI = "/hook/../canary"
-				case ReasonBadRequest, ReasonClientGone:
+				case ReasonBadRequest, ReasonClientGone, ReasonLoop:
 					req = x.change(req)
 				case ReasonAmbiguousField:
 					req.Header.Add("Authorization", "Bearer canary-2")

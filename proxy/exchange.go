@@ -25,7 +25,10 @@ type exchange struct {
 	id     string
 	event  Event
 
-	target    string // path and query that the upstream gets
+	prefix    string        // in front of the upstream's paths, for the client; empty by a host route
+	labels    string        // what stands for the * of the route's URL; empty for none
+	to        *upstream.URL // where the request goes
+	target    string        // path and query that the upstream gets
 	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
 	used      []int              // slots of each of its concurrency limits, likewise
@@ -43,26 +46,29 @@ func (x *exchange) serve() {
 		x.refuseWire(why)
 		return
 	}
-	rt, name, rest, query := x.proxy.route(x.in)
+	m := x.proxy.match(x.in)
+	rt := m.route
+	if rt != nil {
+		x.route, x.event.Route = rt, rt.Name
+		x.prefix, x.labels, x.to = m.prefix, m.labels, rt.Upstream
+	}
 	switch {
 	case x.in.Method == http.MethodConnect, x.in.Method == http.MethodTrace:
-		if rt != nil {
-			x.route, x.event.Route = rt, rt.Name
-		}
 		x.client.closes = true
 		x.refuse(ReasonBadMethod)
 		return
 	case rt == nil:
-		x.event.Unknown, x.event.Nearest = tellable(name), x.proxy.nearest(name)
-		x.refuseUnknownRoute(name)
+		x.event.Unknown, x.event.Nearest = tellable(m.name), x.proxy.nearest(m.name)
+		x.refuseUnknownRoute(m.name)
 		return
-	}
-	x.route, x.event.Route = rt, rt.Name
-	if upstream.Climbs(rest) {
+	case x.comesRound():
+		x.refuse(ReasonLoop)
+		return
+	case upstream.Climbs(m.rest):
 		x.refuse(ReasonBadPath)
 		return
 	}
-	x.target = rt.Upstream.Target(rest, query)
+	x.target = rt.Upstream.Target(m.rest, m.query)
 	if name := rt.ambiguous(x.in.Header); name != "" {
 		if !rt.Shadow {
 			x.refuseAmbiguous(name)
@@ -85,7 +91,7 @@ func (x *exchange) serve() {
 			return
 		}
 		if x.body.isHeld() {
-			ask.Fingerprint = rt.fingerprint(x.in, x.target, x.body.held)
+			ask.Fingerprint = rt.fingerprint(x.in, x.compared(), x.body.held)
 		}
 	case ask.Wait > 0 && x.body.hidesClient():
 		if err := x.body.hold(reusable); err != nil && err != errNoMemory {
@@ -96,6 +102,17 @@ func (x *exchange) serve() {
 	if x.admit(ask) {
 		x.forward()
 	}
+}
+
+// compared is what equal requests have in common of where they go.
+func (x *exchange) compared() string {
+	switch {
+	case x.route.PassHost:
+		return hostOf(x.in.Host) + x.target
+	case x.labels != "":
+		return x.labels + x.target
+	}
+	return x.target
 }
 
 // refused returns why a request cannot be read, or nil.
@@ -234,10 +251,15 @@ func (x *exchange) forward() {
 	if !outlives {
 		defer context.AfterFunc(x.in.Context(), leave)()
 	}
+	sender := x.route.sender
+	if x.route.hosts != nil {
+		client := x.route.hosts.At(x.labels)
+		sender, x.to = client, client.URL()
+	}
 	request := x.request()
 	defer x.body.Close() // a Transport may read on after its answer
 	x.sent, x.outcome = time.Now(), unknown
-	answer, err := x.route.sender.Send(ctx, end, request)
+	answer, err := sender.Send(ctx, end, request)
 	x.event.Upstream = time.Since(x.sent)
 	if err != nil {
 		x.fail(ctx, err)

@@ -35,6 +35,9 @@ func (x *exchange) failed(ctx context.Context, f *upstream.Failure) (reason Reas
 	switch cause := context.Cause(ctx); {
 	case x.body.cut.Load():
 		return x.bodyFault(x.body.err)
+	case cause == errClientLeft && !x.body.read.Load() && wire.Mistake(x.in) != nil:
+		// The mistake has ended the connection before who reads the body came to it.
+		return x.bodyFault(nil)
 	case cause == errClientLeft:
 		return ReasonClientGone, 0
 	case cause == errCut:

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -37,7 +38,7 @@ func TestRequestAsItArrives(t *testing.T) {
 	loopback := trust("127.0.0.0/8")
 	off := dedupe(DedupeOff)
 	const via = "Via: 1.1 throttle-proxy\n"
-	const forwarded = "X-Forwarded-For: 127.0.0.1\nX-Forwarded-Host: gateway\nX-Forwarded-Proto: http"
+	const forwarded = "X-Forwarded-For: 127.0.0.1\nX-Forwarded-Host: gateway\nX-Forwarded-Prefix: /hook\nX-Forwarded-Proto: http"
 	for name, tt := range map[string]struct {
 		change func(*Route)
 		user   string // in the registered URL
@@ -117,13 +118,13 @@ func TestRequestAsItArrives(t *testing.T) {
 			trust:  loopback,
 			client: "GET /hook HTTP/1.1\nHost: gateway\nX-Forwarded-For: 192.0.2.1, 192.0.2.2\nX-Forwarded-For: 192.0.2.3\nX-Forwarded-Host: h\nX-Forwarded-Proto: https\nVia: 2 edge\n\n",
 			line:   "GET /p",
-			header: "Via: 1.1 throttle-proxy\nVia: 2 edge\nX-Forwarded-For: 192.0.2.1, 192.0.2.2, 192.0.2.3, 127.0.0.1\nX-Forwarded-Host: h\nX-Forwarded-Proto: https",
+			header: "Via: 1.1 throttle-proxy\nVia: 2 edge\nX-Forwarded-For: 192.0.2.1, 192.0.2.2, 192.0.2.3, 127.0.0.1\nX-Forwarded-Host: h\nX-Forwarded-Prefix: /hook\nX-Forwarded-Proto: https",
 		},
 		"what another of them tells is its own list alone": {
 			trust:  trust("127.0.0.0/8 Forwarded"),
 			client: "GET /hook HTTP/1.1\nHost: gateway\nX-Forwarded-For: 203.0.113.9\nX-Forwarded-Proto: gopher\nForwarded: for=192.0.2.1;proto=https, for=\"[2001:db8::1]:443\"\n\n",
 			line:   "GET /p",
-			header: via + "X-Forwarded-For: 192.0.2.1, \"[2001:db8::1]:443\", 127.0.0.1\nX-Forwarded-Host: gateway\nX-Forwarded-Proto: http",
+			header: via + "X-Forwarded-For: 192.0.2.1, \"[2001:db8::1]:443\", 127.0.0.1\nX-Forwarded-Host: gateway\nX-Forwarded-Prefix: /hook\nX-Forwarded-Proto: http",
 		},
 		"where it says nothing, we do": {
 			trust:  loopback,
@@ -434,8 +435,8 @@ func TestProtocols(t *testing.T) {
 		{"https", up.URL, 2},
 	} {
 		r := newRig(t, nil, upstreamURL(t, tt.url))
-		trusts := r.routes["hook"].waits()
-		trusts.RootCAs = up.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+		trusts := r.routes["hook"].options()
+		trusts.TLS = &tls.Config{RootCAs: up.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
 		r.routes["hook"].sender = upstream.New(r.routes["hook"].Upstream, trusts)
 		gateway := httptest.NewUnstartedServer(r)
 		gateway.Config.Protocols = both

@@ -56,12 +56,38 @@ func allowedTrailers(trailers http.Header) http.Header {
 
 func isForwarded(name string) bool { return strings.HasPrefix(name, "X-Forwarded-") }
 
+// ourName is what we are called in Via (RFC 9110 7.6.3).
+const ourName = "throttle-proxy"
+
+// maxOurs is how many proxies of this name may stand one behind the other.
+const maxOurs = 8
+
+// comesRound reports whether a request has been here before. Where clients name
+// the host one proxy of our name is enough to tell; elsewhere they may be others.
+func (x *exchange) comesRound() bool {
+	ours := 0
+	for _, via := range x.in.Header["Via"] {
+		for hop := range strings.SplitSeq(via, ",") {
+			_, by, _ := strings.Cut(strings.TrimSpace(hop), " ")
+			name, _, _ := strings.Cut(strings.TrimSpace(by), " ")
+			if strings.EqualFold(name, ourName) {
+				ours++
+			}
+		}
+	}
+	return ours >= maxOurs || ours > 0 && x.route.hosts != nil
+}
+
 // setForwarded tells the upstream whom the request comes from. What the client
 // said of that is not in out; where the client is a trusted proxy, it is
-// believed and extended.
+// believed and extended. Where a client names the host, Via is always told: it
+// is how a loop ends.
 func (x *exchange) setForwarded(out http.Header) {
 	in, trust := x.in, x.proxy.options.Trust
 	if !x.route.Forwarded {
+		if x.route.hosts != nil {
+			out.Add("Via", via(in)[0])
+		}
 		return
 	}
 	if in.Host != "" {
@@ -70,6 +96,9 @@ func (x *exchange) setForwarded(out http.Header) {
 	out.Set("X-Forwarded-Proto", "http")
 	if in.TLS != nil {
 		out.Set("X-Forwarded-Proto", "https")
+	}
+	if x.prefix != "" {
+		out["X-Forwarded-Prefix"] = x.route.prefix
 	}
 	var hops []string
 	from := peer(in)
@@ -82,6 +111,9 @@ func (x *exchange) setForwarded(out http.Header) {
 			if isForwarded(name) {
 				out[name] = values
 			}
+		}
+		if before := in.Header.Get("X-Forwarded-Prefix"); before != "" && x.prefix != "" {
+			out.Set("X-Forwarded-Prefix", strings.TrimSuffix(before, "/")+x.prefix)
 		}
 		hops = slices.Clone(out["X-Forwarded-For"])
 	}
@@ -106,4 +138,4 @@ func via(in *http.Request) []string {
 	return via11
 }
 
-var via10, via11, via20 = []string{"1.0 throttle-proxy"}, []string{"1.1 throttle-proxy"}, []string{"2.0 throttle-proxy"}
+var via10, via11, via20 = []string{"1.0 " + ourName}, []string{"1.1 " + ourName}, []string{"2.0 " + ourName}

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"regexp"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -55,6 +54,7 @@ type Options struct {
 type Proxy struct {
 	options  Options
 	routes   map[string]*route
+	hosts    hosts
 	spelling spelling
 	bodies   bodies
 	warnings warnings
@@ -63,9 +63,9 @@ type Proxy struct {
 	end      context.CancelCauseFunc
 }
 
-// New returns a Proxy of routes, whose names must differ.
+// New returns a Proxy of routes, whose names and hosts must differ.
 func New(routes []Route, o Options) (*Proxy, error) {
-	p := &Proxy{options: o, routes: make(map[string]*route), spelling: spelling{}, bodies: bodies{limit: o.BodyMemory}, warnings: warnings{tell: o.Warn}}
+	p := &Proxy{options: o, routes: make(map[string]*route), hosts: hosts{map[string]*route{}, map[string]*route{}, nil}, spelling: spelling{}, bodies: bodies{limit: o.BodyMemory}, warnings: warnings{tell: o.Warn}}
 	p.cut, p.end = context.WithCancelCause(context.Background())
 	for _, r := range routes {
 		rt, err := newRoute(r)
@@ -76,7 +76,14 @@ func New(routes []Route, o Options) (*Proxy, error) {
 			return nil, fmt.Errorf("route %s: registered twice", r.Name)
 		}
 		p.routes[r.Name] = rt
-		p.spelling.add(r.Name)
+		if !r.Upstream.Wild() {
+			p.spelling.add(r.Name)
+		}
+		for _, host := range r.Hosts {
+			if err := p.hosts.add(host, rt); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return p, nil
 }
@@ -126,34 +133,3 @@ func newID() string {
 }
 
 var validRequestID = regexp.MustCompile(`^[A-Za-z0-9._:+/=@-]{1,128}$`)
-
-// route returns the route that r's path names, and what follows the name: the
-// rest of the path, and the query with its question mark. The name is compared
-// as it was sent: another spelling of it is another name.
-func (p *Proxy) route(r *http.Request) (rt *route, name, rest, query string) {
-	path := r.RequestURI
-	if !strings.HasPrefix(path, "/") {
-		path = originForm(r)
-	}
-	if i := strings.IndexByte(path, '?'); i >= 0 {
-		path, query = path[:i], path[i:]
-	}
-	name = strings.TrimPrefix(path, "/")
-	if i := strings.IndexByte(name, '/'); i >= 0 {
-		name, rest = name[:i], name[i:]
-	}
-	return p.routes[name], name, rest, query
-}
-
-// originForm returns the path and query of a target that has more, such as
-// http://host/path, as they were sent.
-func originForm(r *http.Request) string {
-	_, after, ok := strings.Cut(r.RequestURI, "://")
-	if !ok {
-		return ""
-	}
-	if i := strings.IndexAny(after, "/?"); i >= 0 {
-		return after[i:]
-	}
-	return ""
-}

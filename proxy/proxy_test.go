@@ -58,6 +58,7 @@ func newRig(tb testing.TB, over http.RoundTripper, changes ...func(*Route)) *rig
 		AnswerIdle:      time.Minute,
 		Forwarded:       true,
 		CoolDown:        CoolDown{Longest: 5 * time.Minute},
+		KeepAlive:       upstream.KeepAlive{Idle: time.Minute},
 	}
 	for _, change := range changes {
 		change(&route)
@@ -89,7 +90,7 @@ func newRig(tb testing.TB, over http.RoundTripper, changes ...func(*Route)) *rig
 func (r *rig) over(rt http.RoundTripper) { r.routes["hook"].over(rt) }
 
 func (rt *route) over(transport http.RoundTripper) {
-	rt.sender = upstream.Over(transport, rt.Upstream, rt.waits())
+	rt.sender = upstream.Over(transport, rt.Upstream, rt.options())
 }
 
 // do returns the answer to req, or nil if it was cut.

@@ -18,6 +18,7 @@ const (
 	ReasonBadRequest      Reason = "bad-request"    // it cannot be read, or not in one way only
 	ReasonBadPath         Reason = "bad-path"       // the path leads above the registered one
 	ReasonBadMethod       Reason = "bad-method"     // CONNECT and TRACE
+	ReasonLoop            Reason = "loop"           // it has come round to us
 	ReasonBodyTooLarge    Reason = "body-too-large" // more than is read to compare requests
 	ReasonNoMemory        Reason = "no-memory"      // all bodies together are too large
 	ReasonTooManyInFlight Reason = "too-many-in-flight"
@@ -61,9 +62,10 @@ var reasons = map[Reason]about{
 	ReasonUnknownRoute:    {404, "Unknown route", "", "http_request_error", 12, false},
 	ReasonBadRequest:      {400, "Bad request", "The request cannot be read in one way only.", "http_request_error", 3, false},
 	ReasonBadPath:         {400, "Bad path", "The path leads above the registered one.", "http_request_error", 3, false},
+	ReasonLoop:            {508, "Loop", "The request has passed through a proxy of this name before, and would come round again.", "proxy_loop_detected", 9, false},
 	ReasonAmbiguousField:  {400, "Ambiguous field", "", "http_request_error", 3, false},
 	ReasonBodyTooLarge:    {413, "Body too large", "The body is larger than is read to tell equal requests apart.", "http_request_error", 8, false},
-	ReasonBadMethod:       {405, "Bad method", "CONNECT and TRACE are not forwarded.", "http_request_error", 12, false},
+	ReasonBadMethod:       {405, "Bad method", "CONNECT and TRACE are not forwarded: within a tunnel nothing could be compared or counted. Ask for http:// URLs by this proxy (http_proxy, not https_proxy), or for a route whose URL is https.", "http_request_error", 12, false},
 	ReasonNoMemory:        {503, "No memory", "The bodies of all requests together are too large.", "connection_limit_reached", 14, true},
 	ReasonTooManyInFlight: {503, "Too many in flight", "This replica has as many exchanges as it may have.", "connection_limit_reached", 14, true},
 	ReasonUpstreamRefused: {502, "Upstream refused", "The upstream could not be reached, or did not speak HTTP.", "destination_unavailable", 14, true},

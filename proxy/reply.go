@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/http"
 	"strconv"
+	"strings"
 
 	"throttle-proxy/cluster"
 	"throttle-proxy/limiter"
@@ -37,8 +38,12 @@ func (x *exchange) refuseUnknownRoute(name string) {
 	if len(name) > longest {
 		name = name[:longest] + "…"
 	}
-	const whatNameIs = "NAME is what the replica was started with, as in --register NAME=URL; its log says which is nearest."
-	x.reply(problem{reason: ReasonUnknownRoute, detail: "Use /NAME: no route " + strconv.Quote(name) + ". " + whatNameIs})
+	const whatNameIs = ". NAME is what the replica was started with, as in --register NAME=URL; its log says which is nearest."
+	detail := "Use /NAME: no route " + strconv.Quote(name)
+	if len(x.proxy.hosts.exact)+len(x.proxy.hosts.wild) > 0 || !strings.HasPrefix(x.in.RequestURI, "/") {
+		detail += ", and no --host for the host of this request"
+	}
+	x.reply(problem{reason: ReasonUnknownRoute, detail: detail + whatNameIs})
 }
 
 // refuseVerdict answers a request that the cluster refused.

@@ -147,6 +147,13 @@ var refusals = map[Reason]refusal{
 		status: 400, kind: "urn:throttle-proxy:problem:bad-path", title: "Bad path", grpc: "3", errorType: "invalid_request_error",
 		target: "/hook/../admin",
 	},
+	ReasonLoop: {
+		status: 508, kind: "urn:throttle-proxy:problem:loop", title: "Loop", grpc: "9", errorType: "api_error",
+		change: func(r *http.Request) *http.Request {
+			r.Header["Via"] = []string{"1.1 edge", strings.Repeat("1.1 throttle-proxy, 2 THROTTLE-PROXY (x),", 4)}
+			return r
+		},
+	},
 	ReasonBodyTooLarge: {
 		compared: true, status: 413, kind: "urn:throttle-proxy:problem:body-too-large", title: "Body too large", grpc: "8", errorType: "invalid_request_error",
 		before: func(_ *testing.T, r *rig) { r.options.MaxBody = 1 },

@@ -66,6 +66,9 @@ func (x *exchange) fillHeader(out *upstream.Request) {
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = nothing // or net/http sends its own
 	}
+	if x.route.PassHost {
+		out.Host = x.in.Host
+	}
 	if authorization := x.route.Upstream.Authorization(); authorization != "" {
 		h.Set("Authorization", authorization)
 	}

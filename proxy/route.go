@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math"
 	"net/http"
@@ -27,8 +28,9 @@ func ValidName(s string) bool { return routeName.MatchString(s) }
 type Route struct {
 	Name     string
 	Upstream *upstream.URL
-	Pool     string  // whose budgets it shares; empty for none
-	Limits   []Limit // its own and its pool's, each with another name
+	Hosts    []string // whose requests are its own, beside those below /NAME: see [ParseHost]
+	Pool     string   // whose budgets it shares; empty for none
+	Limits   []Limit  // its own and its pool's, each with another name
 
 	Candidates  []Limit       // budgets that refuse nobody: what they would have refused is reported
 	Concurrency []Concurrency // exchanges at once: its own and its pool's, each with another name than all limits
@@ -52,6 +54,11 @@ type Route struct {
 	AnswerIdle time.Duration // longest pause in the upstream's body
 	Forwarded  bool          // send X-Forwarded-* and Via
 	SetHeaders []Field       // sent upstream, in place of the client's
+	PassHost   bool          // the upstream gets the client's Host
+
+	AllowPrivate bool               // hosts that clients name may have private addresses, and loopback ones
+	TLS          *tls.Config        `json:"-"` // how the upstream is verified, and who we are to it; nil for the system's way
+	KeepAlive    upstream.KeepAlive // of connections to the upstream
 }
 
 // Field is a header field, its name canonical. Its value may be a secret.
@@ -122,7 +129,9 @@ type route struct {
 	oneCaller  bool     // its cool-downs are for all callers: to the upstream they are one
 	alike      bool     // equal requests are of callers with the same credentials
 	preset     Preset
-	sender     sender
+	sender     sender          // nil if there are hosts
+	hosts      *upstream.Hosts // that clients name; nil if the URL has no *
+	prefix     []string        // X-Forwarded-Prefix, which is its first
 	origin     origin
 	json       *selection       // of JSON bodies; nil for all of their bytes
 	charges    []cluster.Charge // with the callers still to be filled in, as in
@@ -138,12 +147,24 @@ type sender interface {
 	Send(ctx context.Context, end context.CancelCauseFunc, req *upstream.Request) (*upstream.Answer, error)
 }
 
-func (r Route) waits() upstream.Options {
-	return upstream.Options{Timeout: r.Timeout, AnswerIdle: r.AnswerIdle}
+func (r Route) options() upstream.Options {
+	o := upstream.Options{Timeout: r.Timeout, AnswerIdle: r.AnswerIdle, KeepAlive: r.KeepAlive, TLS: r.TLS}
+	switch {
+	case r.Upstream.Wild() && r.AllowPrivate:
+		o.Addresses = upstream.LocalAddress
+	case r.Upstream.Wild():
+		o.Addresses = upstream.PublicAddress
+	}
+	return o
 }
 
 func newRoute(r Route) (*route, error) {
-	rt := &route{Route: r, tag: r.Name, sender: upstream.New(r.Upstream, r.waits())}
+	rt := &route{Route: r, tag: r.Name, prefix: []string{"/" + r.Name}}
+	if r.Upstream.Wild() {
+		rt.hosts = upstream.NewHosts(r.Upstream, r.options())
+	} else {
+		rt.sender = upstream.New(r.Upstream, r.options())
+	}
 	if r.Pool != "" {
 		rt.tag, rt.pause = r.Pool, r.Name // each upstream of a pool cools down by itself
 	}

@@ -30,7 +30,7 @@ func (x *exchange) tunnel(ctx context.Context, a *upstream.Answer) {
 
 	removeHopByHop(a.Header)
 	a.Header["Connection"], a.Header["Upgrade"] = []string{"Upgrade"}, []string{x.in.Header.Get("Upgrade")}
-	x.mapLocations(a.Header)
+	x.mapPlaces(a.Header)
 	maps.Copy(a.Header, x.client.Header())
 	a.Body = nil // only the header is written
 	if a.Write(buffered) == nil && buffered.Flush() == nil {

@@ -3,14 +3,13 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"throttle-proxy/proxy"
 	"throttle-proxy/proxy/upstream"
 )
 
@@ -39,7 +38,11 @@ func (c *checkCommand) Run(p *process) error {
 		_, _ = fmt.Fprintf(p.stdout, "%s: %s\n", what, result)
 	}
 	for _, r := range conf.routes {
-		report("upstream of "+r.Name, reachUpstream(r.Upstream))
+		if r.Upstream.Wild() {
+			_, _ = fmt.Fprintf(p.stdout, "upstream of %s: not tried, clients name it\n", r.Name)
+			continue
+		}
+		report("upstream of "+r.Name, reachUpstream(r))
 	}
 	if conf.endpoint != nil {
 		found, err := conf.examineRedis()
@@ -65,23 +68,15 @@ var advice = map[string]string{
 	"tls_protocol_error":    "it does not speak TLS: correct the port, or write http",
 }
 
-// reachUpstream connects to an upstream, by TLS if it has it. It says nothing
+// reachUpstream connects to a route's upstream as requests would. It says nothing
 // of the address in its error.
-func reachUpstream(u *upstream.URL) error {
-	scheme, host, port := u.Address()
+func reachUpstream(r proxy.Route) error {
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
-	addr := net.JoinHostPort(host, port)
-	var conn net.Conn
-	var err error
-	if scheme == "https" {
-		conn, err = (&tls.Dialer{}).DialContext(ctx, "tcp", addr)
-	} else {
-		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-	}
+	err := upstream.Reach(ctx, r.Upstream, upstream.Options{Timeout: checkTimeout, TLS: r.TLS})
 	if err != nil {
 		_, fault := upstream.ConnectFault(err)
 		return fmt.Errorf("%s: %s", fault, cmp.Or(advice[fault], "look at the way there"))
 	}
-	return conn.Close()
+	return nil
 }

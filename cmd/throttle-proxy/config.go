@@ -70,6 +70,7 @@ func (f *flags) parse(env environment) (*config, error) {
 	c := &config{replica: f.ReplicaName, redisPrefix: f.RedisPrefix}
 	f.parseListen(p, c)
 	f.parseRegister(p, c)
+	f.parseHosts(p, c)
 	f.parseRates(p, c)
 	f.parseConcurrency(p, c)
 	for _, set := range f.policies(p) {

@@ -15,6 +15,7 @@ import (
 	"throttle-proxy/cluster"
 	"throttle-proxy/limiter"
 	"throttle-proxy/proxy"
+	"throttle-proxy/proxy/upstream"
 )
 
 func TestDefaults(t *testing.T) {
@@ -39,6 +40,7 @@ func TestDefaults(t *testing.T) {
 			Forwarded:       true,
 			WhenUndecided:   cluster.Local,
 			CoolDown:        proxy.CoolDown{Longest: 5 * time.Minute},
+			KeepAlive:       upstream.KeepAlive{Idle: 90 * time.Second, Age: 5 * time.Minute},
 		}},
 		maxBody:       10 << 20,
 		bodyMemory:    256 << 20,
@@ -170,6 +172,10 @@ func TestPolicyOfARouteReplacesTheDefault(t *testing.T) {
 		{"upstream-closed-status", "502", "599", func(r proxy.Route) any { return r.ClosedStatus }, 502, 599},
 		{"answer-idle", "1s", "2m", func(r proxy.Route) any { return r.AnswerIdle }, time.Second, 2 * time.Minute},
 		{"forwarded", "off", "on", func(r proxy.Route) any { return r.Forwarded }, false, true},
+		{"pass-host", "on", "off", func(r proxy.Route) any { return r.PassHost }, true, false},
+		{"allow-private", "on", "off", func(r proxy.Route) any { return r.AllowPrivate }, true, false},
+		{"upstream-tls", "server-name=a.example", "server-name=b.example", func(r proxy.Route) any { return r.TLS.ServerName }, "a.example", "b.example"},
+		{"upstream-keepalive", "off", "2m,age=1d", func(r proxy.Route) any { return r.KeepAlive }, upstream.KeepAlive{}, upstream.KeepAlive{Idle: 2 * time.Minute, Age: 24 * time.Hour}},
 		{"set-header", "X-A=1", "X-B=2", func(r proxy.Route) any { return len(r.SetHeaders) }, 1, 1},
 		{"when-undecided", "open", "closed", func(r proxy.Route) any { return r.WhenUndecided }, cluster.Open, cluster.Closed},
 		{"cool-down", "off", "on", func(r proxy.Route) any { return r.CoolDown }, proxy.CoolDown{}, proxy.CoolDown{Longest: 5 * time.Minute}},
@@ -295,6 +301,43 @@ func TestUpstreamURLs(t *testing.T) {
 		}
 		if got := strings.Join(got, ", "); got != test.want {
 			t.Errorf("%s: got %s, want %s", test.line, got, test.want)
+		}
+	}
+}
+
+func TestHosts(t *testing.T) {
+	const two = "--register a=http://a --register b=https://*.example.com "
+	for _, test := range []struct{ line, want string }{
+		{two + "--host a=A.Example.Com. --host b=*.example.com.proxy", "a a.example.com; b *.example.com.proxy"},
+		{two + "--host a=x,*.y,x --host a=* --host b=*.z", "a x *.y *; b *.z"},
+		{two + "--host a=127.0.0.1,[::1],::2,my_service --host b=*.z", "a 127.0.0.1 ::1 ::2 my_service; b *.z"},
+		{two + "--host a=bücher.example,*.Bücher.example --host b=*.z", "a xn--bcher-kva.example *.xn--bcher-kva.example; b *.z"},
+		{"THROTTLE_PROXY_HOST=a=x␣b=*.z " + two, "a x; b *.z"},
+	} {
+		var got []string
+		for _, r := range parse(t, test.line).routes {
+			got = append(got, r.Name+" "+strings.Join(r.Hosts, " "))
+		}
+		if got := strings.Join(got, "; "); got != test.want {
+			t.Errorf("%s: got %s, want %s", test.line, got, test.want)
+		}
+	}
+}
+
+// TestStartLinesSayWhereRequestsGo, and nothing more of a URL than was there
+// before.
+func TestStartLinesSayWhereRequestsGo(t *testing.T) {
+	const kept = "a  no limit; repeats are forwarded"
+	for flags, want := range map[string]string{
+		"--register a=http://host":                                             "",
+		"--register a=http://host --host a=a.example.com,*.b.example.com":      "; hosts a.example.com, *.b.example.com",
+		"--register a=http://host --host a=*":                                  "; hosts * (whatever names no other route)",
+		"--register a=https://*.example.com --host a=*.z":                      "; hosts *.z, forwarded by name, to public addresses alone",
+		"--register a=https://*.example.com --host a=*.z --allow-private a=on": "; hosts *.z, forwarded by name, to private addresses too",
+		"--register a=http://host --pass-host on --upstream-keepalive off":     "; the client's Host is passed on; a connection for each request",
+	} {
+		if got := parse(t, flags+" --rate off --dedupe off").describe()[0]; got != kept+want {
+			t.Errorf("%s: got %q, want %q", flags, got, kept+want)
 		}
 	}
 }

@@ -18,7 +18,7 @@ func (c *config) describe() []string {
 	}
 	var lines []string
 	for _, r := range c.routes {
-		lines = append(lines, fmt.Sprintf("%-*s  %s; %s%s", width, r.Name, c.describeLimits(r), describeDedupe(r), describeCoolDown(r)))
+		lines = append(lines, fmt.Sprintf("%-*s  %s; %s%s%s", width, r.Name, c.describeLimits(r), describeDedupe(r), describeCoolDown(r), describeHosts(r)))
 	}
 	if c.endpoint == nil {
 		return append(lines, "store: this process alone; with --redis replicas would decide together")

@@ -16,7 +16,8 @@ var groups = []kong.Group{
 // flags are those of serve, which check takes too. All are text: what they
 // mean, and what is wrong with them, is config's to say.
 type flags struct {
-	Register []string `sep:"none" group:"routes" placeholder:"NAME=URL" help:"Register a route: /NAME is forwarded to URL (http, https or h2c). env:VARIABLE or file:PATH in place of URL keeps a secret off the command line. Repeatable, required."`
+	Register []string `sep:"none" group:"routes" placeholder:"NAME=URL" help:"Register a route: /NAME is forwarded to URL (http, https, h2c, or http+unix:/path). env:VARIABLE or file:PATH in place of URL keeps a secret off the command line. Repeatable, required."`
+	Host     []string `sep:"none" group:"routes" placeholder:"R=HOST,HOST" help:"Hosts whose requests are a route's, with their whole path: api.example.com, *.example.com, or * for whatever names no other route. Repeatable."`
 	Port     string   `group:"routes" default:"44444" placeholder:"N" help:"Port to listen on, on all interfaces (${default})."`
 	Listen   string   `group:"routes" placeholder:"ADDRESS" help:"host:port or unix:/path to listen on, in place of --port."`
 	TLSCert  string   `name:"tls-cert" group:"routes" placeholder:"FILE" help:"Certificate for TLS and HTTP/2 to clients, read again when the file changes."`
@@ -42,6 +43,10 @@ type flags struct {
 	AnswerIdle           []string `sep:"none" group:"exchange" placeholder:"[R=]TIME" help:"Longest pause in an answer's body. (5m)"`
 	SetHeader            []string `sep:"none" group:"exchange" placeholder:"[R=]NAME=VALUE" help:"Header field to send upstream, in place of the client's: a credential that clients need not have. env:VARIABLE and file:PATH too. Repeatable."`
 	Forwarded            []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"Send X-Forwarded-* and Via upstream. (on)"`
+	PassHost             []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"The upstream gets the client's Host. (off)"`
+	AllowPrivate         []string `sep:"none" group:"exchange" placeholder:"[R=]on|off" help:"A route whose URL has a * may lead to private addresses. (off)"`
+	UpstreamTLS          []string `name:"upstream-tls" sep:"none" group:"exchange" placeholder:"[R=]FILES" help:"ca=FILE,cert=FILE,key=FILE,server-name=HOST, or a part of it: how an https upstream is verified, and who we are to it. (the system's certificates)"`
+	UpstreamKeepalive    []string `sep:"none" group:"exchange" placeholder:"[R=]IDLE[,age=AGE]" help:"Longest that an unused upstream connection is kept, and that any takes new requests, so that a changed DNS answer counts; or off. (90s,age=5m)"`
 	ClientGone           []string `sep:"none" group:"exchange" placeholder:"[R=]POLICY" help:"When the client of a locked exchange leaves: finish it until the answer's header is there, or cancel it. (finish)"`
 	UpstreamClosedStatus []string `sep:"none" group:"exchange" placeholder:"[R=]CODE" help:"Status where the upstream cut the connection before answering. (499)"`
 	TrustedProxy         []string `sep:"none" group:"exchange" placeholder:"CIDR|unix[,header=NAME]" help:"From whom X-Forwarded-* is believed, or the field that has the client's address alone. Repeatable."`

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -19,20 +18,18 @@ type health struct {
 	policies string // of routes whose store is away
 }
 
-// wrap answers the health paths, and leaves all others to next. No route can
-// be called "-".
+// wrap answers the health paths, whatever the host, and leaves all others to next.
+// No route can be called "-".
 func (h *health) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !strings.HasPrefix(r.URL.Path, "/-/") {
-			next.ServeHTTP(w, r)
-			return
-		}
-		status, text := http.StatusNotFound, "not found"
+		status, text := http.StatusOK, "ok"
 		switch r.URL.Path {
 		case "/-/healthy":
-			status, text = http.StatusOK, "ok"
 		case "/-/ready":
 			status, text = h.ready()
+		default:
+			next.ServeHTTP(w, r)
+			return
 		}
 		if r.ContentLength != 0 {
 			// Or net/http would wait for a body that nobody reads.

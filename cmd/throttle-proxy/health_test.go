@@ -90,8 +90,9 @@ func TestHealthPathsAreNoRoutes(t *testing.T) {
 	}{
 		{"/-/healthy", http.StatusOK},
 		{"/-/ready", http.StatusServiceUnavailable},
-		{"/-/", http.StatusNotFound},
-		{"/-/metrics", http.StatusNotFound},
+		{"http://a.example.com/-/ready", http.StatusServiceUnavailable},
+		{"/-/", http.StatusTeapot}, // may be an upstream's, by a host
+		{"/-/metrics", http.StatusTeapot},
 		{"/-", http.StatusTeapot},
 		{"/slack/-/ready", http.StatusTeapot},
 	} {

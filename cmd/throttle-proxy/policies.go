@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +14,7 @@ import (
 
 	"throttle-proxy/cluster"
 	"throttle-proxy/proxy"
+	"throttle-proxy/proxy/upstream"
 )
 
 // defaultDedupeHeaders are those by which clients and intents differ: who asks,
@@ -50,6 +52,10 @@ func (f *flags) policies(p *parsing) []policy {
 		one(p, "answer-idle", f.AnswerIdle, 5*time.Minute, parseTime, func(r *proxy.Route) *time.Duration { return &r.AnswerIdle }),
 		one(p, "forwarded", f.Forwarded, true, parseSwitch, func(r *proxy.Route) *bool { return &r.Forwarded }),
 		all(p, "set-header", f.SetHeader, p.parseField, func(r *proxy.Route) *[]proxy.Field { return &r.SetHeaders }),
+		one(p, "pass-host", f.PassHost, false, parseSwitch, func(r *proxy.Route) *bool { return &r.PassHost }),
+		one(p, "allow-private", f.AllowPrivate, false, parseSwitch, func(r *proxy.Route) *bool { return &r.AllowPrivate }),
+		one(p, "upstream-tls", f.UpstreamTLS, nil, parseUpstreamTLS, func(r *proxy.Route) **tls.Config { return &r.TLS }),
+		one(p, "upstream-keepalive", f.UpstreamKeepalive, defaultKeepAlive, parseKeepAlive, func(r *proxy.Route) *upstream.KeepAlive { return &r.KeepAlive }),
 		one(p, "shadow", f.Shadow, false, parseSwitch, func(r *proxy.Route) *bool { return &r.Shadow }),
 		one(p, "when-undecided", f.WhenUndecided, cluster.Local, oneOf(cluster.Local, cluster.Open, cluster.Closed), func(r *proxy.Route) *cluster.WhenUndecided { return &r.WhenUndecided }),
 		one(p, "cool-down", f.CoolDown, proxy.CoolDown{Longest: maxCoolDown}, coolDown, func(r *proxy.Route) *proxy.CoolDown { return &r.CoolDown }),

@@ -39,7 +39,7 @@ func (f *flags) parseRegister(p *parsing, c *config) {
 }
 
 // another is where a second route begins in the value of one.
-var another = regexp.MustCompile(`[,;\s][a-z0-9][a-z0-9._-]*=(env:|file:|https?:|h2c:)`)
+var another = regexp.MustCompile(`[,;\s][a-z0-9][a-z0-9._-]*=(env:|file:|https?:|h2c:|(http|h2c)\+unix:)`)
 
 // parseRoute reads what NAME=URL refers to. named says that there is a NAME.
 func (p *parsing) parseRoute(name, reference string, named bool) (*upstream.URL, error) {

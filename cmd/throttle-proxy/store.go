@@ -1,10 +1,7 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -57,33 +54,6 @@ func (f *flags) parseStore(p *parsing, c *config) {
 	if name := p.environment.source("redis"); p.environment[name] == f.Redis {
 		c.redisSource = name
 	}
-}
-
-// parseTLSFiles reads ca=FILE,cert=FILE,key=FILE,server-name=HOST, of which any
-// part may be left out.
-func parseTLSFiles(s string) (files cluster.TLSFiles, err error) {
-	if s == "" {
-		return files, nil
-	}
-	parts := map[string]*string{"ca": &files.CA, "cert": &files.Cert, "key": &files.Key, "server-name": &files.ServerName}
-	for part := range strings.SplitSeq(s, ",") {
-		name, value, _ := strings.Cut(part, "=")
-		to := parts[name]
-		switch {
-		case to == nil:
-			return files, fmt.Errorf("%s is no part of it: write ca=FILE,cert=FILE,key=FILE,server-name=HOST, or some of these", quote(name))
-		case value == "" || *to != "":
-			return files, fmt.Errorf("%s= is empty or there twice: write it once, with a value", name)
-		}
-		*to = value
-		if _, err := os.Stat(value); name != "server-name" && err != nil {
-			return files, fmt.Errorf("%s: %w: write the path of a PEM file", name, cause(err))
-		}
-	}
-	if (files.Cert == "") != (files.Key == "") {
-		return files, errors.New("a client certificate and its key go together: write cert=FILE,key=FILE, or neither")
-	}
-	return files, nil
 }
 
 // openStore chooses what the replicas decide by.

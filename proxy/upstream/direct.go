@@ -33,7 +33,7 @@ const (
 // no client an error where the upstream has closed it.
 type direct struct {
 	options Options
-	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	dial    dialFunc
 	address string
 	host    string      // field of requests
 	tls     *tls.Config // nil without TLS
@@ -42,9 +42,10 @@ type direct struct {
 	unable     atomic.Bool   // the upstream does not speak HTTP/1.1
 	plain      atomic.Bool   // it speaks it, though TLS does not say so
 
-	mu    sync.Mutex
-	idle  []*directConn // the last used last
-	sweep *time.Timer   // of idle; nil if none is
+	mu      sync.Mutex
+	retired bool          // none becomes idle any more
+	idle    []*directConn // the last used last
+	sweep   *time.Timer   // of idle; nil if none is
 }
 
 // newDirect returns a direct for u, or nil where requests need another sender:
@@ -53,8 +54,7 @@ func newDirect(u *URL, o Options) *direct {
 	if !canLook || u.h2c {
 		return nil
 	}
-	scheme, host, port := u.Address()
-	address, err := httpguts.PunycodeHostPort(net.JoinHostPort(host, port))
+	address, name, err := u.address()
 	if err != nil {
 		return nil
 	}
@@ -63,13 +63,10 @@ func newDirect(u *URL, o Options) *direct {
 	if err != nil || strings.Contains(field, "%") { // a zone, which is not for the upstream
 		return nil
 	}
-	d := &direct{options: o, dial: u.dialer(o).DialContext, address: address, host: field, handshakes: make(chan struct{}, maxHandshakes)}
-	if scheme == "https" {
-		name, _, _ := net.SplitHostPort(address)
-		d.tls = &tls.Config{
-			ServerName: name, RootCAs: o.RootCAs, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12,
-			ClientSessionCache: tls.NewLRUClientSessionCache(maxHandshakes),
-		}
+	d := &direct{options: o, dial: u.dialer(o), address: address, host: field, handshakes: make(chan struct{}, maxHandshakes)}
+	if u.url.Scheme == "https" {
+		d.tls = o.tlsConfig(name, "http/1.1")
+		d.tls.ClientSessionCache = tls.NewLRUClientSessionCache(maxHandshakes)
 	}
 	return d
 }
@@ -120,7 +117,7 @@ func (d *direct) take(ctx context.Context) (c *directConn, reused bool, err erro
 		c, d.idle[last] = d.idle[last], nil
 		d.idle = d.idle[:last]
 		d.mu.Unlock()
-		if c.silent() {
+		if time.Since(c.since) < d.options.Idle && c.silent() {
 			return c, true, nil
 		}
 		_ = c.Close()
@@ -191,15 +188,27 @@ func (d *direct) handshake(ctx context.Context, conn net.Conn, config *tls.Confi
 	return secure, err
 }
 
-// put keeps a connection for the next request.
+// put keeps a connection for the next request, if there may be one.
 func (d *direct) put(c *directConn) {
 	c.since = time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.retired || d.options.Idle == 0 {
+		_ = c.Close()
+		return
+	}
 	d.idle = append(d.idle, c)
 	if d.sweep == nil {
-		d.sweep = time.AfterFunc(sweepInterval, func() { d.closeIdle(idleTimeout) })
+		d.sweep = time.AfterFunc(sweepInterval, func() { d.closeIdle(d.options.Idle) })
 	}
+}
+
+// retire closes the connections that are idle, and those to be.
+func (d *direct) retire() {
+	d.mu.Lock()
+	d.retired = true
+	d.mu.Unlock()
+	d.closeIdle(0)
 }
 
 // closeIdle closes connections that nobody reads: those idle for so long, and
@@ -216,7 +225,8 @@ func (d *direct) closeIdle(after time.Duration) {
 	})
 	if len(d.idle) > 0 {
 		d.sweep.Reset(sweepInterval)
-	} else {
+	} else if d.sweep != nil {
+		d.sweep.Stop()
 		d.sweep = nil
 	}
 	d.mu.Unlock()

@@ -46,7 +46,7 @@ func TestUnsentRequestIsSentAgain(t *testing.T) {
 			c := New(mustParse(t, up.URL), patient)
 			t.Cleanup(c.CloseIdleConnections)
 			var first *deadConn
-			c.direct.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c.current.Load().direct.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 				if first != nil && !tt.restarts {
 					return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
 				}
@@ -91,7 +91,7 @@ func secure(t *testing.T, protocols []string, talk func(conn *tls.Conn, r *bufio
 		}
 	}()
 	o := patient
-	o.RootCAs = certified.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	o.TLS = &tls.Config{RootCAs: certified.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
 	c := New(mustParse(t, "https://"+l.Addr().String()), o)
 	t.Cleanup(c.CloseIdleConnections)
 	return c, made
@@ -111,9 +111,9 @@ func echo(conn io.Writer, r *bufio.Reader, more string) bool {
 // awaitWord returns when the upstream has said something on an idle connection.
 func awaitWord(t *testing.T, c *Client) {
 	t.Helper()
-	c.direct.mu.Lock()
-	defer c.direct.mu.Unlock()
-	for _, idle := range c.direct.idle {
+	c.current.Load().direct.mu.Lock()
+	defer c.current.Load().direct.mu.Unlock()
+	for _, idle := range c.current.Load().direct.idle {
 		_ = idle.SetReadDeadline(time.Now().Add(20 * time.Second))
 		err := idle.look.raw.Read(func(fd uintptr) bool {
 			var b [1]byte
@@ -187,7 +187,7 @@ func TestUpstreamOfHTTP2AloneOverTLS(t *testing.T) {
 	up.StartTLS()
 	t.Cleanup(up.Close)
 	o := patient
-	o.RootCAs = up.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	o.TLS = &tls.Config{RootCAs: up.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
 	c := New(mustParse(t, up.URL), o)
 	for range 2 {
 		wantOutcome(t, send(t, c, held(http.MethodPost, "/", "body")), "200 HTTP/2.0")

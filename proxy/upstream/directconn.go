@@ -178,6 +178,9 @@ func (c *directConn) writeRequest(req *Request) error {
 	case req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
 		writeField(w, "Content-Length", "0")
 	}
+	if c.direct.options.Idle == 0 {
+		writeField(w, "Connection", "close")
+	}
 	_, _ = w.WriteString("\r\n")
 	if req.Body != nil {
 		body := req.Body()

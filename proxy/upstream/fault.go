@@ -116,6 +116,8 @@ func ConnectFault(err error) (kind Kind, fault string) {
 	switch {
 	case errors.Is(err, errFull):
 		return Refused, "connection_limit_reached"
+	case errors.Is(err, errAddress):
+		return Refused, "destination_ip_prohibited"
 	case errors.As(err, &dns):
 		return Refused, "dns_error"
 	case errors.As(err, &certificate), errors.As(err, &host):

@@ -30,8 +30,8 @@ const (
 // speakHTTP2 lets t speak HTTP/2 where the upstream does, without sending
 // anything again by itself: net/http's own HTTP/2 sends a request up to eight
 // times, and also one that the upstream has reset for a fault in it.
-func speakHTTP2(t *http.Transport, o Options) {
-	pool := &http2Pool{transport: &http2.Transport{
+func speakHTTP2(t *http.Transport, o Options) *http2Pool {
+	pool := &http2Pool{single: o.Idle == 0, transport: &http2.Transport{
 		DisableCompression: true,
 		ReadIdleTimeout:    pingAfter,
 		PingTimeout:        pingTimeout,
@@ -50,16 +50,18 @@ func speakHTTP2(t *http.Transport, o Options) {
 			return pool.add(inner.UnencryptedNetConn(), inner.UnencryptedNetConn())
 		},
 	}
-	t.TLSClientConfig = &tls.Config{RootCAs: o.RootCAs, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12}
+	return pool
 }
 
 // http2Pool has the connections to an upstream that speak HTTP/2. net/http, which
 // makes them, forgets one for good that is full for a moment.
 type http2Pool struct {
 	transport *http2.Transport
+	single    bool // each connection takes one request
 
-	mu    sync.Mutex
-	conns []*http2Conn // the last made last
+	mu      sync.Mutex
+	retired bool         // each takes those that it has
+	conns   []*http2Conn // the last made last
 }
 
 // http2Conn is a connection on which requests are sent by HTTP/2.
@@ -68,6 +70,7 @@ type http2Conn struct {
 	conn  net.Conn
 	under *upstreamConn // which knows whether it is closed; nil where another has made it
 	pool  *http2Pool
+	used  bool // it has taken a request; the pool's mutex guards it
 }
 
 // add takes a connection in, of which under is what carries it, when its upstream
@@ -103,11 +106,40 @@ func (p *http2Pool) reserve() *http2Conn {
 	// http2 itself takes one that was closed before its first request for usable.
 	p.conns = slices.DeleteFunc(p.conns, func(c *http2Conn) bool { return c.under != nil && c.under.closed.Load() })
 	for _, c := range p.conns {
-		if c.ReserveNewRequest() {
+		if !(p.single && c.used) && c.ReserveNewRequest() {
+			c.used = true
 			return c
 		}
 	}
 	return nil
+}
+
+// retire lets every connection end with the requests that it has. One that has
+// promised to take another ends when it has taken it: see RoundTrip.
+func (p *http2Pool) retire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.retired = true
+	for _, c := range p.conns {
+		if c.State().StreamsReserved == 0 {
+			c.leave()
+		}
+	}
+}
+
+// leaves reports whether connections end with the requests that they have.
+func (p *http2Pool) leaves() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.single || p.retired
+}
+
+// leave lets c take no more requests, and closes it after the last one.
+func (c *http2Conn) leave() {
+	c.SetDoNotReuse()
+	if s := c.State(); s.StreamsActive+s.StreamsReserved+s.StreamsPending == 0 {
+		_ = c.Close() // http2 does it only where a request ends from now on
+	}
 }
 
 // RoundTrip sends req, once, on a connection of the pool. One on which an answer
@@ -123,6 +155,9 @@ func (c *http2Conn) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := on.ClientConn.RoundTrip(req)
 	if context.Cause(req.Context()) == errTimeout {
 		on.SetDoNotReuse()
+	}
+	if c.pool.leaves() {
+		on.leave()
 	}
 	return res, err
 }

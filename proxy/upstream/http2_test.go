@@ -30,7 +30,7 @@ type piped struct {
 func newPiped(t *testing.T, dialled func(n int64), serve func(n int64, conn net.Conn)) *piped {
 	t.Helper()
 	u := mustParse(t, "h2c://upstream.example")
-	p := &piped{transport: newTransport(u, patient)}
+	p := &piped{transport: newTransport(u, patient, u.protocols()).RoundTripper.(*http.Transport)}
 	p.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
 		n := p.made.Add(1)
 		if dialled != nil {

@@ -10,18 +10,34 @@ package upstream
 
 import (
 	"context"
-	"crypto/x509"
+	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// Options configure a [Client]. Its times are longer than 0.
+// Options configure a [Client]. Its times are longer than 0, but where it says
+// what 0 means.
 type Options struct {
-	Timeout    time.Duration  // longest that the upstream takes for a part of a request, and from its last byte until the answer begins
-	AnswerIdle time.Duration  // and for a part of an answer's body
-	RootCAs    *x509.CertPool // whom to trust; nil for the system's
+	Timeout    time.Duration // longest that the upstream takes for a part of a request, and from its last byte until the answer begins
+	AnswerIdle time.Duration // and for a part of an answer's body
+	KeepAlive
+	TLS       *tls.Config // how the upstream is verified, and who we are to it; nil for the system's way
+	Addresses Addresses
+	Resolver  *net.Resolver // of its host; nil for the system's
+
+	count func(dialFunc) dialFunc // counts what is dialled; nil for nobody
+}
+
+// KeepAlive says how long connections are used.
+type KeepAlive struct {
+	Idle time.Duration // longest that an unused one is kept; 0 if each request has one of its own
+	Age  time.Duration // longest that one is used for new requests; 0 for ever
 }
 
 // Request is what is sent. It is sent again only where none of it can have
@@ -59,33 +75,73 @@ type Answer struct {
 
 // Client has the connections to one upstream. It is safe for concurrent use.
 type Client struct {
-	direct    *direct // nil where it cannot be used
+	url     *URL
+	connect func() *connections
+
+	renewing sync.Mutex
+	current  atomic.Pointer[connections]
+}
+
+// connections are those that a Client makes until they are of age. Then it makes
+// others, and these take no more requests: so an upstream whose name leads
+// elsewhere is followed, by every sender, without a request that fails for it.
+type connections struct {
+	until     time.Time // zero for ever
+	direct    *direct   // nil where it cannot be used
 	transport *transport
+	upgrades  *transport // which are of HTTP/1.1 alone
 }
 
 // New returns a Client that connects to u when it is asked to.
 func New(u *URL, o Options) *Client {
-	// An error is told by the Transport, to each request.
-	via, err := http.ProxyFromEnvironment(&http.Request{URL: u.url})
-	c := Over(newTransport(u, o), u, o)
-	c.transport.proxied = via != nil && u.url.Scheme == "http"
-	if via == nil && err == nil {
-		c.direct = newDirect(u, o)
+	var via *url.URL
+	var err error // which the Transport tells, to each request
+	if o.proxies(u) {
+		via, err = http.ProxyFromEnvironment(&http.Request{URL: u.url})
 	}
-	return c
+	proxied := via != nil && u.url.Scheme == "http"
+	return newClient(u, func() *connections {
+		c := &connections{transport: newTransport(u, o, u.protocols()), upgrades: newTransport(u, o, http1Only())}
+		c.transport.proxied, c.upgrades.proxied = proxied, proxied
+		if via == nil && err == nil {
+			c.direct = newDirect(u, o)
+		}
+		if o.Age > 0 {
+			c.until = time.Now().Add(o.Age)
+		}
+		return c
+	})
 }
+
+// proxies reports whether requests may go to another proxy, which resolves the
+// host by itself.
+func (o Options) proxies(u *URL) bool { return u.socket == "" && o.Addresses != PublicAddress }
 
 // Over returns a Client that sends everything to u by rt.
 func Over(rt http.RoundTripper, u *URL, o Options) *Client {
-	return &Client{transport: &transport{RoundTripper: rt, url: u, options: o}}
+	t := &transport{RoundTripper: rt, url: u, options: o, h2c: u.h2c}
+	return newClient(u, func() *connections { return &connections{transport: t, upgrades: t} })
 }
+
+func newClient(u *URL, connect func() *connections) *Client {
+	c := &Client{url: u, connect: connect}
+	c.current.Store(connect())
+	return c
+}
+
+// URL returns where requests go.
+func (c *Client) URL() *URL { return c.url }
 
 // Send sends req, directly where that can be done, and returns when the header of its answer has come. ctx ends
 // it, and the answer; end ends ctx, which Send does itself where the upstream
 // lets it wait too long. The error is a [*Failure].
 func (c *Client) Send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
-	if c.direct != nil && c.direct.speaks(req) {
-		answer, err := c.direct.send(ctx, end, req)
+	by := c.connections()
+	if req.Header["Upgrade"] != nil {
+		return by.upgrades.send(ctx, end, req)
+	}
+	if by.direct != nil && by.direct.speaks(req) {
+		answer, err := by.direct.send(ctx, end, req)
 		if err != errNotSpoken {
 			if req.Recycle != nil {
 				req.Recycle()
@@ -93,15 +149,44 @@ func (c *Client) Send(ctx context.Context, end context.CancelCauseFunc, req *Req
 			return answer, err
 		}
 	}
-	return c.transport.send(ctx, end, req)
+	return by.transport.send(ctx, end, req)
+}
+
+// connections returns those for a new request.
+func (c *Client) connections() *connections {
+	last := c.current.Load()
+	if last.until.IsZero() || time.Now().Before(last.until) {
+		return last
+	}
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
+	if current := c.current.Load(); current != last {
+		return current // another request was first
+	}
+	current := c.connect()
+	c.current.Store(current)
+	last.retire()
+	return current
+}
+
+// retire closes the connections that are not in use, and each other one when it
+// is not any more.
+func (c *connections) retire() {
+	if c.direct != nil {
+		c.direct.retire()
+	}
+	c.transport.retire()
+	c.upgrades.retire()
 }
 
 // CloseIdleConnections closes those that are not in use.
 func (c *Client) CloseIdleConnections() {
-	if c.direct != nil {
-		c.direct.closeIdle(0)
+	by := c.current.Load()
+	if by.direct != nil {
+		by.direct.closeIdle(0)
 	}
-	c.transport.closeIdle()
+	by.transport.closeIdle()
+	by.upgrades.closeIdle()
 }
 
 // maxInformational is how many informational answers one request may get.

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-var patient = Options{Timeout: time.Minute, AnswerIdle: time.Minute}
+var patient = Options{Timeout: time.Minute, AnswerIdle: time.Minute, KeepAlive: KeepAlive{Idle: time.Minute}}
 
 // held returns a request whose body is in memory.
 func held(method, target, body string) *Request {

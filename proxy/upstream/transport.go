@@ -2,8 +2,6 @@ package upstream
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -13,58 +11,67 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
-const (
-	// dialTimeout is the longest that a connection to an upstream may take, and
-	// again the longest that its TLS may.
-	dialTimeout = 10 * time.Second
-	idleTimeout = 90 * time.Second // longest that an unused connection stays open
-)
-
-// newTransport returns the connections of one route.
-func newTransport(u *URL, o Options) *http.Transport {
-	dialer := u.dialer(o)
-	protocols := new(http.Protocols)
-	if u.h2c {
-		protocols.SetUnencryptedHTTP2(true)
-	} else {
-		protocols.SetHTTP1(true)
-		protocols.SetHTTP2(true)
-	}
+// newTransport returns the connections of one route, of those protocols.
+func newTransport(u *URL, o Options, protocols *http.Protocols) *transport {
+	dial := u.dialer(o)
 	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, addr)
+			conn, err := dial(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
 			return &upstreamConn{Conn: conn}, nil
 		},
+		TLSClientConfig:     o.tlsConfig("", "h2", "http/1.1"),
 		TLSHandshakeTimeout: dialTimeout,
 		// A burst of any size leaves its connections for the next one.
 		MaxIdleConns:        0,
 		MaxIdleConnsPerHost: 4096,
-		IdleConnTimeout:     idleTimeout,
+		IdleConnTimeout:     o.Idle,
+		DisableKeepAlives:   o.Idle == 0,
 		// Only bodies that stream are announced by Expect.
 		ExpectContinueTimeout: time.Second,
 		DisableCompression:    true, // or the Transport asks for gzip and decodes it
 		Protocols:             protocols,
 	}
-	speakHTTP2(t, o)
-	return t
+	if o.proxies(u) {
+		t.Proxy = http.ProxyFromEnvironment
+	}
+	sender := &transport{RoundTripper: t, url: u, options: o, h2c: protocols.UnencryptedHTTP2()}
+	if protocols.UnencryptedHTTP2() || protocols.HTTP2() {
+		sender.pool = speakHTTP2(t, o)
+	} else {
+		t.TLSClientConfig.NextProtos = []string{"http/1.1"}
+	}
+	return sender
 }
 
-func (u *URL) dialer(o Options) *net.Dialer { return &net.Dialer{Timeout: min(dialTimeout, o.Timeout)} }
+// protocols are those that u may speak.
+func (u *URL) protocols() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(u.h2c)
+	p.SetHTTP1(!u.h2c)
+	p.SetHTTP2(!u.h2c)
+	return p
+}
+
+func http1Only() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP1(true)
+	return p
+}
 
 // transport sends by an http.RoundTripper: bodies of any size, by any protocol.
 type transport struct {
 	http.RoundTripper
 	url     *URL
 	options Options
-	proxied bool // requests go to another proxy, which is told the whole URL
+	h2c     bool       // it speaks HTTP/2 without TLS
+	proxied bool       // requests go to another proxy, which is told the whole URL
+	pool    *http2Pool // nil for none
 }
 
 // closeIdle closes the connections that are not in use.
@@ -74,11 +81,20 @@ func (t *transport) closeIdle() {
 	}
 }
 
+// retire closes the connections that are not in use, and each other one when it
+// is not any more.
+func (t *transport) retire() {
+	t.closeIdle()
+	if t.pool != nil {
+		t.pool.retire()
+	}
+}
+
 // send is [Client.Send]. What is refused unseen is sent once more.
 func (t *transport) send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
 	a := &attempt{options: t.options, watch: watch{end: end}, informer: informer{tell: req.Inform}}
 	defer a.over()
-	ctx = httptrace.WithClientTrace(ctx, a.trace(t.url.h2c))
+	ctx = httptrace.WithClientTrace(ctx, a.trace(t.h2c))
 	for sends := 1; ; sends++ {
 		res, err := t.RoundTrip(a.request(t.url.verbatim(req.Target, t.proxied), req).WithContext(ctx))
 		switch {
@@ -297,76 +313,4 @@ func (u *URL) verbatim(target string, proxied bool) *url.URL {
 		v.Opaque = path
 	}
 	return v
-}
-
-// upstreamConn is a connection to an upstream which knows what has happened on
-// it since a request got it.
-type upstreamConn struct {
-	net.Conn
-	read   atomic.Bool // something
-	wrote  atomic.Bool // something
-	closed atomic.Bool
-	ends   atomic.Pointer[attempt] // whose body is not asked for any more when it is closed
-}
-
-// begin lets it be a's, whose use of it ends with the answer.
-func (c *upstreamConn) begin(a *attempt) {
-	c.read.Store(false)
-	c.wrote.Store(false)
-	c.ends.Store(a)
-}
-
-// Close ends a wait for the client's next part of a body, too.
-func (c *upstreamConn) Close() error {
-	c.closed.Store(true)
-	if a := c.ends.Swap(nil); a != nil && a.stop != nil {
-		go a.stop() // it may wait for a read that it ends
-	}
-	return c.Conn.Close()
-}
-
-func (c *upstreamConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 {
-		c.read.Store(true)
-	}
-	return n, err
-}
-
-// Write keeps to itself that an upstream which has got a part of a request takes
-// no more of it: what it has said before that, maybe an answer, is read next, or
-// else the end of the connection.
-func (c *upstreamConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	if err != nil && c.wrote.Load() && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
-		return len(p), nil
-	}
-	if n > 0 {
-		c.wrote.Store(true)
-	}
-	return n, err
-}
-
-// CloseWrite ends one half of a tunnel.
-func (c *upstreamConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
-}
-
-// http1Conn returns the upstreamConn below conn, or nil where several requests
-// share it.
-func http1Conn(conn net.Conn, h2c bool) *upstreamConn {
-	if secure, ok := conn.(*tls.Conn); ok {
-		if secure.ConnectionState().NegotiatedProtocol == "h2" {
-			return nil
-		}
-		conn = secure.NetConn()
-	}
-	c, ok := conn.(*upstreamConn)
-	if !ok || h2c {
-		return nil
-	}
-	return c
 }

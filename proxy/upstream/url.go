@@ -17,14 +17,24 @@ import (
 // URL is a registered URL. It is a secret, since the path of a webhook is its
 // password: whatever prints a URL prints the route's name.
 type URL struct {
-	route string
-	url   *url.URL
-	h2c   bool
+	route  string
+	url    *url.URL
+	h2c    bool
+	domain string // that somebody has registered, of a host with a *; empty without
+	socket string // path of the unix socket where it listens; empty for none
 }
 
 // Parse reads the URL that route forwards to: http, https, or h2c for HTTP/2
-// without TLS. The error says what to write instead, and nothing of rawURL.
+// without TLS, or http+unix:/path and h2c+unix:/path for a socket. One label of
+// its host may be a *, for which [URL.At] puts what clients name. The error says
+// what to write instead, and nothing of rawURL.
 func Parse(route, rawURL string) (*URL, error) {
+	if scheme, path, ok := strings.Cut(rawURL, "+unix:"); ok && (scheme == "http" || scheme == "h2c") {
+		if !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || strings.ContainsAny(path, "?#\x00") {
+			return nil, errors.New("not the path of a socket: write http+unix:/path")
+		}
+		return &URL{route: route, url: &url.URL{Scheme: "http", Host: "localhost"}, h2c: scheme == "h2c", socket: path}, nil
+	}
 	u, err := url.Parse(rawURL)
 	switch {
 	case err != nil:
@@ -32,7 +42,7 @@ func Parse(route, rawURL string) (*URL, error) {
 	case u.Scheme == "" || u.Opaque != "" && u.Host == "":
 		return nil, errors.New("not a URL with a scheme: write https://host/path, env:VARIABLE or file:PATH")
 	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "h2c":
-		return nil, errors.New("unknown scheme: write http, https or h2c")
+		return nil, errors.New("unknown scheme: write http, https or h2c, or http+unix:/path")
 	case u.Hostname() == "":
 		return nil, errors.New("the URL has no host: write https://host/path")
 	case !validPort(u.Port()):
@@ -40,10 +50,15 @@ func Parse(route, rawURL string) (*URL, error) {
 	case u.Fragment != "":
 		return nil, errors.New("the URL has a fragment, which is never sent: take out what follows #")
 	}
+	registered := &URL{route: route, url: u}
+	if strings.Contains(u.Hostname(), "*") {
+		if registered.domain, err = starDomain(u.Hostname()); err != nil {
+			return nil, err
+		}
+	}
 	if u.RawPath != "" {
 		u.RawPath = escapeOdd(u.RawPath)
 	}
-	registered := &URL{route: route, url: u}
 	if u.Scheme == "h2c" {
 		u.Scheme, registered.h2c = "http", true
 	}
@@ -95,7 +110,7 @@ func (u *URL) Authorization() string {
 func (u *URL) Digest() string {
 	public := *u.url
 	public.User = nil
-	sum := sha256.Sum256(fmt.Append(nil, public.String(), " ", u.h2c))
+	sum := sha256.Sum256(fmt.Append(nil, public.String(), " ", u.h2c, u.socket))
 	return hex.EncodeToString(sum[:8])
 }
 
@@ -121,49 +136,6 @@ func (u *URL) Target(rest, query string) string {
 }
 
 func (u *URL) path() string { return u.url.EscapedPath() }
-
-// Below returns what ref, which an answer to target refers to, has behind the
-// registered URL: a path that is empty or begins with a slash, a query with its
-// question mark, and a fragment. ok is false for any other place.
-func (u *URL) Below(target, ref string) (rest string, ok bool) {
-	registered := u.url
-	base, err := (&url.URL{Scheme: registered.Scheme, Host: registered.Host}).Parse(target)
-	if err != nil {
-		base = registered
-	}
-	place, err := base.Parse(ref)
-	if err != nil || place.User != nil || place.Scheme != registered.Scheme || !strings.EqualFold(hostPort(place), hostPort(registered)) {
-		return "", false
-	}
-	rest, under := strings.CutPrefix(place.EscapedPath(), strings.TrimSuffix(u.path(), "/"))
-	if !under || rest != "" && rest[0] != '/' || Climbs(rest) {
-		return "", false
-	}
-	// The registered query is added to every request by itself.
-	query := place.RawQuery
-	if registered.RawQuery != "" {
-		if query == registered.RawQuery {
-			query = ""
-		}
-		query = strings.TrimPrefix(query, registered.RawQuery+"&")
-	}
-	if query != "" {
-		rest += "?" + query
-	}
-	if fragment := place.EscapedFragment(); fragment != "" {
-		rest += "#" + fragment
-	}
-	return rest, true
-}
-
-// hostPort returns u's host with the port that it has by default.
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = defaultPorts[u.Scheme]
-	}
-	return u.Hostname() + ":" + port
-}
 
 var defaultPorts = map[string]string{"http": "80", "https": "443"}
 

@@ -4,11 +4,13 @@
 //	interop serve                  serves the test service, and prints its address
 //	interop test ADDR PATH ROUNDS  runs all test cases that need no credentials
 //	interop call ADDR PATH         makes one call, and prints its status
+//	interop list ADDR              lists the services by server reflection, as grpcurl does
 package main
 
 import (
 	"context"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"os"
@@ -20,6 +22,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/interop"
 	pb "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/reflection"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 )
 
@@ -38,6 +42,31 @@ func main() {
 	case "call":
 		_, err := pb.NewTestServiceClient(dial(os.Args[2], os.Args[3])).EmptyCall(ctx, &pb.Empty{})
 		fmt.Println(status.Code(err), status.Convert(err).Message())
+	case "list":
+		list(ctx, dial(os.Args[2], ""))
+	}
+}
+
+// list prints the services that a server has.
+func list(ctx context.Context, conn *grpc.ClientConn) {
+	stream, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	ask := &reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}
+	if err := stream.Send(ask); err != nil {
+		log.Fatal(err)
+	}
+	answer, err := stream.Recv()
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, service := range answer.GetListServicesResponse().GetService() {
+		fmt.Println(service.GetName())
+	}
+	_ = stream.CloseSend()
+	if _, err := stream.Recv(); err != io.EOF {
+		log.Fatal(err)
 	}
 }
 
@@ -48,6 +77,7 @@ func serve() {
 	}
 	server := grpc.NewServer()
 	pb.RegisterTestServiceServer(server, interop.NewTestServer())
+	reflection.Register(server)
 	fmt.Println(listener.Addr())
 	log.Fatal(server.Serve(listener))
 }
