@@ -168,7 +168,7 @@ func newRoute(r Route) (*route, error) {
 	if r.Pool != "" {
 		rt.tag, rt.pause = r.Pool, r.Name // each upstream of a pool cools down by itself
 	}
-	rt.pauses = []string{rt.pause, rt.callerPause(&http.Request{})}
+	rt.pauses = []string{rt.pause, rt.pauseOf()}
 	rt.oneCaller, rt.preset = r.sendsCredentials(), PresetOf(r.Upstream)
 	headers := append([]string{"Content-Type", "Content-Encoding"}, r.DedupeHeaders...)
 	var policies httpsfv.List

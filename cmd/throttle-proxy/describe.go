@@ -53,7 +53,7 @@ func (c *config) describeLimits(r proxy.Route) string {
 	if text == "" {
 		text = "no limit"
 	}
-	if r.Wait > 0 && len(parts) > 0 {
+	if r.Wait > 0 && len(parts) > 0 && !r.Shadow {
 		text += fmt.Sprintf("; what would be too many waits up to %s", r.Wait)
 	}
 	for _, l := range r.Candidates {
