@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -154,7 +155,10 @@ func (p *problem) tellGRPC(h http.Header, in *http.Request) {
 // body is the problem on one line.
 func (p *problem) body() []byte {
 	o := p.begin()
-	o = o.text("type", p.reason.problemType(p.status)).text("title", p.title).number("status", int64(p.status)).text("detail", p.detail)
+	o = o.text("type", p.reason.problemType(p.status)).text("title", p.title).number("status", int64(p.status)).name("detail")
+	at := len(o)
+	o = o.quote(p.detail)
+	detail := o[at:] // which is said three times
 	o = p.members(o)
 	if p.again() {
 		o = o.decimal("retry_after", float64(milliseconds(p.wait))/1000)
@@ -172,8 +176,9 @@ func (p *problem) body() []byte {
 	if p.share > 0 {
 		o = o.text("share", "1/"+strconv.Itoa(p.share))
 	}
-	o = append(o.text("message", p.detail).name("error"), '{')
-	o = o.text("message", p.detail).text("type", p.errorType()).text("code", string(p.reason))
+	o = append(append(o.name("message"), detail...).name("error"), '{')
+	o = append(o.name("message"), detail...)
+	o = o.text("type", p.errorType()).text("code", string(p.reason))
 	return p.end(append(o, '}'))
 }
 
@@ -273,10 +278,18 @@ func (o object) decimal(name string, n float64) object {
 // quote writes a string. Ours need no escapes; what is written by others may.
 func (o object) quote(s string) object {
 	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+		if !plain[s[i]] {
 			quoted, _ := json.Marshal(s) // which cannot fail for a string
 			return append(o, quoted...)
 		}
 	}
 	return append(append(append(o, '"'), s...), '"')
 }
+
+// plain are the bytes that a JSON string has as they are.
+var plain = func() (is [256]bool) {
+	for c := ' '; c <= '~'; c++ {
+		is[c] = !strings.ContainsRune(`"\<>&`, c)
+	}
+	return is
+}()

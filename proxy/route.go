@@ -108,7 +108,7 @@ const (
 	DedupeOn  Dedupe = "on"  // every method but GET, HEAD, OPTIONS and TRACE
 	DedupeOff Dedupe = "off" // none: bodies of any size stream through
 	DedupeAll Dedupe = "all" // every method
-	DedupeKey Dedupe = "key" // those with an Idempotency-Key
+	DedupeKey Dedupe = "key" // those with an Idempotency-Key, which they always agree in
 )
 
 // ClientGone says what becomes of an exchange whose client has left.
@@ -171,6 +171,9 @@ func newRoute(r Route) (*route, error) {
 	rt.pauses = []string{rt.pause, rt.pauseOf()}
 	rt.oneCaller, rt.preset = r.sendsCredentials(), PresetOf(r.Upstream)
 	headers := append([]string{"Content-Type", "Content-Encoding"}, r.DedupeHeaders...)
+	if r.Dedupe == DedupeKey {
+		headers = append(headers, "Idempotency-Key")
+	}
 	var policies httpsfv.List
 	for _, l := range r.Limits {
 		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit, Wait: r.Wait})
