@@ -38,11 +38,16 @@ func TestTry(t *testing.T) {
 		{"no text for a terminal", "a\x1b[31m\r\n b", 200, 0, nil, ": the upstream answered: a [31m b\n"},
 		{"a refusal of the upstream's", limited, 429, exitFailed, http.Header{"Retry-After": {"3"}}, ": the upstream answered: {"},
 		{"a refusal of ours", limited, 429, exitFailed, ours, ": throttle-proxy refused it (limited): The budget is spent. This request was not sent. Come back in 3s.\n"},
+		{"a duplicate without a body", "", 204, 0, http.Header{"Proxy-Status": ours["Proxy-Status"]}, ": throttle-proxy refused it, as a duplicate\n"},
+		{"no answer", `{"reason":"upstream-timeout","detail":"It may have acted.","sent":"maybe"}`, 504, exitFailed, http.Header{"Proxy-Status": ours["Proxy-Status"]}, ": throttle-proxy has no answer (upstream-timeout): It may have acted.\n"},
 	} {
 		status, answer, header = test.status, test.answer, test.header
 		exit, stdout, stderr := execute("try slack --port " + port)
 		if exit != test.exit || (stderr == "") != (exit == 0) || !strings.Contains(stdout, test.want) || strings.Count(stdout, "\n") != 1 {
 			t.Errorf("%s: got status %d, %q and %q, want %d and %q", test.name, exit, stdout, stderr, test.exit, test.want)
+		}
+		if test.name == "no answer" && !strings.Contains(stderr, "nobody knows whether the message was taken") {
+			t.Errorf("%s: got %q", test.name, stderr)
 		}
 	}
 	if want := `POST /slack application/json {"text":"hello from throttle-proxy"}`; sent != want {
