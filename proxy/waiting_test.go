@@ -29,7 +29,7 @@ func TestWhoLeavesWhileWaitingIsNotSent(t *testing.T) {
 			<-r.events
 			server := serve(t, r.Proxy)
 			client := dial(t, server, "POST /hook HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
-			for r.waiting() == 0 {
+			for end := time.Now().Add(patience); r.waiting() == 0 && time.Now().Before(end); {
 				time.Sleep(time.Millisecond)
 			}
 			_ = client.Close()

@@ -44,7 +44,7 @@ func (c *config) describeLimits(r proxy.Route) string {
 	}
 	for _, l := range r.Concurrency {
 		part := fmt.Sprintf("%d at once%s", l.Most, describeBy(l.By))
-		if r.Pool != "" && strings.HasPrefix(l.Name, r.Pool+"-concurrency") {
+		if slices.Contains(c.atOnce[r.Pool], l) {
 			part += " (shared by pool " + r.Pool + ")"
 		}
 		parts = append(parts, part)
@@ -58,6 +58,9 @@ func (c *config) describeLimits(r proxy.Route) string {
 	}
 	for _, l := range r.Candidates {
 		text += "; only reported: " + describeLimit(l)
+		if slices.Contains(c.tried[r.Pool], l) {
+			text += " (shared by pool " + r.Pool + ")"
+		}
 	}
 	return text
 }
