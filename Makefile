@@ -11,10 +11,11 @@
 #             nothing leaves bin/release, and there needs to be no network
 # make image  the image into the local Docker, as ko.local/throttle-proxy
 # make test-deploy  what needs a Docker engine with Compose: the image and deploy/compose.yaml, run for real
+# make recording  docs/demo.svg, from what the demo says
 # make bench  Go benchmarks (RUNS of each), then the product beside a bare
-#             ReverseProxy and nginx: the first table of docs/speed.md
-# make bench-growth  how cost grows: its second table
-# make bench-memory  how memory grows, and that it does not with time: its third
+#             ReverseProxy and nginx: the table of docs/speed.md
+# make bench-growth  how cost grows: the table of docs/growth.md
+# make bench-memory  how memory grows, and that it does not with time: the table of docs/memory.md
 
 GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -28,7 +29,7 @@ RUNS        ?= 6
 export COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
 export VERSION := $(or $(shell git describe --tags --match "v[0-9]*" --dirty 2>/dev/null),snapshot-$(shell git rev-parse --short HEAD 2>/dev/null))
 
-.PHONY: build run test soak test-clients check release image test-deploy bench bench-growth bench-memory deps
+.PHONY: build run test soak test-clients check release image test-deploy bench bench-growth bench-memory recording deps
 
 # The flags of a plain `go build` and `go run`, so that they find each other's work; those for the linker alone cost
 # nothing. A release is built by itself, without cgo.
@@ -102,6 +103,9 @@ check:
 	@# The database of vulnerabilities is on the network: without it there is nothing to compare with.
 	@if curl -fsS --max-time 10 -o /dev/null https://vuln.go.dev/index/db.json; then $(GO) run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck: its database cannot be reached, skipped"; fi
+
+recording: build
+	@$(GO) run ./integration/recording bin/throttle-proxy > bin/demo.svg && mv bin/demo.svg docs/demo.svg
 
 bench: deps
 	@mkdir -p bin

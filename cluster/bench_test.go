@@ -57,12 +57,13 @@ func BenchmarkRedis_Guard(b *testing.B) {
 		return func() {
 			var f Fingerprint
 			binary.LittleEndian.PutUint64(f[:], rand.Uint64())
+			ask := ask
 			if ask.Fingerprint != nil {
 				ask.Fingerprint = &f
 			}
 			v, err := r.Admit(b.Context(), ask)
 			if err != nil || v.Outcome != Admitted {
-				b.Fatalf("got %+v, %v", v, err)
+				b.Errorf("got %+v, %v", v, err)
 			}
 			v.Grant.Release(0)
 		}
@@ -88,9 +89,12 @@ func BenchmarkRedis_Guard(b *testing.B) {
 		b.Run(bench.name, func(b *testing.B) {
 			bench.run()
 			before := cpuOf(b, client)
-			for b.Loop() {
-				bench.run()
-			}
+			b.SetParallelism(32) // asks of many at once are sent together, and cost least
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					bench.run()
+				}
+			})
 			b.ReportMetric(float64((cpuOf(b, client)-before).Microseconds())/float64(b.N), "redis-µs/op")
 		})
 	}

@@ -106,11 +106,11 @@ var (
 	documentedAs = regexp.MustCompile(`\(([^()]*)\)\.?$`) // a flag's default, at the end of its help
 )
 
-// flagTable returns the cell with the default of each flag in the tables of
-// docs/flags.md. A row begins with a flag in backquotes, and may name several.
-func flagTable(t *testing.T) map[string]string {
+// flagTable returns the cell with the default of each flag in the tables of a
+// page. A row begins with a flag in backquotes, and may name several.
+func flagTable(t *testing.T, page string) map[string]string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/flags.md")
+	text, err := os.ReadFile(root + page)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func flagTable(t *testing.T) map[string]string {
 }
 
 func TestDocumentationHasEveryFlagWithItsDefault(t *testing.T) {
-	documented := flagTable(t)
+	documented := flagTable(t, "docs/flags.md")
 	for _, flag := range flagsOf(t, "serve") {
 		cell, ok := documented[flag.Name]
 		if !ok {
@@ -150,5 +150,28 @@ func TestDocumentationHasEveryFlagWithItsDefault(t *testing.T) {
 		if !slices.Contains(names, name) {
 			t.Errorf("--%s is in the table, and no flag", name)
 		}
+	}
+}
+
+// The README has the flags of --help, each with its default.
+func TestReadmeHasTheFlagsOfHelp(t *testing.T) {
+	documented := flagTable(t, "README.md")
+	_, stdout, _ := execute("--help")
+	rows := 0
+	for _, flag := range flagsOf(t, "serve") {
+		if !strings.Contains(stdout, "\n  --"+flag.Name+" ") {
+			continue
+		}
+		rows++
+		want := flag.Default
+		if match := documentedAs.FindStringSubmatch(flag.Help); match != nil && flag.Name != "rate" {
+			want = match[1]
+		}
+		if cell, ok := documented[flag.Name]; !ok || !strings.Contains(cell, want) {
+			t.Errorf("--%s: got the default %q in the README, want %q", flag.Name, cell, want)
+		}
+	}
+	if rows == 0 || rows != len(documented) {
+		t.Errorf("got %d flags in the README, want the %d of --help", len(documented), rows)
 	}
 }

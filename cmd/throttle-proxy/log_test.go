@@ -3,11 +3,53 @@ package main
 import (
 	"io"
 	"log/slog"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"throttle-proxy/cluster"
 	"throttle-proxy/proxy"
 )
+
+// docs/operating.md has a row for each field that a request's line can have, and
+// no other.
+func TestFieldsOfTheLogAreDocumented(t *testing.T) {
+	e := &proxy.Event{
+		Route: "slack", Method: "POST", ID: "ours", RequestID: "the client's", Status: 409, Reason: proxy.ReasonDuplicate,
+		Shadowed: proxy.ReasonLimited, Holder: cluster.Holder{RequestID: "another"}, Limits: []string{"a"}, Candidates: []string{"b"},
+		Fault: "dns_error", Unknown: "slak", Nearest: "slack", Degraded: true, StoreFault: "timeout", CoolDown: 1,
+		Duration: 1, Verdict: 1, Waited: 1, Upstream: 1, ClientGone: true, UpstreamWentOn: true, Panic: "p",
+	}
+	for field := range reflect.ValueOf(*e).NumField() {
+		name := reflect.TypeOf(*e).Field(field).Name
+		if reflect.ValueOf(*e).Field(field).IsZero() && !slices.Contains([]string{"Started", "Stack", "Decisions"}, name) {
+			t.Errorf("%s is not tested here", name)
+		}
+	}
+	var got []string
+	for _, attr := range appendAttrs(nil, e) {
+		got = append(got, attr.Key)
+	}
+	page := documentation(t)[root+"docs/operating.md"]
+	_, page, _ = strings.Cut(page, "| field | meaning |")
+	page, _, _ = strings.Cut(page, "\n\n")
+	var want []string
+	for row := range strings.Lines(page) {
+		_, cells, _ := strings.Cut(row, "| ")
+		names, _, _ := strings.Cut(cells, " |")
+		for _, name := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(names, -1) {
+			want = append(want, name[1])
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
 
 func BenchmarkRequestLog(b *testing.B) {
 	observe := requestLog(slog.New(slog.NewTextHandler(io.Discard, nil)))
