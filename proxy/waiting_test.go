@@ -86,7 +86,7 @@ func TestWaitThatEnds(t *testing.T) {
 		"client leaves":         {func(_ *rig, leave context.CancelFunc) { leave() }, "client-gone"},
 		"replica ends":          {func(r *rig, _ context.CancelFunc) { r.Cut() }, "draining"},
 		"drain":                 {func(r *rig, _ context.CancelFunc) { r.options.Cluster.(*cluster.Memory).Drain(time.Second) }, "limited"},
-		"cool-down":             {func(r *rig, _ context.CancelFunc) { r.options.Cluster.Pause("hook", "", time.Hour, 503) }, "cooling-down"},
+		"cool-down":             {func(r *rig, _ context.CancelFunc) { r.options.Cluster.Pause("hook", "", 90*time.Minute, 503) }, "cooling-down"},
 		"its time comes to end": {func(*rig, context.CancelFunc) { time.Sleep(2 * time.Hour) }, "200"},
 	} {
 		bubble(t, name, func(t *testing.T) {
