@@ -43,6 +43,8 @@ type Ask struct {
 	RequestID string // told to duplicates as their holder's; without spaces
 
 	WhenUndecided WhenUndecided
+
+	patience time.Duration // longest that the whole of it waited, of which this is what is left; 0 if it is the whole
 }
 
 // needsNothing reports whether the ask is admitted whatever the others do.
@@ -106,7 +108,7 @@ type Verdict struct {
 	Share    int    // the number of replicas by which each budget was divided, if so decided under [Local]
 
 	value   string        // of the lock, for Duplicate and Held by the store
-	place   int           // of the charge that was spent, if queued
+	place   int           // of the charge that was spent, if queued; of slots that are all taken, if Busy
 	instant time.Duration // when it may be sent, on the clock of what is known, if queued
 }
 

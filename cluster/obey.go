@@ -81,7 +81,9 @@ func (k *known) controlAtLocked(now time.Duration) *control {
 func (k *known) forgetLocked() {
 	k.denials, k.spread = limiter.NewDenials(Capacity), limiter.NewSpread(Capacity)
 	k.unlocked = limiter.NewDeadlines[freeLock, struct{}](Capacity)
-	k.stirLocked()
+	for w := range k.waiting.all {
+		w.stir()
+	}
 }
 
 // controlled returns ask with the limits that operators have set, and reports

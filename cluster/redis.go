@@ -183,7 +183,7 @@ func NewRedis(o Options) (*Redis, error) {
 // the middle of it would otherwise cost the connection, and the answer.
 func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	began := r.known.now()
-	v, err := r.decide(ask)
+	v, err := r.decide(r.known.behind(ask))
 	if v.waits(ask) {
 		v, err = r.known.await(ctx, ask, v, began, r.decide)
 	}
@@ -222,7 +222,7 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 		g.lock.stored.Store(true)
 	}
 	if g != nil && g.taken != nil {
-		g.taken.stored.Store(true)
+		g.taken.toStore(r.options.LockTTL)
 	}
 	ctx, end := r.deadlines.context(r.known.now())
 	a, asked, err := r.ask(ctx, end, part, ask, g)
@@ -306,6 +306,7 @@ func (r *Redis) giveBack(g *Grant) {
 		tasks = append(tasks, r.ending(g.lock, 0))
 	}
 	r.tell(tasks...)
+	r.known.freed(g.taken)
 	r.known.askAgain(g)
 }
 
@@ -318,7 +319,7 @@ func (r *Redis) Drain(left time.Duration) { r.known.drain(left) }
 func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) {
 	ask, changed := r.known.controlled(ask)
 	v, refused = r.known.refusal(ask)
-	return r.known.told(ask, v.under(ask, changed), r.fleet.place(r.options.Replicas)), refused
+	return r.known.told(ask, v.under(ask, changed), r.fleet.place(r.options.Replicas)), refused && !v.waits(ask)
 }
 
 // Pause lets no ask that names the cool-down be admitted for d from now on, on

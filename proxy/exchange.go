@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -25,6 +23,10 @@ type exchange struct {
 	id     string
 	event  Event
 
+	nonsense *nonsense   // what a trusted proxy said in place of the client's address
+	looked   bool        // whether the operator was to be warned of it
+	asked    cluster.Ask // but for the lock
+
 	prefix    string        // in front of the upstream's paths, for the client; empty by a host route
 	labels    string        // what stands for the * of the route's URL; empty for none
 	to        *upstream.URL // where the request goes
@@ -37,8 +39,7 @@ type exchange struct {
 
 	sent    time.Time // when it was sent on; zero if it was not
 	outcome outcome
-	from    *netip.Addr // whom the request comes from, once that was asked
-	gone    bool        // the client had left by the time the upstream answered
+	gone    bool // the client had left by the time the upstream answered
 }
 
 // serve is the order of decisions.
@@ -48,7 +49,7 @@ func (x *exchange) serve() {
 		return
 	}
 	m := x.proxy.match(x.in)
-	rt := m.route
+	rt := m.route.now()
 	if rt != nil {
 		x.route, x.event.Route = rt, rt.Name
 		x.prefix, x.labels, x.to = m.prefix, m.labels, rt.Upstream
@@ -78,6 +79,7 @@ func (x *exchange) serve() {
 		x.event.Shadowed = ReasonAmbiguousField
 	}
 	ask := x.ask()
+	x.asked = ask
 	compared := rt.dedupes(x.in)
 	if !compared && !rt.Shadow { // any other may be a duplicate first, which only its body tells
 		if v, known := x.proxy.options.Cluster.Refusal(ask); known {
@@ -85,13 +87,19 @@ func (x *exchange) serve() {
 			return
 		}
 	}
-	if compared {
+	switch {
+	case compared:
 		if err := x.body.hold(x.proxy.options.MaxBody); err != nil && !x.streamsOn(err) {
 			x.refuseBody(err)
 			return
 		}
 		if x.body.isHeld() {
 			ask.Fingerprint = rt.fingerprint(x.in, x.compared(), x.body.held)
+		}
+	case ask.Wait > 0 && x.body.hidesClient():
+		if err := x.body.hold(reusable); err != nil && err != errNoMemory {
+			x.refuseBody(err)
+			return
 		}
 	}
 	if x.admit(ask) {
@@ -126,57 +134,6 @@ func (x *exchange) streamsOn(err error) bool {
 	}
 	x.event.Shadowed = reason
 	return true
-}
-
-// ask returns what the request needs, but for the lock.
-func (x *exchange) ask() cluster.Ask {
-	ask := cluster.Ask{
-		Route:         x.route.Name,
-		Tag:           x.route.tag,
-		Pauses:        x.pauses(),
-		LongestPause:  x.route.CoolDown.Longest,
-		OneCaller:     x.route.alike,
-		Charges:       x.charges(x.route.charges, x.route.Limits),
-		Candidates:    x.charges(x.route.candidates, x.route.Candidates),
-		Slots:         x.slots(),
-		Wait:          x.patience(),
-		RequestID:     x.id,
-		WhenUndecided: x.route.WhenUndecided,
-	}
-	if isPreflight(x.in) {
-		ask.Charges, ask.Candidates = nil, nil
-	}
-	return ask
-}
-
-// charges returns those of limits with their callers.
-func (x *exchange) charges(of []cluster.Charge, limits []Limit) []cluster.Charge {
-	copied := false
-	for i, l := range limits {
-		if l.By == (By{}) {
-			continue
-		}
-		if !copied {
-			of, copied = slices.Clone(of), true
-		}
-		of[i].Caller = x.caller(l.By)
-	}
-	return of
-}
-
-// slots returns what the request needs of the route's concurrency limits.
-func (x *exchange) slots() []cluster.Slot {
-	of, copied := x.route.slots, false
-	for i, c := range x.route.Concurrency {
-		if c.By == (By{}) {
-			continue
-		}
-		if !copied {
-			of, copied = slices.Clone(of), true
-		}
-		of[i].Caller = x.caller(c.By)
-	}
-	return of
 }
 
 // admit gets the verdict on ask, and answers the request unless it may go on.
@@ -251,6 +208,9 @@ func (x *exchange) forward() {
 	if !outlives {
 		defer context.AfterFunc(x.in.Context(), leave)()
 	}
+	if x.proxy.options.Sent != nil {
+		x.proxy.options.Sent(&x.event)
+	}
 	sender := x.route.sender
 	if x.route.hosts != nil {
 		client := x.route.hosts.At(x.labels)
@@ -315,6 +275,7 @@ func (x *exchange) finish() {
 		x.event.UpstreamWentOn = x.outcome.answered()
 	}
 	x.event.Duration = time.Since(x.event.Started)
+	x.event.Caller = x.knownAs()
 	defer x.leave()
 	if x.proxy.options.Observe != nil {
 		x.proxy.options.Observe(&x.event)

@@ -24,13 +24,13 @@ type Explanation struct {
 func (p *Proxy) Explain(r *http.Request, body []byte) (e Explanation, err error) {
 	x := &exchange{proxy: p, in: r, id: newID()}
 	client, _ := p.options.Trust.client(r)
-	x.from = &client
+	x.event.Client, x.looked = client, true
 	m := p.match(r)
-	if m.route == nil {
+	rt := m.route.now()
+	if rt == nil {
 		e.Reason = ReasonUnknownRoute
 		return e, nil
 	}
-	rt := m.route
 	x.route, x.labels, x.prefix = rt, m.labels, m.prefix
 	e.Route = rt.Name
 	if e.Reason = x.unfit(m, body); e.Reason != "" {

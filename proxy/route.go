@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/dunglas/httpsfv"
@@ -108,7 +109,7 @@ const (
 	DedupeOn  Dedupe = "on"  // every method but GET, HEAD, OPTIONS and TRACE
 	DedupeOff Dedupe = "off" // none: bodies of any size stream through
 	DedupeAll Dedupe = "all" // every method
-	DedupeKey Dedupe = "key" // those with an Idempotency-Key
+	DedupeKey Dedupe = "key" // those with an Idempotency-Key, which they always agree in
 )
 
 // ClientGone says what becomes of an exchange whose client has left.
@@ -129,9 +130,10 @@ type route struct {
 	oneCaller  bool     // its cool-downs are for all callers: to the upstream they are one
 	alike      bool     // equal requests are of callers with the same credentials
 	preset     Preset
-	sender     sender          // nil if there are hosts
-	hosts      *upstream.Hosts // that clients name; nil if the URL has no *
-	prefix     []string        // X-Forwarded-Prefix, which is its first
+	renewed    atomic.Pointer[route] // what stands in its place by now; nil for itself
+	sender     sender                // nil if there are hosts
+	hosts      *upstream.Hosts       // that clients name; nil if the URL has no *
+	prefix     []string              // X-Forwarded-Prefix, which is its first
 	origin     origin
 	json       *selection       // of JSON bodies; nil for all of their bytes
 	charges    []cluster.Charge // with the callers still to be filled in, as in
@@ -168,11 +170,14 @@ func newRoute(r Route) (*route, error) {
 	if r.Pool != "" {
 		rt.tag, rt.pause = r.Pool, r.Name // each upstream of a pool cools down by itself
 	}
-	rt.pauses = []string{rt.pause, rt.callerPause(&http.Request{})}
+	rt.pauses = []string{rt.pause, rt.pauseOf()}
 	rt.oneCaller, rt.preset = r.sendsCredentials(), PresetOf(r.Upstream)
 	headers := append([]string{"Content-Type", "Content-Encoding"}, r.DedupeHeaders...)
+	if r.Dedupe == DedupeKey {
+		headers = append(headers, "Idempotency-Key")
+	}
 	for _, l := range r.Limits {
-		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit, Wait: r.Wait})
+		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit})
 		headers = append(headers, l.By.headers()...)
 	}
 	for _, l := range r.Candidates {
@@ -292,10 +297,18 @@ func (rt *route) dedupes(r *http.Request) bool {
 
 // isPreflight reports whether a browser asks by r what a page may send. It costs
 // no budget: refused, it would hide the answer to the request that follows from
-// the page.
+// the page. A browser's has no body and no other method within: with one it would
+// be a way around the budget, and is a request like any other.
 func isPreflight(r *http.Request) bool {
-	return r.Method == http.MethodOptions && r.Header["Origin"] != nil && r.Header["Access-Control-Request-Method"] != nil
+	if r.Method != http.MethodOptions || r.Header["Origin"] == nil || r.Header["Access-Control-Request-Method"] == nil || r.ContentLength != 0 {
+		return false
+	}
+	return !slices.ContainsFunc(otherMethods, func(name string) bool { return r.Header[name] != nil })
 }
+
+// otherMethods are the fields by which upstreams take a request for one of another
+// method.
+var otherMethods = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
 
 // isUpgrade reports whether a request asks for another protocol, as WebSocket
 // does: by an Upgrade that its Connection names. Only HTTP/1.1 has that.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 	"unicode"
@@ -86,8 +87,11 @@ type tryCommand struct {
 
 // Run posts one message to a route of a replica on this host, and says in plain
 // words what came back. It fails unless the upstream took it.
-func (t *tryCommand) Run(p *process) error {
-	client, base, flag, err := t.client(tryTimeout)
+func (t *tryCommand) Run(p *process) error { return t.send(p, tryTimeout) }
+
+// send is Run, for as long as patience lasts.
+func (t *tryCommand) send(p *process, patience time.Duration) error {
+	client, base, flag, err := t.client(patience)
 	switch {
 	case err != nil:
 		return err
@@ -96,35 +100,54 @@ func (t *tryCommand) Run(p *process) error {
 	}
 	began := time.Now()
 	res, err := client.Post(base+"/"+t.Route, "application/json", strings.NewReader(t.Data))
+	if failed, ok := errors.AsType[*url.Error](err); ok && failed.Timeout() {
+		return fmt.Errorf("no answer within %s: it may still be waiting for its turn (--wait), or the upstream takes long (--timeout): look at the replica's log", patience)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: no replica answers there: start one with throttle-proxy --register %s=URL, in another terminal: %w", flag, t.Route, cause(err))
 	}
 	defer res.Body.Close()
 	const longest = 1 << 10 // of what is shown
 	body, _ := io.ReadAll(io.LimitReader(res.Body, longest))
-	words := plainWords(res, body)
+	words, maybe := plainWords(res, body)
 	_, _ = fmt.Fprintf(p.stdout, "%s after %s: %s\n", res.Status, time.Since(began).Round(time.Millisecond), words)
-	if res.StatusCode >= 300 {
-		return errors.New("the message was not taken")
+	switch {
+	case res.StatusCode < 300:
+		return nil
+	case maybe:
+		return errors.New("nobody knows whether the message was taken")
 	}
-	return nil
+	return errors.New("the message was not taken")
 }
 
-// plainWords says whose an answer is, and what it says.
-func plainWords(res *http.Response, body []byte) string {
-	var ours struct{ Reason, Detail string }
-	if strings.HasPrefix(res.Header.Get("Proxy-Status"), "throttle-proxy;") && json.Unmarshal(body, &ours) == nil && ours.Reason != "" {
-		words := fmt.Sprintf("throttle-proxy refused it (%s): %s", ours.Reason, ours.Detail)
-		if after := res.Header.Get("Retry-After"); after != "" {
-			words += fmt.Sprintf(" Come back in %ss.", after)
+// plainWords says whose an answer is, and what it says; and whether the message may
+// have reached the upstream though that gave no answer.
+func plainWords(res *http.Response, body []byte) (words string, maybe bool) {
+	if fault, isOurs := strings.CutPrefix(res.Header.Get("Proxy-Status"), "throttle-proxy; error="); isOurs {
+		var ours struct{ Reason, Detail, Sent string }
+		switch {
+		case json.Unmarshal(body, &ours) == nil && ours.Reason != "":
+			verb := "refused it"
+			if maybe = ours.Sent == "maybe"; maybe {
+				verb = "has no answer"
+			}
+			words = fmt.Sprintf("throttle-proxy %s (%s): %s", verb, ours.Reason, ours.Detail)
+			if todo := advice[fault]; todo != "" {
+				words += fmt.Sprintf(" %s: %s.", fault, todo)
+			}
+			if after := res.Header.Get("Retry-After"); after != "" {
+				words += fmt.Sprintf(" Come back in %ss.", after)
+			}
+			return words, maybe
+		case len(body) == 0: // by --duplicate-status 204
+			return "throttle-proxy refused it, as a duplicate", false
 		}
-		return words
 	}
 	text := strings.Join(strings.FieldsFunc(string(body), func(r rune) bool {
 		return unicode.IsSpace(r) || !unicode.IsPrint(r) // a terminal would obey some
 	}), " ")
 	if text == "" {
-		return "the upstream answered, with nothing in it"
+		return "the upstream answered, with nothing in it", false
 	}
-	return "the upstream answered: " + text
+	return "the upstream answered: " + text, false
 }

@@ -204,7 +204,7 @@ func setLimit(o *cluster.Order, r orderRequest, limits []proxy.Limit) error {
 // fill reads which budgets are to be full.
 func fill(o *cluster.Order, r orderRequest, limits []proxy.Limit) error {
 	if r.Caller != "" && !callerDigest.MatchString(r.Caller) {
-		return errors.New("--caller: write the 32 digits by which the log calls the caller")
+		return errors.New("--caller: write the 32 digits that explain tells, as of a request of that caller")
 	}
 	for _, l := range limits {
 		byCaller := l.By != (proxy.By{})
