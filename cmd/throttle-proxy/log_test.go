@@ -34,7 +34,7 @@ func TestFieldsOfTheLogAreDocumented(t *testing.T) {
 		got = append(got, attr.Key)
 	}
 	page := documentation(t)[root+"docs/operating.md"]
-	_, page, _ = strings.Cut(page, "| field | meaning |")
+	_, page, _ = strings.Cut(page, "| name | meaning |")
 	page, _, _ = strings.Cut(page, "\n\n")
 	var want []string
 	for row := range strings.Lines(page) {
