@@ -38,12 +38,16 @@ func (x *exchange) refuseUnknownRoute(name string) {
 	if len(name) > longest {
 		name = name[:longest] + "…"
 	}
-	const whatNameIs = ". NAME is what the replica was started with, as in --register NAME=URL; its log says which is nearest."
-	detail := "Use /NAME: no route " + strconv.Quote(name)
+	whatNameIs := ". NAME is what the replica was started with, as in --register NAME=URL"
+	detail := "Use /NAME: this path names no route"
+	if name != "" {
+		detail = "Use /NAME: no route " + strconv.Quote(name)
+		whatNameIs += "; its log says which is nearest"
+	}
 	if len(x.proxy.hosts.exact)+len(x.proxy.hosts.wild) > 0 || !strings.HasPrefix(x.in.RequestURI, "/") {
 		detail += ", and no --host for the host of this request"
 	}
-	x.reply(problem{reason: ReasonUnknownRoute, detail: detail + whatNameIs})
+	x.reply(problem{reason: ReasonUnknownRoute, detail: detail + whatNameIs + "."})
 }
 
 // refuseVerdict answers a request that the cluster refused.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,6 +79,7 @@ func (f *flags) parse(env environment) (*config, error) {
 			set(&c.routes[i])
 		}
 	}
+	c.warnOfWaits(f.Wait)
 	f.parseStore(p, c)
 
 	if f.Admin != "off" {
@@ -123,6 +125,17 @@ func (f *flags) parseBounds(p *parsing, c *config) {
 	c.maxInFlight = int64(read(p, "max-in-flight", f.MaxInFlight, number("exchanges", math.MaxInt32)))
 	c.drainDelay = read(p, "drain-delay", f.DrainDelay, parseDelay)
 	c.drainTimeout = read(p, "drain-timeout", f.DrainTimeout, parseTime)
+}
+
+// warnOfWaits tells of routes that --wait names, and that have nothing to wait
+// for.
+func (c *config) warnOfWaits(values []string) {
+	for _, r := range c.routes {
+		named := slices.ContainsFunc(values, func(v string) bool { return strings.HasPrefix(v, r.Name+"=") })
+		if named && r.Wait > 0 && len(r.Limits)+len(r.Concurrency) == 0 {
+			c.warnings = append(c.warnings, fmt.Sprintf("--wait: %s has no limit that it could wait for: write --rate %[1]s=N/PERIOD or --concurrency %[1]s=N", r.Name))
+		}
+	}
 }
 
 func notDigit(r rune) bool { return r < '0' || r > '9' }
