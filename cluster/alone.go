@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -48,7 +49,10 @@ func (r *Redis) decideAlone(ask Ask, g *Grant, part *part) (v Verdict, share int
 	r.known.mu.Lock()
 	defer r.known.mu.Unlock()
 	now := r.known.now()
-	alone := part.alone(now, r.fleet.live(r.options.Replicas), charges)
+	alone, began := part.alone(now, r.fleet.live(r.options.Replicas), charges)
+	if began {
+		r.spendPlacesLocked(part, alone, now)
+	}
 	spent := &spentHere{owes: &owes{debts: part.debts, charges: charges, replicas: alone.replicas}}
 	var slots []Slot
 	if ask.WhenUndecided == Local {
@@ -57,7 +61,7 @@ func (r *Redis) decideAlone(ask Ask, g *Grant, part *part) (v Verdict, share int
 		}
 		spent.budgets, spent.charges = alone.budgets, make([]limiter.Charge, len(charges))
 		for i, c := range charges {
-			spent.charges[i] = limiter.Charge{Key: c.Key, Limit: c.Limit.Share(alone.replicas), ByCaller: c.ByCaller}
+			spent.charges[i] = alone.share(c)
 		}
 	}
 	v = r.known.decideLocked(ask, g, slots, spent, now)
@@ -85,13 +89,32 @@ type solo struct {
 // other asks, and maybe theirs too.
 const soloIdle = time.Second
 
-// alone returns how to decide an ask of charges without the store. Its budgets
+// share is c of a replica's share.
+func (s *solo) share(c limiter.Charge) limiter.Charge {
+	c.Limit = c.Limit.Share(s.replicas)
+	return c
+}
+
+// spendPlacesLocked spends from the shares of s, which have just begun, what those
+// will use here that wait for a place in a budget of p: sent while it is away, they
+// are part of what is admitted without it.
+func (r *Redis) spendPlacesLocked(p *part, s *solo, now time.Duration) {
+	for w := range r.known.waiting.all {
+		if w.place >= 0 && r.partOf(w.ask.Tag) == p {
+			charges := chargesOf(w.ask.Tag, w.ask.Charges[w.place:w.place+1])
+			s.budgets.Reserve(now, []limiter.Charge{s.share(charges[0])}, math.MaxInt64)
+		}
+	}
+}
+
+// alone returns how to decide an ask of charges without the store, and whether
+// that begins now. Its budgets
 // begin empty, so that an outage hands out no burst, and last for as long as it is
 // away. Where only some asks get no answer, as for one key or from a store that
 // fails now and then, they last while such asks follow each other: within
 // soloIdle, or by the time in which a share earns two requests. Else the next to
 // come would find all that was saved up since.
-func (p *part) alone(now time.Duration, replicas int, charges []limiter.Charge) *solo {
+func (p *part) alone(now time.Duration, replicas int, charges []limiter.Charge) (s *solo, began bool) {
 	away := p.away()
 	if p.solo != nil {
 		idle := soloIdle
@@ -103,11 +126,11 @@ func (p *part) alone(now time.Duration, replicas int, charges []limiter.Charge) 
 			p.solo = nil
 		}
 	}
-	if p.solo == nil {
+	if began = p.solo == nil; began {
 		p.solo = &solo{replicas: replicas, budgets: limiter.NewEmptyBudgets(Capacity, now)}
 	}
 	p.solo.used, p.solo.away = now, away
-	return p.solo
+	return p.solo, began
 }
 
 // owed returns the tasks to charge what was admitted without p.
@@ -123,7 +146,7 @@ func (r *Redis) owed(p *part) (tasks []*task) {
 
 // charging is the task to charge what was spent while the store was away.
 func (r *Redis) charging(d limiter.Debt) *task {
-	return &task{class: sums.ofCallers(d.ByCaller), tag: tagOf(d.Key), script: chargeScript, what: debt{d, r.limitArgs(d.Limit, 0)}, forget: d.End}
+	return &task{class: sums.ofCallers(d.ByCaller), tag: tagOf(d.Key), script: chargeScript, what: debt{d, r.limitArgs(d.Limit, d.Wait)}, forget: d.End}
 }
 
 // debt is what is owed to a budget of the store.

@@ -84,7 +84,7 @@ func TestRedis_IsAlone(t *testing.T) {
 		alone(true, time.Minute+time.Second)
 		hold := storedLock(request("a"))
 		r.known.addLocked(hold, r.known.now())
-		r.known.release(hold, time.Hour)
+		r.known.release(&Grant{lock: hold}, time.Hour)
 		alone(false, 50*time.Minute)
 		alone(true, 10*time.Minute)
 		time.Sleep(2 * beatExpiry)

@@ -42,6 +42,8 @@ type Ask struct {
 	RequestID string // told to duplicates as their holder's; without spaces
 
 	WhenUndecided WhenUndecided
+
+	patience time.Duration // longest that the whole of it waited, of which this is what is left; 0 if it is the whole
 }
 
 // needsNothing reports whether the ask is admitted whatever the others do.
@@ -101,7 +103,7 @@ type Verdict struct {
 	Fault    string // why, by [FaultOf]
 	Share    int    // the number of replicas by which each budget was divided, if so decided under [Local]
 
-	place   int           // of the charge that was spent, if queued
+	place   int           // of the charge that was spent, if queued; of slots that are all taken, if Busy
 	instant time.Duration // when it may be sent, on the clock of what is known, if queued
 }
 

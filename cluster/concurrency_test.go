@@ -16,7 +16,7 @@ func TestRedis_TripsOfRequestsThatWait(t *testing.T) {
 	var m meter
 	r := join(t, server.URL(), Options{Connect: m.connect(t, server.URL())})
 	eventually(t, "alone", func() bool { return r.Status().Live == 1 })
-	paced, free := charge("paced", "20/s,burst=1"), charge("free", "100/h")
+	paced, free := charge("paced", "2/s,burst=1"), charge("free", "100/h")
 	admit(t, r, unlocked(paced))
 	for _, step := range []struct {
 		name string
@@ -30,7 +30,7 @@ func TestRedis_TripsOfRequestsThatWait(t *testing.T) {
 		{"a slot, and no wait for a budget", slotted(request("e", free), 5), 1},
 	} {
 		m.reset()
-		v := ask(t, r, waiting(step.ask, time.Minute))
+		v := ask(t, r, patient(step.ask, time.Minute))
 		if scripts, gets := m.read(); v.Outcome != Admitted || scripts != step.want || gets != 0 {
 			t.Errorf("%s: got outcome %d with %d scripts and %d gets, want %d", step.name, v.Outcome, scripts, gets, step.want)
 		}
@@ -83,7 +83,7 @@ func TestRedis_SlotsOfAReplicaThatIsGoneEndWithTheirTTL(t *testing.T) {
 	link.Refuse()
 	link.Cut()
 	expect(t, r, Busy, slotted(unlocked(), 3))
-	v := ask(t, r, waiting(slotted(unlocked(), 3), time.Minute))
+	v := ask(t, r, patient(slotted(unlocked(), 3), time.Minute))
 	if v.Outcome != Admitted || v.Used[0] != 1 {
 		t.Errorf("got %+v, want all of them free", v)
 	}
@@ -150,7 +150,7 @@ func TestRedis_WhoWaitsGoesAlsoWhileTheStoreIsAway(t *testing.T) {
 	done := make(chan reply, 2)
 	for range cap(done) {
 		go func() {
-			v, err := r.Admit(context.Background(), waiting(by(Closed, unlocked(limit)), time.Minute))
+			v, err := r.Admit(context.Background(), patient(by(Closed, unlocked(limit)), time.Minute))
 			done <- reply{Verdict: v, err: err}
 		}()
 	}

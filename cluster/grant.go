@@ -76,6 +76,9 @@ func newGrant(ask Ask, owner granter) *Grant {
 // Locked reports whether equal requests are refused until the grant ends.
 func (g *Grant) Locked() bool { return g != nil && g.lock != nil }
 
+// lost reports whether the lock was another's when it was last renewed.
+func (g *Grant) lost() bool { return g.Locked() && g.lock.lost.Load() }
+
 // and returns g with what the same ask was granted later.
 func (g *Grant) and(later *Grant) *Grant {
 	if g == nil {

@@ -155,7 +155,16 @@ func readAnswer(ask Ask, reply []any) (a answer, err error) {
 		return a, nil
 	case outcome == busy && len(about) == len(ask.Slots):
 		a.Outcome = Busy
-		return a, a.readUsed(about)
+		if err := a.readUsed(about); err != nil {
+			return a, err
+		}
+		for i, slot := range ask.Slots {
+			if a.Used[i] >= slot.Most {
+				a.place = i
+				return a, nil
+			}
+		}
+		return answer{}, errReply(reply)
 	case outcome == limited && len(about) == len(ask.Charges):
 		a.Outcome = Limited
 		return a, a.readBudgets(ask, about, -1)
@@ -199,6 +208,10 @@ func (a *answer) readUsed(replies []any) error {
 // readCandidates reads what each candidate replied.
 func (a *answer) readCandidates(ask Ask, replies []any) error {
 	for i, c := range ask.Candidates {
+		if replies[i] == nil { // its key is no budget
+			a.Candidates = append(a.Candidates, limiter.Decision{})
+			continue
+		}
 		budget, err := c.Limit.ReadReply(replies[i], false)
 		if err != nil {
 			return err

@@ -18,13 +18,16 @@
 --              0; not 0 if it would wait for slots
 -- ARGV[8]      how many candidates
 -- ARGV[9]      the longest cool-down in milliseconds; 0 for no bound
--- ARGV[10...]  with slots: their owner's token, and of each kind how many there are
+-- ARGV[10...]  with slots: their owner's token, which begins with the TTL that its
+--              slots have, and of each kind how many there are, or 0 for one that
+--              waits after others
 --              then three for each budget: burst, interval and furthest, as spend
 --              takes them
 --
 -- Returns one of
 --   {ADMITTED, now, used..., reply..., candidate's...}  with how many slots of each
---       kind are taken, this one's with them, and what spend replied for each limit
+--       kind are taken, this one's with them, and what spend replied for each limit;
+--       of a candidate whose key is no budget nil
 --   {WAITING, now, which, reply..., candidate's...}  it may be sent when the limit
 --       with that index, counted from 1, allows it, and has its place there and the
 --       lock, but nothing of the other limits and no slot
@@ -96,7 +99,13 @@ local slots = tonumber(ARGV[6])
 for i = 1, slots do
   local key = KEYS[at + i - 1]
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-  redis.call('ZREMRANGEBYSCORE', key, now + ARGV[4] * 2000, '+inf') -- the clock stepped back
+  -- One that ends later than its own TTL lets it is from before the clock was set back.
+  local late = redis.call('ZRANGE', key, now + ARGV[4] * 2000, '+inf', 'BYSCORE', 'WITHSCORES')
+  for j = 1, #late, 2 do
+    if late[j + 1] - now > (tonumber(string.match(late[j], '^%d+')) or 0) * 2000 then
+      redis.call('ZREM', key, late[j])
+    end
+  end
   answer[2 + i] = redis.call('ZCARD', key)
   if answer[2 + i] >= tonumber(ARGV[arg + i]) then
     answer[1] = BUSY
@@ -113,15 +122,14 @@ if slots > 0 then
 end
 
 local function ask(key)
-  local s = spend(key, ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], time)
-  answer[#answer + 1], arg = s, arg + 3
-  return s
+  arg = arg + 3
+  return spend(key, ARGV[arg - 3], ARGV[arg - 2], ARGV[arg - 1], time)
 end
 
 local spent, candidates = {}, #KEYS - ARGV[8] + 1
 for i = at + slots, candidates - 1 do
   local s = ask(KEYS[i])
-  spent[#spent + 1] = s
+  spent[#spent + 1], answer[#answer + 1] = s, s
   if s[1] == 0 then
     answer[1] = LIMITED
   end
@@ -147,7 +155,10 @@ else
 end
 take_lock()
 for i = candidates, #KEYS do
-  local s = ask(KEYS[i])
-  write({s}, s[1] == 1)
+  local known, s = pcall(ask, KEYS[i]) -- or the key is no budget, which refuses nobody
+  if known then
+    write({s}, s[1] == 1)
+  end
+  answer[#answer + 1] = known and s
 end
 return answer

@@ -50,7 +50,7 @@ func (a Ask) candidates() []limiter.Charge { return chargesOf(a.Tag, a.Candidate
 func chargesOf(tag string, of []Charge) []limiter.Charge {
 	charges := make([]limiter.Charge, len(of))
 	for i, c := range of {
-		charges[i] = limiter.Charge{Key: c.rateKey(tag), Limit: c.Limit, ByCaller: c.Caller != ""}
+		charges[i] = limiter.Charge{Key: c.rateKey(tag), Limit: c.Limit, Wait: c.Wait, ByCaller: c.Caller != ""}
 	}
 	return charges
 }

@@ -28,7 +28,7 @@ type known struct {
 	mu       sync.Mutex // also of the budgets by which this replica decides alone
 	locks    locks
 	slots    slots
-	waiting  map[*waiter]struct{}
+	waiting  waiting
 	drained  time.Duration    // when the process ends; 0 while it is not known
 	denials  *limiter.Denials // by a budget's key
 	spread   *limiter.Spread  // likewise
@@ -43,7 +43,7 @@ func newKnown(replica string) *known {
 		believed: math.MaxInt64,
 		locks:    locks{known: make(map[lockID]*lock)},
 		slots:    newSlots(),
-		waiting:  make(map[*waiter]struct{}),
+		waiting:  newWaiting(),
 		denials:  limiter.NewDenials(Capacity),
 		spread:   limiter.NewSpread(Capacity),
 		pauses:   newPauses(),
@@ -65,8 +65,8 @@ func (k *known) decideLocked(ask Ask, g *Grant, slots []Slot, spent *spentHere, 
 		return v
 	}
 	v := Verdict{Outcome: Admitted, Grant: g}
-	if full := k.slots.full(ask.Tag, slots); full != "" {
-		v.Outcome, v.Used = Busy, k.slots.usedOf(ask)
+	if full := k.slots.full(ask.Tag, slots); full >= 0 {
+		v.Outcome, v.place, v.Used = Busy, full, k.slots.usedOf(ask)
 		if ask.Wait == 0 {
 			v.Grant = nil
 			return v
@@ -113,8 +113,9 @@ func (k *known) refusal(ask Ask) (v Verdict, refused bool) {
 	if v, refused := k.coolingLocked(ask, now); refused {
 		return v, true
 	}
-	if ask.Wait == 0 && k.slots.full(ask.Tag, ask.Slots) != "" {
-		return Verdict{Outcome: Busy}, true
+	// One that waits takes its lock from the store first, if it wants one.
+	if full := k.slots.full(ask.Tag, ask.Slots); full >= 0 && (ask.Wait == 0 || ask.Fingerprint == nil) {
+		return Verdict{Outcome: Busy, place: full}, true
 	}
 	return k.limitedLocked(ask, now)
 }
@@ -149,139 +150,8 @@ func (k *known) coolingLocked(ask Ask, now time.Duration) (v Verdict, refused bo
 	return v, refused
 }
 
-func (k *known) limitedLocked(ask Ask, now time.Duration) (v Verdict, refused bool) {
-	k.denials.Expire(now)
-	if k.denials.Len() == 0 {
-		return Verdict{}, false
-	}
-	for i, c := range ask.Charges {
-		if next, ok := k.denials.Next(c.rateKey(ask.Tag), now); ok && next-now > ask.Wait {
-			if !refused {
-				v, refused = Verdict{Outcome: Limited, Decisions: make([]limiter.Decision, len(ask.Charges))}, true
-			}
-			v.Decisions[i] = limiter.Decision{NextAfter: next - now}
-		}
-	}
-	return v, refused
-}
-
-// told is v, on ask, with what its caller is told to wait if it is limited. place
-// is this replica's among those that decide by the same budgets. To be called once
-// for each verdict that somebody is told: the next one is told to come later.
-func (k *known) told(ask Ask, v Verdict, place limiter.Place) Verdict {
-	if v.Outcome != Limited {
-		return v
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.toldLocked(ask, v, place)
-}
-
-func (k *known) toldLocked(ask Ask, v Verdict, place limiter.Place) Verdict {
-	if v.Outcome != Limited {
-		return v
-	}
-	now := k.now()
-	for i, d := range v.Decisions {
-		if !d.Refused() {
-			continue
-		}
-		c := ask.Charges[i]
-		limit := c.Limit.Share(max(1, v.Share))
-		// Who may wait is told when it would be let wait.
-		next := now + max(time.Microsecond, d.NextAfter-ask.Wait)
-		v.Wait = max(v.Wait, k.spread.Wait(c.rateKey(ask.Tag), limit, place, now, next))
-	}
-	return v
-}
-
-// freeLock is a lock that was found to be free, and until when something refused
-// all who want it.
-type freeLock struct {
-	lockID
-	refused time.Duration
-}
-
-// isUnlocked reports whether the lock of ask is known not to be taken anywhere, and
-// until when all equal asks are refused. It cannot be taken for as long as what
-// refuses them all is what did so when the lock was looked for: a budget that all
-// callers share, or the cool-down of all of them. But another replica may have
-// given back to that budget, or have begun with another limit: so it is known for
-// no longer than replicas take to know of each other.
-func (k *known) isUnlocked(ask Ask) (unlocked bool, refused time.Duration) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	now := k.now()
-	refused = k.allRefusedLocked(ask, now)
-	until, _, ok := k.unlocked.Get(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused})
-	return ok && until > now, refused
-}
-
-// foundUnlocked remembers that the lock of ask was not taken when it was looked
-// for. refused is until when all equal asks were refused before that: what refuses
-// them since may have begun after somebody took it.
-func (k *known) foundUnlocked(ask Ask, refused time.Duration) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.foundUnlockedLocked(ask, refused, k.now())
-}
-
-func (k *known) foundUnlockedLocked(ask Ask, refused, now time.Duration) {
-	k.unlocked.Expire(now)
-	if ask.Fingerprint != nil && refused > now {
-		k.unlocked.Set(freeLock{lockID{ask.Tag, *ask.Fingerprint}, refused}, min(refused, now+beatInterval), struct{}{})
-	}
-}
-
-// allRefusedLocked returns until when all asks that are equal to ask are refused,
-// by what is known; 0 if they are not. It changes with what refuses them.
-func (k *known) allRefusedLocked(ask Ask, now time.Duration) (until time.Duration) {
-	for i, name := range ask.Pauses {
-		if i == 0 || ask.OneCaller {
-			until = max(until, k.pauses.get(pauseID{ask.Tag, name}).until)
-		}
-	}
-	for _, c := range ask.Charges {
-		if c.Caller == "" {
-			next, _ := k.denials.Next(c.rateKey(ask.Tag), now)
-			until = max(until, next)
-		}
-	}
-	return until
-}
-
-// deny remembers the refusals of budgets that were asked at an instant, and that
-// the ask's lock was not taken, which they were asked after.
-func (k *known) deny(ask Ask, decisions []limiter.Decision, asked time.Duration) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.denyLocked(ask, decisions, asked)
-	now := k.now()
-	k.foundUnlockedLocked(ask, k.allRefusedLocked(ask, now), now)
-}
-
-func (k *known) denyLocked(ask Ask, decisions []limiter.Decision, asked time.Duration) {
-	for i, d := range decisions {
-		if !d.Allowed {
-			k.denials.Set(ask.Charges[i].rateKey(ask.Tag), asked+d.NextAfter, asked+min(d.NextAfter, k.believed))
-		}
-	}
-}
-
-// askAgain has the budgets of a grant asked again, which are given back to.
-func (k *known) askAgain(g *Grant) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	now := k.now()
-	for _, c := range g.charges {
-		key := c.rateKey(g.tag)
-		if _, denied := k.denials.Next(key, now); denied {
-			k.denials.Set(key, now, now)
-		}
-	}
-}
-
-// giveBack gives back what a grant has spent here.
+// giveBack gives back what a grant has spent here, but for its slots, which are
+// free once [known.freed] is told so.
 func (k *known) giveBack(g *Grant) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -291,16 +161,15 @@ func (k *known) giveBack(g *Grant) {
 	if g.lock != nil {
 		k.endLocked(g.lock, 0)
 	}
-	if g.taken != nil {
-		k.slots.end(g.taken)
-	}
+	k.slots.end(g.taken)
 }
 
-// freed has what waits for slots asked again, which are free now.
+// freed frees the slots of an exchange that has ended, for those that wait for
+// them.
 func (k *known) freed(t *taken) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.slots.end(t)
+	k.slots.free(t)
 }
 
 // pause remembers a cool-down, and only ever extends one.
@@ -308,9 +177,18 @@ func (k *known) pause(tag, name string, d time.Duration, status int) coolDown {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p := coolDown{k.now() + d, status}
-	k.pauses.extend(pauseID{tag, name}, p)
-	k.stirLocked()
+	k.coolLocked(pauseID{tag, name}, p)
 	return p
+}
+
+// coolLocked extends a cool-down, and has those look that wait and are under it.
+func (k *known) coolLocked(id pauseID, by coolDown) {
+	if !k.pauses.extend(id, by) {
+		return
+	}
+	for w := range k.waiting.under[id] {
+		w.stir()
+	}
 }
 
 // cool remembers the cool-downs that a store told of when it was asked: what is
@@ -320,8 +198,7 @@ func (k *known) cool(ask Ask, left []coolDown, asked time.Duration) {
 	defer k.mu.Unlock()
 	for i, p := range left {
 		if p.until > 0 {
-			k.pauses.extend(pauseID{ask.Tag, ask.Pauses[i]}, coolDown{asked + p.until, p.status})
-			k.stirLocked()
+			k.coolLocked(pauseID{ask.Tag, ask.Pauses[i]}, coolDown{asked + p.until, p.status})
 		}
 	}
 	now := k.now()
@@ -355,11 +232,13 @@ func (k *known) addLocked(lock *lock, now time.Duration) {
 	k.locks.add(lock)
 }
 
-// release ends lock's exchange and begins its hold.
-func (k *known) release(lock *lock, hold time.Duration) {
+// release ends g's exchange and begins the hold of its lock. Its slots are free
+// once [known.freed] is told so.
+func (k *known) release(g *Grant, hold time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.endLocked(lock, hold)
+	k.endLocked(g.lock, hold)
+	k.slots.end(g.taken)
 }
 
 func (k *known) endLocked(lock *lock, hold time.Duration) {

@@ -17,7 +17,8 @@ type limitChange struct {
 // were charged last: was is nil, or what each was. Each change is told once.
 func (r *Redis) tellLimitChanges(ask Ask, was []limiter.Former) {
 	for i, was := range was {
-		if was == (limiter.Former{}) {
+		was, known := was.Before(ask.Charges[i].Limit, ask.Charges[i].Wait)
+		if !known {
 			continue
 		}
 		change := limitChange{ask.Tag, ask.Charges[i].Name, was, ask.Charges[i].Limit}
@@ -25,7 +26,9 @@ func (r *Redis) tellLimitChanges(ask Ask, was []limiter.Former) {
 			continue
 		}
 		rate := change.is
-		rate.Burst = rate.Rate // which is how none is named
+		if rate.Burst = rate.Rate; rate.Strict { // which is how none is named
+			rate.Burst = 1
+		}
 		told := r.changes.tell(Change{
 			Kind:  LimitChanged,
 			Tag:   change.tag,

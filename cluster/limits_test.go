@@ -15,24 +15,29 @@ func TestRedis_ChangedLimits(t *testing.T) {
 		spent    int
 		longest  time.Duration // until the next is admitted
 		told, of string
+		wait     time.Duration // for it, before and after
 	}{
-		"a raise":          {"1/10s", "10/s,burst=20", 1, 0, "10/s burst 20", "6/m burst 1"},
-		"a raise, spent":   {"100/h", "1000/h,burst=100", 100, 3600 * time.Millisecond, "1000/h burst 100", "100/h burst 100"},
-		"from 1/m":         {"1/m", "1/s,burst=1", 1, time.Second, "1/s burst 1", "1/m burst 1"},
-		"days to hours":    {"1000/d", "1000/h", 300, 0, "1000/h burst 1000", "1000/d burst 1000"},
-		"a cut":            {"10/m,burst=5", "1/m,burst=5", 3, 0, "1/m burst 5", "10/m burst 5"},
-		"a cut, and spent": {"10/m,burst=5", "1/m,burst=2", 5, 24 * time.Second, "1/m burst 2", "10/m burst 5"},
+		"a raise":          {"1/10s", "10/s,burst=20", 1, 0, "10/s burst 20", "6/m burst 1", 0},
+		"a raise, spent":   {"100/h", "1000/h,burst=100", 100, 3600 * time.Millisecond, "1000/h burst 100", "100/h burst 100", 0},
+		"from 1/m":         {"1/m", "1/s,burst=1", 1, time.Second, "1/s burst 1", "1/m burst 1", 0},
+		"days to hours":    {"1000/d", "1000/h", 300, 0, "1000/h burst 1000", "1000/d burst 1000", 0},
+		"a cut":            {"10/m,burst=5", "1/m,burst=5", 3, 0, "1/m burst 5", "10/m burst 5", 0},
+		"a cut, and spent": {"10/m,burst=5", "1/m,burst=2", 5, 24 * time.Second, "1/m burst 2", "10/m burst 5", 0},
+		"with a wait":      {"10/m,burst=5", "1/m,burst=5", 3, 0, "1/m burst 5", "10/m burst 5", time.Hour},
+		"to a strict one":  {"10/m", "10/m,strict", 1, 7 * time.Second, "10/m,strict burst 1", "10/m burst 10", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startRedis(t)
 			old := join(t, server.URL(), Options{})
+			was, is := charge("slack", test.was), charge("slack", test.is)
+			was.Wait, is.Wait = test.wait, test.wait
 			for range test.spent {
-				admit(t, old, unlocked(charge("slack", test.was)))
+				admit(t, old, unlocked(was))
 			}
 			told := newChanges()
 			r := join(t, server.URL(), Options{Observe: told.observe})
-			v := ask(t, r, unlocked(charge("slack", test.is)))
+			v := ask(t, r, unlocked(is))
 			change := told.next(t, LimitChanged)
 			if change.Tag != "slack" || change.Limit != "slack" || change.Is != test.told || change.Was != test.of {
 				t.Errorf("got %+v, want %s, was %s", change, test.told, test.of)
@@ -41,12 +46,25 @@ func TestRedis_ChangedLimits(t *testing.T) {
 				t.Errorf("got %+v, want the next within %v", v, test.longest)
 			}
 			// Side by side each finds the other's again.
-			ask(t, old, unlocked(charge("slack", test.was)))
-			ask(t, join(t, server.URL(), Options{}), unlocked(charge("slack", test.is)))
-			ask(t, r, unlocked(charge("slack", test.is)))
+			ask(t, old, unlocked(was))
+			ask(t, join(t, server.URL(), Options{}), unlocked(is))
+			ask(t, r, unlocked(is))
 			told.none(t)
 		})
 	}
+}
+
+// A wait is no limit: another is told of none.
+func TestRedis_ChangedWaitIsNoChangedLimit(t *testing.T) {
+	server := startRedis(t)
+	told := newChanges()
+	r := join(t, server.URL(), Options{Observe: told.observe})
+	for _, wait := range []time.Duration{0, time.Minute, time.Hour} {
+		c := charge("slack", "10/m")
+		c.Wait = wait
+		admit(t, r, unlocked(c))
+	}
+	told.none(t)
 }
 
 // A change that nobody took was not told.

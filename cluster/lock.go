@@ -42,7 +42,7 @@ type lock struct {
 	stored   atomic.Bool // the store may have it
 	doubtful atomic.Bool // the store may get to take it only after it was told of the end
 	renewing atomic.Bool // the store is being asked to renew it
-	lost     bool        // found another's; the run loop's
+	lost     atomic.Bool // found another's; written by the run loop alone
 
 	// Guarded by known.mu.
 	until time.Duration // the end of its hold; 0 while the exchange is under way
@@ -111,7 +111,7 @@ func parseHolder(value string, now time.Duration) (h Holder, held bool) {
 // lock that is about to go, and with slots in any case. Of a hold it is told also
 // where it never had the lock.
 func (r *Redis) release(g *Grant, hold time.Duration) {
-	r.known.release(g.lock, hold)
+	r.known.release(g, hold)
 	awaited := r.freeing(g.taken)
 	switch {
 	case g.lock == nil:
@@ -121,9 +121,7 @@ func (r *Redis) release(g *Grant, hold time.Duration) {
 		awaited = append(awaited, r.ending(g.lock, 0))
 	}
 	r.tell(awaited...)
-	if g.taken != nil {
-		r.known.freed(g.taken)
-	}
+	r.known.freed(g.taken)
 }
 
 // ending is the task to release lock, or to turn it into a hold.

@@ -24,7 +24,7 @@ func NewMemory(replica string) *Memory {
 // takes at most ask.Wait. The error is nil, or why ctx has ended while it waited.
 func (m *Memory) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	began := m.known.now()
-	v, err := m.decide(ask)
+	v, err := m.decide(m.known.behind(ask))
 	if v.waits(ask) {
 		return m.known.await(ctx, ask, v, began, m.decide)
 	}
@@ -58,7 +58,7 @@ func (m *Memory) decide(ask Ask) (Verdict, error) {
 // it says nothing.
 func (m *Memory) Refusal(ask Ask) (v Verdict, refused bool) {
 	v, refused = m.known.refusal(ask)
-	return m.known.told(ask, v, limiter.Alone), refused
+	return m.known.told(ask, v, limiter.Alone), refused && !v.waits(ask)
 }
 
 // Pause lets no ask that names the cool-down be admitted for d from now on: its
@@ -72,14 +72,13 @@ func (m *Memory) Pause(tag, name string, d time.Duration, status int) {
 func (m *Memory) Drain(left time.Duration) { m.known.drain(left) }
 
 func (m *Memory) release(g *Grant, hold time.Duration) {
-	m.known.release(g.lock, hold)
-	if g.taken != nil {
-		m.known.freed(g.taken)
-	}
+	m.known.release(g, hold)
+	m.known.freed(g.taken)
 }
 
 func (m *Memory) giveBack(g *Grant) {
 	m.known.giveBack(g)
+	m.known.freed(g.taken)
 	m.known.askAgain(g)
 }
 

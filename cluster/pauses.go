@@ -58,16 +58,18 @@ func (p *pauses) get(id pauseID) coolDown {
 	return coolDown{all, status}
 }
 
-// extend lets a cool-down last as long as its extension, if it does not last longer.
-func (p *pauses) extend(id pauseID, by coolDown) {
+// extend lets a cool-down last as long as its extension, and reports whether it
+// did not already.
+func (p *pauses) extend(id pauseID, by coolDown) (extended bool) {
 	if by.until <= p.get(id).until {
-		return
+		return false
 	}
 	if p.routes[id] {
 		p.ofAll.Set(id, by.until, by.status)
 	} else {
 		p.ofOne.Set(id, by.until, by.status)
 	}
+	return true
 }
 
 // expire forgets cool-downs that are over, and reports whether any is left.

@@ -166,7 +166,7 @@ func NewRedis(o Options) (*Redis, error) {
 // the middle of it would otherwise cost the connection, and the answer.
 func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	began := r.known.now()
-	v, err := r.decide(ask)
+	v, err := r.decide(r.known.behind(ask))
 	if v.waits(ask) {
 		return r.known.await(ctx, ask, v, began, r.decide)
 	}
@@ -195,7 +195,7 @@ func (r *Redis) decide(ask Ask) (Verdict, error) {
 		g.lock.stored.Store(true)
 	}
 	if g != nil && g.taken != nil {
-		g.taken.stored.Store(true)
+		g.taken.toStore(r.options.LockTTL)
 	}
 	ctx, end := r.deadlines.context(r.known.now())
 	a, asked, err := r.ask(ctx, end, part, ask, g)
@@ -279,6 +279,7 @@ func (r *Redis) giveBack(g *Grant) {
 		tasks = append(tasks, r.ending(g.lock, 0))
 	}
 	r.tell(tasks...)
+	r.known.freed(g.taken)
 	r.known.askAgain(g)
 }
 
@@ -290,7 +291,7 @@ func (r *Redis) Drain(left time.Duration) { r.known.drain(left) }
 // is a refusal, as [Memory.Refusal] does.
 func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) {
 	v, refused = r.known.refusal(ask)
-	return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), refused
+	return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), refused && !v.waits(ask)
 }
 
 // Pause lets no ask that names the cool-down be admitted for d from now on, on

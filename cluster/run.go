@@ -132,12 +132,11 @@ func (r *Redis) renewBatch(p *part, locks []*lock) (failed int) {
 			if FaultOf(c.err) != faultWrongType {
 				failed++
 			}
-		case c.result == 0 && !lock.lost:
-			lock.lost = true
+		case c.result == 0 && lock.lost.CompareAndSwap(false, true):
 			r.counts.lost.Add(1)
 			r.changes.tell(Change{Kind: LockLost, Tag: lock.id.tag})
 		case c.result == 1:
-			lock.lost = false
+			lock.lost.Store(false)
 			r.counts.renewed.Add(1)
 		}
 		lock.renewing.Store(false)

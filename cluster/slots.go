@@ -2,6 +2,9 @@ package cluster
 
 import (
 	"crypto/rand"
+	"math"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 )
@@ -26,9 +29,9 @@ func (s Slot) appendKey(b []byte, tag string) []byte {
 func (s Slot) key(tag string) string { return string(s.appendKey(nil, tag)) }
 
 // share is what one of n replicas that cannot ask each other has of s: a part
-// rounded down, but at least one.
+// rounded down, but at least one of some.
 func (s Slot) share(n int) Slot {
-	s.Most = max(1, s.Most/n)
+	s.Most = max(min(1, s.Most), s.Most/n)
 	return s
 }
 
@@ -42,38 +45,53 @@ type taken struct {
 
 	// Guarded by known.mu.
 	index int32 // among those in flight
-	over  bool  // or were never in flight
+	over  bool  // it is not among them: it was not yet, or is no longer
+	used  bool  // this replica counts them
 }
 
 func newTaken(ask Ask) *taken {
 	if len(ask.Slots) == 0 {
 		return nil
 	}
-	return &taken{tag: ask.Tag, slots: ask.Slots, token: rand.Text(), over: true}
+	return &taken{tag: ask.Tag, slots: ask.Slots, over: true}
 }
 
-// slots are those that exchanges of this replica have. Guarded by known.mu.
+// toStore gives the slots what a store is to know them by: a token that tells, in
+// milliseconds, for how long each renewal is, at most.
+func (t *taken) toStore(ttl time.Duration) {
+	t.token = strconv.FormatInt(ttl.Milliseconds(), 10) + "-" + rand.Text()
+	t.stored.Store(true)
+}
+
+// slots are those that exchanges of this replica have, and who waits for some.
+// Guarded by known.mu.
 type slots struct {
 	used     map[string]int // by key
 	inFlight []*taken       // in no order
-	turns    map[string][]*waiter
+	turns    map[string]*turns
+}
+
+// turns are those that wait for slots of a kind, in the order in which they came.
+type turns struct {
+	waiters []*waiter
+	asked   time.Duration // when one of them has asked for the last time
 }
 
 func newSlots() slots {
-	return slots{used: make(map[string]int), turns: make(map[string][]*waiter)}
+	return slots{used: make(map[string]int), turns: make(map[string]*turns)}
 }
 
 func (s *slots) add(t *taken) {
-	t.index, t.over = int32(len(s.inFlight)), false
+	t.index, t.over, t.used = int32(len(s.inFlight)), false, true
 	s.inFlight = append(s.inFlight, t)
 	for _, slot := range t.slots {
 		s.used[slot.key(t.tag)]++
 	}
 }
 
-// end ends the exchange of t, and has those asked again that wait for its slots.
+// end ends the exchange of t, whose slots are renewed no longer.
 func (s *slots) end(t *taken) {
-	if t.over {
+	if t == nil || t.over {
 		return
 	}
 	t.over = true
@@ -82,56 +100,128 @@ func (s *slots) end(t *taken) {
 	s.inFlight[t.index], moved.index = moved, t.index
 	s.inFlight[last] = nil
 	s.inFlight = s.inFlight[:last]
+}
+
+// free frees the slots of t, whose exchange has ended, and calls those that wait
+// for them.
+func (s *slots) free(t *taken) {
+	if t == nil || !t.used {
+		return
+	}
+	t.used = false
 	for _, slot := range t.slots {
 		key := slot.key(t.tag)
 		if s.used[key]--; s.used[key] == 0 {
 			delete(s.used, key)
 		}
-		if turns := s.turns[key]; len(turns) > 0 {
-			turns[0].stir()
-		}
+		s.turns[key].call()
 	}
 }
 
-// full returns the first kind of slots of which this replica has taken as many as
-// there are, or "".
-func (s *slots) full(tag string, wanted []Slot) (key string) {
-	for _, slot := range wanted {
-		if key := slot.key(tag); s.used[key] >= slot.Most {
-			return key
-		}
+// full returns which of the slots that are wanted is the first of which this
+// replica has taken as many as there are, or -1.
+func (s *slots) full(tag string, wanted []Slot) (which int) {
+	return slices.IndexFunc(wanted, func(slot Slot) bool { return s.used[slot.key(tag)] >= slot.Most })
+}
+
+// behind returns what ask wants where others already wait for the same: none of
+// those slots, so that it waits after them.
+func (k *known) behind(ask Ask) Ask {
+	if len(ask.Slots) == 0 {
+		return ask
 	}
-	return ""
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.slots.turns) == 0 {
+		return ask
+	}
+	copied := false
+	for i, slot := range ask.Slots {
+		if k.slots.turns[slot.key(ask.Tag)] == nil {
+			continue
+		}
+		if !copied {
+			ask.Slots, copied = slices.Clone(ask.Slots), true
+		}
+		ask.Slots[i].Most = 0
+	}
+	return ask
 }
 
 // queue has w wait for slots of a kind, after those that do. It does nothing if w
 // is one of them.
-func (s *slots) queue(w *waiter, key string) {
-	if w.turn != key {
-		s.leave(w)
-		w.turn, s.turns[key] = key, append(s.turns[key], w)
+func (s *slots) queue(w *waiter, key string, now time.Duration) {
+	if w.turn == key {
+		w.asks = false
+		return
 	}
+	s.leave(w)
+	t := s.turns[key]
+	if t == nil {
+		t = &turns{asked: now}
+		s.turns[key] = t
+	}
+	w.turn, t.waiters = key, append(t.waiters, w)
 }
 
-// isNext reports whether w is the one that asks for those that wait.
-func (s *slots) isNext(w *waiter) bool { return w.turn != "" && s.turns[w.turn][0] == w }
-
-// leave has w wait for no slots, and the next one ask if it was w's turn.
+// leave has w wait for no slots, and passes on what it has not used: a call, or what
+// it has asked for.
 func (s *slots) leave(w *waiter) {
-	turns := s.turns[w.turn]
-	for i := range turns {
-		if turns[i] != w {
-			continue
-		}
-		turns = append(turns[:i:i], turns[i+1:]...)
-		if s.turns[w.turn] = turns; len(turns) == 0 {
-			delete(s.turns, w.turn)
-		} else if i == 0 {
-			turns[0].stir()
-		}
-		break
+	t := s.turns[w.turn]
+	if t == nil {
+		return
 	}
-	w.turn = ""
+	i := slices.Index(t.waiters, w)
+	t.waiters = slices.Delete(t.waiters, i, i+1)
+	switch {
+	case len(t.waiters) == 0:
+		delete(s.turns, w.turn)
+	case w.called || w.asks && w.spare:
+		t.call()
+	case i == 0:
+		t.waiters[0].stir() // it is the one that asks now and then
+	}
+	w.turn, w.called, w.asks = "", false, false
+}
+
+// call lets the first of those that wait and do not ask yet ask whether a slot is
+// free.
+func (t *turns) call() {
+	if t == nil {
+		return
+	}
+	i := max(0, slices.IndexFunc(t.waiters, func(w *waiter) bool { return !w.called && !w.asks }))
+	t.waiters[i].called = true
+	t.waiters[i].stir()
+}
+
+// mayAsk returns when w is to ask for slots again. It is to ask now where it was
+// called, and now and then if it is the first, unless this replica has taken all
+// that there are: then one of its own has to end.
+func (s *slots) mayAsk(w *waiter, slot Slot, now time.Duration) (when time.Duration) {
+	t := s.turns[w.turn]
+	when = math.MaxInt64
+	if t.waiters[0] == w && s.used[w.turn] < slot.Most {
+		when = t.asked + s.askedAgain()
+	}
+	if !w.called && now < when {
+		return when
+	}
+	t.asked, w.called, w.asks, w.spare = now, false, true, !w.called
+	return now
+}
+
+const (
+	// slotAskedAgain is how long the first of those that wait for a slot waits for
+	// one of this replica's own to end, before it asks whether another's has.
+	slotAskedAgain = 100 * time.Millisecond
+	// slotsAsked is how many kinds of slots a replica asks for as often; where it
+	// waits for more, it asks less often for each.
+	slotsAsked = 50
+)
+
+func (s *slots) askedAgain() time.Duration {
+	return slotAskedAgain * time.Duration(max(slotsAsked, len(s.turns))) / slotsAsked
 }
 
 // freeing are the tasks to free t's slots in the store.
@@ -177,7 +267,7 @@ func (k *known) slotsInFlight() []*taken {
 	for _, t := range k.slots.inFlight {
 		t.stored.Store(true)
 	}
-	return append([]*taken(nil), k.slots.inFlight...)
+	return slices.Clone(k.slots.inFlight)
 }
 
 // renewSlots renews all slots whose exchanges are under way, and reports whether
@@ -226,17 +316,21 @@ func (s *slots) usedOf(ask Ask) (used []int) {
 // slotStatus returns what slots exchanges have, and how many requests wait.
 func (k *known) slotStatus() (all []SlotStatus, waiting int) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	seen := make(map[string]bool, len(k.slots.used))
-	for _, t := range k.slots.inFlight {
+	inFlight, waiting := slices.Clone(k.slots.inFlight), len(k.waiting.all)
+	k.mu.Unlock()
+	which := make(map[string]int) // of all, by key
+	for _, t := range inFlight {
 		for _, slot := range t.slots {
 			key := slot.key(t.tag)
-			if seen[key] {
-				continue
+			i, ok := which[key]
+			if !ok {
+				i = len(all)
+				all = append(all, SlotStatus{Tag: t.tag, Limit: slot.Name, Caller: slot.Caller != ""})
+				which[key] = i
 			}
-			seen[key] = true
-			all = append(all, SlotStatus{Tag: t.tag, Limit: slot.Name, Caller: slot.Caller != "", Used: k.slots.used[key], Most: slot.Most})
+			all[i].Used++
+			all[i].Most = slot.Most
 		}
 	}
-	return all, len(k.waiting)
+	return all, waiting
 }

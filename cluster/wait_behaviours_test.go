@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// waiting is ask of a request that waits at most d.
-func waiting(a Ask, d time.Duration) Ask {
+// patient is ask of a request that waits at most d.
+func patient(a Ask, d time.Duration) Ask {
 	a.Wait = d
 	for i := range a.Charges {
 		a.Charges[i].Wait = max(d, a.Charges[i].Wait)
@@ -67,7 +67,7 @@ func waitsHere(t *testing.T, r replica, n int) {
 var waitBehaviours = map[string]func(t *testing.T, fleet []replica){
 	"Those that wait go one after the other, none before its instant": func(t *testing.T, fleet []replica) {
 		limit := charge("limit", "10/s,burst=1")
-		all := atOnce(t, fleet, 20, func(i int) Ask { return waiting(unlocked(limit), 30*time.Second) })
+		all := atOnce(t, fleet, 20, func(i int) Ask { return patient(unlocked(limit), 30*time.Second) })
 		if got := count(all, Admitted); got != 20 {
 			t.Fatalf("got %d admitted, want all 20: %+v", got, all)
 		}
@@ -82,10 +82,10 @@ var waitBehaviours = map[string]func(t *testing.T, fleet []replica){
 	},
 	"What would wait for too long is refused, and told the truth": func(t *testing.T, fleet []replica) {
 		limit := charge("limit", "1/m,burst=1")
-		admit(t, fleet[0], waiting(unlocked(limit), time.Second))
+		admit(t, fleet[0], patient(unlocked(limit), time.Second))
 		for _, r := range fleet {
 			for range 2 { // asked, and known
-				v := expect(t, r, Limited, waiting(unlocked(limit), 50*time.Second))
+				v := expect(t, r, Limited, patient(unlocked(limit), 50*time.Second))
 				if next := v.Decisions[0].NextAfter; next > time.Minute || next < 50*time.Second || v.Decisions[0].Allowed {
 					t.Errorf("got %+v, want a refusal for a minute", v.Decisions)
 				}
@@ -96,7 +96,7 @@ var waitBehaviours = map[string]func(t *testing.T, fleet []replica){
 		defer cancel()
 		done := make(chan error)
 		go func() {
-			_, err := fleet[1].Admit(ctx, waiting(unlocked(limit), 2*time.Minute))
+			_, err := fleet[1].Admit(ctx, patient(unlocked(limit), 2*time.Minute))
 			done <- err
 		}()
 		waitsHere(t, fleet[1], 1)
@@ -112,19 +112,19 @@ var waitBehaviours = map[string]func(t *testing.T, fleet []replica){
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
-			_, _ = fleet[0].Admit(ctx, waiting(request("a", limit), 2*time.Minute))
+			_, _ = fleet[0].Admit(ctx, patient(request("a", limit), 2*time.Minute))
 			close(done)
 		}()
 		waitsHere(t, fleet[0], 1)
 		for _, r := range fleet {
-			expect(t, r, Duplicate, waiting(request("a", limit), 2*time.Minute))
+			expect(t, r, Duplicate, patient(request("a", limit), 2*time.Minute))
 		}
 		cancel()
 		<-done
 		// It has given back its lock, and its place, which was the last.
 		for i := range 2 {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-			_, err := fleet[1+i].Admit(ctx, waiting(request("a", limit), time.Minute))
+			_, err := fleet[1+i].Admit(ctx, patient(request("a", limit), time.Minute))
 			if cancel(); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v, want that it waits", err)
 			}
@@ -135,7 +135,7 @@ var waitBehaviours = map[string]func(t *testing.T, fleet []replica){
 		admit(t, fleet[0], unlocked(slow))
 		done := make(chan reply)
 		go func() {
-			v, err := fleet[0].Admit(t.Context(), waiting(unlocked(slow, shared), 10*time.Second))
+			v, err := fleet[0].Admit(t.Context(), patient(unlocked(slow, shared), 10*time.Second))
 			done <- reply{Verdict: v, err: err}
 		}()
 		// Others do not lose by it that it waits.
@@ -146,7 +146,7 @@ var waitBehaviours = map[string]func(t *testing.T, fleet []replica){
 		}
 		expect(t, fleet[2], Limited, unlocked(shared))
 		// The other is spent at its instant: the place is lost.
-		v := expect(t, fleet[1], Limited, waiting(unlocked(slow, shared), time.Second))
+		v := expect(t, fleet[1], Limited, patient(unlocked(slow, shared), time.Second))
 		if !v.Decisions[1].Refused() {
 			t.Errorf("got %+v, want the shared one to refuse", v.Decisions)
 		}
@@ -157,7 +157,7 @@ var waitBehaviours = map[string]func(t *testing.T, fleet []replica){
 		done := make(chan reply, 3)
 		for _, r := range fleet {
 			go func() {
-				v, err := r.Admit(t.Context(), waiting(under(unlocked(limit), ""), time.Hour))
+				v, err := r.Admit(t.Context(), patient(under(unlocked(limit), ""), time.Hour))
 				done <- reply{Verdict: v, err: err}
 			}()
 			if _, alone := fleet[0].(*Redis); alone {
@@ -180,7 +180,7 @@ var waitBehaviours = map[string]func(t *testing.T, fleet []replica){
 		done := make(chan reply, 8)
 		for range cap(done) {
 			go func() {
-				v, err := fleet[0].Admit(t.Context(), waiting(unlocked(limit), time.Hour))
+				v, err := fleet[0].Admit(t.Context(), patient(unlocked(limit), time.Hour))
 				done <- reply{Verdict: v, err: err}
 			}()
 		}
@@ -282,7 +282,7 @@ var slotBehaviours = map[string]func(t *testing.T, fleet []replica){
 		var group sync.WaitGroup
 		for i := range 9 {
 			group.Go(func() {
-				v, err := fleet[i%3].Admit(t.Context(), waiting(slotted(request(fmt.Sprint("w", i)), 1), time.Minute))
+				v, err := fleet[i%3].Admit(t.Context(), patient(slotted(request(fmt.Sprint("w", i)), 1), time.Minute))
 				if err != nil || v.Outcome != Admitted {
 					t.Errorf("got %+v, %v, want it admitted", v, err)
 					return
@@ -313,7 +313,7 @@ var slotBehaviours = map[string]func(t *testing.T, fleet []replica){
 	"Who waits for a slot in vain is refused, and leaves nothing": func(t *testing.T, fleet []replica) {
 		held := admit(t, fleet[0], slotted(unlocked(), 1)).Grant
 		for _, r := range fleet {
-			v := expect(t, r, Busy, waiting(slotted(request("a"), 1), 250*time.Millisecond))
+			v := expect(t, r, Busy, patient(slotted(request("a"), 1), 250*time.Millisecond))
 			if v.Waited < 250*time.Millisecond {
 				t.Errorf("waited %v, want 250 ms", v.Waited)
 			}
@@ -326,7 +326,7 @@ var slotBehaviours = map[string]func(t *testing.T, fleet []replica){
 		limit := charge("limit", "5/s,burst=1")
 		admit(t, fleet[0], unlocked(limit))
 		done := make(chan Verdict)
-		go func() { done <- ask(t, fleet[0], waiting(slotted(unlocked(limit), 1), time.Minute)) }()
+		go func() { done <- ask(t, fleet[0], patient(slotted(unlocked(limit), 1), time.Minute)) }()
 		waitsHere(t, fleet[0], 1)
 		other := admit(t, fleet[1], slotted(unlocked(), 1)).Grant
 		other.Release(0)

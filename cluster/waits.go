@@ -14,7 +14,13 @@ import (
 type waiter struct {
 	ask  Ask
 	wake chan struct{} // has one element when something has changed for it
-	turn string        // the key of the slots it waits for, or ""; guarded by known.mu
+
+	// Guarded by known.mu.
+	place  int    // of the ask's charges, that in the store's budget of which it has a place to come; -1 for none
+	turn   string // the key of the slots it waits for, or ""
+	called bool   // to ask for them again
+	asks   bool   // for them, just now
+	spare  bool   // what it asks for may be free for others too
 }
 
 // stir has w look at what has changed.
@@ -25,9 +31,36 @@ func (w *waiter) stir() {
 	}
 }
 
-// slotAskedAgain is how long the first of those that wait for a slot waits for one of
-// this replica's own to end, before it asks whether another's has.
-const slotAskedAgain = 100 * time.Millisecond
+// waiting are the requests that wait. Guarded by known.mu.
+type waiting struct {
+	all   map[*waiter]struct{}
+	under map[pauseID]map[*waiter]struct{} // by the cool-downs that would refuse them
+}
+
+func newWaiting() waiting {
+	return waiting{make(map[*waiter]struct{}), make(map[pauseID]map[*waiter]struct{})}
+}
+
+func (ws *waiting) add(w *waiter) {
+	ws.all[w] = struct{}{}
+	for _, name := range w.ask.Pauses {
+		id := pauseID{w.ask.Tag, name}
+		if ws.under[id] == nil {
+			ws.under[id] = make(map[*waiter]struct{})
+		}
+		ws.under[id][w] = struct{}{}
+	}
+}
+
+func (ws *waiting) remove(w *waiter) {
+	delete(ws.all, w)
+	for _, name := range w.ask.Pauses {
+		id := pauseID{w.ask.Tag, name}
+		if delete(ws.under[id], w); len(ws.under[id]) == 0 {
+			delete(ws.under, id)
+		}
+	}
+}
 
 // waits reports whether v is a verdict of a request that waits: it has its lock,
 // and maybe a place, but may not be sent yet.
@@ -38,29 +71,40 @@ func (v Verdict) waits(ask Ask) bool {
 // await lets the request of ask wait, which began at an instant with the verdict
 // first, until it is admitted or refused. decide decides what is left of the ask.
 // It holds no slot meanwhile. The error is why ctx has ended, or decide's.
-func (k *known) await(ctx context.Context, ask Ask, first Verdict, began time.Duration, decide func(Ask) (Verdict, error)) (Verdict, error) {
-	w := &waiter{ask: ask, wake: make(chan struct{}, 1)}
+func (k *known) await(ctx context.Context, ask Ask, first Verdict, began time.Duration, decide func(Ask) (Verdict, error)) (last Verdict, err error) {
+	w := &waiter{ask: ask, wake: make(chan struct{}, 1), place: -1}
 	k.mu.Lock()
-	k.waiting[w] = struct{}{}
+	k.waiting.add(w)
 	k.mu.Unlock()
 	defer func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
+		w.spare = w.spare || last.Outcome != Admitted
 		k.slots.leave(w)
-		delete(k.waiting, w)
+		k.waiting.remove(w)
 	}()
 
 	grant := first.Grant
 	left := ask // of which a part has been granted
-	left.Fingerprint, left.Candidates = nil, nil
+	left.Fingerprint, left.patience = nil, ask.Wait
 	which := make([]int, len(ask.Charges)) // of ask's charges are left's
 	for i := range which {
 		which[i] = i
 	}
-	all := Verdict{Decisions: make([]limiter.Decision, len(ask.Charges)), Candidates: first.Candidates}
+	all := Verdict{Decisions: make([]limiter.Decision, len(ask.Charges))}
 	v := first
 	for {
+		all.learn(v)
+		if v.Candidates != nil {
+			left.Candidates = nil
+		}
+		if v.Outcome == queued {
+			k.place(w, which[v.place], v)
+		}
 		refusal, err := k.sleep(ctx, w, v, began+ask.Wait)
+		if err == nil && refusal.Outcome == 0 && grant.lost() {
+			refusal.Outcome = Duplicate // of whoever has the lock now: this one was not sent
+		}
 		if err != nil || refusal.Outcome != 0 {
 			grant.Unsent()
 			return all.refused(refusal, which, k.now()-began), err
@@ -72,12 +116,12 @@ func (k *known) await(ctx context.Context, ask Ask, first Verdict, began time.Du
 		}
 		if len(left.Charges) == 0 && len(left.Slots) == 0 {
 			all.Outcome, all.Grant, all.Waited = Admitted, grant, k.now()-began
-			all.Degraded, all.Fault, all.Share = v.Degraded, v.Fault, v.Share
 			return all, nil
 		}
 		left.Wait = max(0, began+ask.Wait-k.now())
 		if v, err = decide(left); err != nil {
 			grant.Unsent()
+			v.Waited = k.now() - began
 			return v, err
 		}
 		if v.Outcome == Admitted || v.Outcome == queued {
@@ -93,8 +137,29 @@ func (k *known) await(ctx context.Context, ask Ask, first Verdict, began time.Du
 		for i, d := range v.Decisions {
 			all.Decisions[which[i]] = d
 		}
-		v.Decisions, v.Candidates, v.Waited, v.Grant = all.Decisions, all.Candidates, k.now()-began, grant
-		return v, nil
+		all.learn(v)
+		all.Outcome, all.Used, all.Grant, all.Waited = Admitted, v.Used, grant, k.now()-began
+		return all, nil
+	}
+}
+
+// learn adds to all, the verdict on the whole of an ask, what that on a part of it
+// says of the store.
+func (all *Verdict) learn(part Verdict) {
+	if part.Degraded {
+		all.Degraded, all.Fault, all.Share = true, part.Fault, part.Share
+	}
+	if part.Candidates != nil {
+		all.Candidates = part.Candidates
+	}
+}
+
+// place notes in which budget w has a place, by v, if it is the store's.
+func (k *known) place(w *waiter, which int, v Verdict) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if w.place = which; v.Degraded {
+		w.place = -1
 	}
 }
 
@@ -115,81 +180,61 @@ func (all Verdict) refused(part Verdict, which []int, waited time.Duration) Verd
 // instant of its place, or when it is its turn to ask for slots again. The refusal
 // is why it may not; its outcome is 0 if it may. The error is why ctx has ended.
 func (k *known) sleep(ctx context.Context, w *waiter, v Verdict, until time.Duration) (refusal Verdict, err error) {
-	asked := k.now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for stirred := false; ; {
+	for ctx.Err() == nil {
 		now := k.now()
 		refusal, wake := k.look(w, v, until, now)
-		switch {
-		case refusal.Outcome != 0:
+		if refusal.Outcome != 0 || now >= wake {
 			return refusal, nil
-		case v.Outcome == queued && now >= wake:
-			return Verdict{}, nil
-		case v.Outcome == Busy && k.mayAsk(w) && (stirred || now >= asked+slotAskedAgain):
-			return Verdict{}, nil
 		}
 		timer.Reset(wake - now)
 		select {
 		case <-ctx.Done():
-			return Verdict{}, context.Cause(ctx)
 		case <-w.wake:
-			stirred = true
 		case <-timer.C:
 		}
 	}
+	return Verdict{}, context.Cause(ctx)
 }
 
 // look returns why the request of w is not to wait any longer, if it is not, and
-// when to look again, unless w is stirred before.
+// when it may go on, unless w is stirred before: then it is to look again.
 func (k *known) look(w *waiter, v Verdict, until, now time.Duration) (refusal Verdict, wake time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if refusal, cooling := k.coolingLocked(w.ask, now); cooling {
-		return refusal, 0
-	}
+	refusal, cooling := k.coolingLocked(w.ask, now)
 	if v.Outcome == queued {
-		if k.drained > 0 && v.instant > k.drained {
+		w.spare = true
+		k.slots.leave(w)
+		switch {
+		case cooling && v.instant < now+refusal.Wait: // one whose place comes after it has lost nothing
+			return refusal, 0
+		case k.drained > 0 && v.instant > k.drained:
 			refusal = Verdict{Outcome: Limited, Decisions: slices.Clone(v.Decisions)}
 			refusal.Decisions[v.place] = limiter.Decision{NextAfter: v.instant - now}
+			return refusal, 0
+		case now >= v.instant:
+			w.place = -1
 		}
-		return refusal, v.instant
+		return Verdict{}, v.instant
 	}
 	if k.drained > 0 {
 		until = min(until, k.drained)
 	}
-	if now >= until {
-		return Verdict{Outcome: Busy, Used: v.Used}, 0
-	}
-	k.slots.queue(w, w.ask.Slots[v.full(w.ask)].key(w.ask.Tag))
-	if k.slots.isNext(w) {
-		until = min(until, now+slotAskedAgain)
-	}
-	return refusal, until
-}
-
-// full returns the first of the ask's slots of which v says that all are taken.
-func (v Verdict) full(ask Ask) int {
-	for i, used := range v.Used {
-		if used >= ask.Slots[i].Most {
-			return i
+	slot := w.ask.Slots[v.place]
+	switch {
+	case cooling:
+		return refusal, 0
+	case now >= until:
+		refusal = Verdict{Outcome: Busy}
+		if v.Used != nil && v.Used[v.place] >= slot.Most { // or it was behind others
+			refusal.Used = v.Used
 		}
+		return refusal, 0
 	}
-	return 0 // by this replica's share
-}
-
-// mayAsk reports whether it is w that asks for those that wait for the same slots.
-func (k *known) mayAsk(w *waiter) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.slots.isNext(w)
-}
-
-// stirLocked has all that wait look whether they still may.
-func (k *known) stirLocked() {
-	for w := range k.waiting {
-		w.stir()
-	}
+	k.slots.queue(w, slot.key(w.ask.Tag), now)
+	return Verdict{}, min(until, k.slots.mayAsk(w, slot, now))
 }
 
 // drain refuses what would wait for longer than until the process ends, after left.
@@ -197,7 +242,9 @@ func (k *known) drain(left time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.drained = k.now() + left
-	k.stirLocked()
+	for w := range k.waiting.all {
+		w.stir()
+	}
 }
 
 // waitedFor returns the asks of requests that wait, by their tags, one for each
@@ -205,15 +252,14 @@ func (k *known) drain(left time.Duration) {
 func (k *known) waitedFor(most int) map[string][]Ask {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	seen := make(map[pauseID]bool)
 	byTag := make(map[string][]Ask)
-	for w := range k.waiting {
-		for _, name := range w.ask.Pauses {
-			id := pauseID{w.ask.Tag, name}
-			if len(seen) < most && !seen[id] {
-				seen[id] = true
-				byTag[id.tag] = append(byTag[id.tag], Ask{Tag: id.tag, Pauses: []string{name}, LongestPause: w.ask.LongestPause})
-			}
+	for id, waiters := range k.waiting.under {
+		if most--; most < 0 {
+			break
+		}
+		for w := range waiters {
+			byTag[id.tag] = append(byTag[id.tag], Ask{Tag: id.tag, Pauses: []string{id.name}, LongestPause: w.ask.LongestPause})
+			break
 		}
 	}
 	return byTag

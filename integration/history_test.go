@@ -117,7 +117,7 @@ var historyLimits = []limit{
 	{route: "free", perSecond: 100, burst: 20},
 	{route: "shut", perSecond: 50, burst: 20},
 	{route: "rests", perSecond: 30, burst: 10},
-	{route: "paced", perSecond: 20, burst: 2},
+	{route: "paced", perSecond: 20, burst: 2, wait: time.Second},
 }
 
 // changedLimits are those of the route "changed": a replica has one of them at

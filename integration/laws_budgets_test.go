@@ -8,7 +8,8 @@ import (
 
 // Law 2: no more than burst + rate × t is admitted in any interval t, while
 // the store keeps its data and its clock's pace: a loss gives each budget its
-// burst again, and so does each step of the clock, forward or back. Under
+// burst again, and so does each step of the clock, forward or back; and those that
+// have a place from before it keep that. Under
 // limits that change it is the larger burst and the faster rate. That
 // holds over an outage too, in which replicas all together begin with nothing.
 // What some of them admit without the store while others still ask it is on top.
@@ -37,12 +38,12 @@ func (h *history) excesses() (violations []string) {
 		}
 		for caller, admissions := range both {
 			violate("with and without the store for "+caller, excessOf(admissions, l.burst+h.replicas, l.perSecond, func(from, to time.Time) float64 {
-				return float64(l.burst*h.refills(from, to)) + l.perSecond*h.divided(from, to).Seconds()
+				return h.refilled(l, from, to) + l.perSecond*h.divided(from, to).Seconds()
 			}))
 		}
 		for caller, admissions := range stored {
 			violate("by the store for "+caller, excessOf(admissions, l.burst, l.perSecond, func(from, to time.Time) float64 {
-				return float64(l.burst * h.refills(from, to))
+				return h.refilled(l, from, to)
 			}))
 		}
 		for caller, admissions := range alone {
@@ -58,6 +59,12 @@ func (h *history) excesses() (violations []string) {
 		}
 	}
 	return violations
+}
+
+// refilled returns how many requests of l may be admitted between two moments
+// since its budgets were full again: a burst each time, and what waited then.
+func (h *history) refilled(l limit, from, to time.Time) float64 {
+	return float64(h.refills(from, to)) * (float64(l.burst) + l.perSecond*min(l.wait, to.Sub(from)).Seconds())
 }
 
 // refills returns how often each budget was full again between two moments.

@@ -59,6 +59,7 @@ type limit struct {
 	perSecond float64
 	burst     int
 	byTenant  bool
+	wait      time.Duration // longest that a request waits for it
 }
 
 // check returns the violations of all laws that a history tells of, and how

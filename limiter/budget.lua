@@ -34,9 +34,11 @@
 --   together: the charges if all of them allowed it, and else only what the
 --   refusing ones have to say: at most one SET for each.
 -- charge(key, burst, interval, furthest, requests, time) charges requests, which
---   need not be whole, whatever is left: a budget is empty at worst, and what is
---   owed beyond that is let go, so that a second charge does no harm. It returns
---   1, or the error of a key that is no budget.
+--   need not be whole, whatever is left: of a budget for which requests wait as
+--   many as can, since those may have a place that is still to come; of any other
+--   a budget is empty at worst. What is owed beyond that is let go, so that a
+--   second charge does little harm. It returns 1, or the error of a key that is no
+--   budget.
 -- refund(key, tat, time) gives back the request that was charged with a TAT,
 --   while that was the last one. It returns 1 if it did, 0 if it did not, or the
 --   error of a key that is no budget. To be called once at most for each charge:
@@ -161,7 +163,7 @@ local function charge(key, burst, interval, furthest, requests, time)
   local own = nanoseconds(interval)
   local ahead, stored = read(value, time)
   local before = rescale(ahead, stored, own)
-  local after = math.min(before + math.ceil(own * requests), own * burst)
+  local after = math.min(before + math.ceil(own * requests), own * furthest)
   if after > before then
     set(key, instant(after, time), interval, furthest, after)
   end

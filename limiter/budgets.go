@@ -14,6 +14,8 @@ type Charge struct {
 	// be forgotten beyond a capacity. There are only so many others as were
 	// configured: none of them is.
 	ByCaller bool
+
+	Wait time.Duration // longest that any request waits for it, for [Debt]
 }
 
 // Budgets holds budgets in memory. Instants are durations since an epoch of

@@ -49,7 +49,7 @@ func TestBudgets_ForgetTheOneNearestToFull(t *testing.T) {
 	b := NewBudgets(capacity)
 	spend := func(key string, n int) (last Decision) {
 		for range n {
-			decisions, _, _ := b.Take(0, []Charge{{key, parse(t, "100/h"), true}})
+			decisions, _, _ := b.Take(0, []Charge{{Key: key, Limit: parse(t, "100/h"), ByCaller: true}})
 			last = decisions[0]
 		}
 		return last
@@ -74,7 +74,7 @@ func TestBudgets_ForgetTheOneNearestToFull(t *testing.T) {
 func TestBudgets_ForgetThoseThatAreFull(t *testing.T) {
 	b, second := NewBudgets(1000), parse(t, "1/s")
 	for i := range 500 {
-		b.Take(0, []Charge{{fmt.Sprint(i), second, i%2 == 0}})
+		b.Take(0, []Charge{{Key: fmt.Sprint(i), Limit: second, ByCaller: i%2 == 0}})
 	}
 	for range 500 {
 		b.Take(time.Second, nil)
@@ -152,11 +152,11 @@ func TestBudgets_ForgetNothingThatIsSharedOrWasJustSpent(t *testing.T) {
 		}
 		for i := range 3 * capacity {
 			take(true, Charge{Key: fmt.Sprint("shared ", i), Limit: shared})
-			take(true, Charge{fmt.Sprint("day ", i), day, true})
+			take(true, Charge{Key: fmt.Sprint("day ", i), Limit: day, ByCaller: true})
 		}
 		for i := range 3 * capacity {
 			// Of all that is known, these two windows' TATs are the earliest.
-			windows := []Charge{{fmt.Sprint("second ", i), second, true}, {fmt.Sprint("other ", i), second, true}}
+			windows := []Charge{{Key: fmt.Sprint("second ", i), Limit: second, ByCaller: true}, {Key: fmt.Sprint("other ", i), Limit: second, ByCaller: true}}
 			take(true, windows...)
 			take(false, windows[0])
 			take(false, windows[1])
@@ -225,8 +225,8 @@ func TestEmptyBudgets_Refund(t *testing.T) {
 // Room for a new key is made by none of those that the same request spends from.
 func TestBudgets_NewKeyBesideAKnownOneThatIsTheEarliest(t *testing.T) {
 	b := NewBudgets(2)
-	day, known := Charge{"day", parse(t, "1/d"), true}, Charge{"known", parse(t, "2/s"), true}
-	fresh := Charge{"fresh", parse(t, "1/m"), true}
+	day, known := Charge{Key: "day", Limit: parse(t, "1/d"), ByCaller: true}, Charge{Key: "known", Limit: parse(t, "2/s"), ByCaller: true}
+	fresh := Charge{Key: "fresh", Limit: parse(t, "1/m"), ByCaller: true}
 	for _, step := range []struct {
 		charges  []Charge
 		admitted bool

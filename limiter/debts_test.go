@@ -145,7 +145,7 @@ func TestDebts_ForgetWhatIsPaidBackAndTheSmallestBeyondCapacity(t *testing.T) {
 	d := NewDebts(capacity)
 	add := func(now time.Duration, key string, n int) {
 		for range n {
-			d.Add(now, []Charge{{key, parse(t, "1/s"), true}}, 1)
+			d.Add(now, []Charge{{Key: key, Limit: parse(t, "1/s"), ByCaller: true}}, 1)
 		}
 	}
 	add(0, "most", 30)
@@ -190,7 +190,7 @@ func TestDebts_ForgetNothingThatIsShared(t *testing.T) {
 	const capacity = 10
 	d, limit := NewDebts(capacity), parse(t, "1/m")
 	for i := range 3 * capacity {
-		d.Add(0, []Charge{{Key: "shared " + strconv.Itoa(i), Limit: limit}, {"one's own " + strconv.Itoa(i), limit, true}}, 1)
+		d.Add(0, []Charge{{Key: "shared " + strconv.Itoa(i), Limit: limit}, {Key: "one's own " + strconv.Itoa(i), Limit: limit, ByCaller: true}}, 1)
 	}
 	if owed := d.Take(0); len(owed) != 4*capacity {
 		t.Errorf("got %d debts, want all %d that are shared and %d more", len(owed), 3*capacity, capacity)

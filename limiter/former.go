@@ -13,6 +13,22 @@ type Former struct {
 	Furthest int           // requests: the burst, and what may wait besides
 }
 
+// Before returns what limit f was, where l has found it, without what may wait: as
+// long as under l, which is wait. ok is false where there was none, or where that
+// may be all in which they differ.
+func (f Former) Before(l Limit, wait time.Duration) (was Former, ok bool) {
+	if f == (Former{}) || wait > 0 && f.Interval == l.interval() {
+		return Former{}, false
+	}
+	if waits := waiting(wait, f.Interval); waits < f.Furthest {
+		f.Furthest -= waits
+	}
+	return f, true
+}
+
+// waiting returns how many requests wait for a budget at most.
+func waiting(wait, interval time.Duration) int { return int((wait + interval - 1) / interval) }
+
 // String names f for people, as in "10/m burst 5": by the shortest of s, m, h
 // and d of which one whole number of requests makes this interval, and the
 // roundest if there are several; otherwise as one request in an interval.

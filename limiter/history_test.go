@@ -212,7 +212,9 @@ func (h *history) compare(b *changing, c Charge, d Decision) {
 	}
 }
 
-func (b *changing) charge() Charge { return Charge{b.key, b.limits[b.current], b.byCaller} }
+func (b *changing) charge() Charge {
+	return Charge{Key: b.key, Limit: b.limits[b.current], ByCaller: b.byCaller}
+}
 
 // longest is what a refusal by l may tell at most: where l is a raise of the
 // limit that wrote the budget, its interval, else what that one takes to be full.

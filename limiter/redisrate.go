@@ -32,8 +32,7 @@ func Prelude() (string, error) {
 // requests wait for the budget as long as wait.
 func (l Limit) ScriptArgs(wait time.Duration) []string {
 	interval := l.interval()
-	furthest := l.Burst + int((wait+interval-1)/interval)
-	return []string{strconv.Itoa(l.Burst), decimal(interval), strconv.Itoa(furthest)}
+	return []string{strconv.Itoa(l.Burst), decimal(interval), strconv.Itoa(l.Burst + waiting(wait, interval))}
 }
 
 // decimal returns d in seconds, exactly.

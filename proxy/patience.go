@@ -11,10 +11,11 @@ import (
 
 // patience returns the longest that the request waits for its budgets and slots:
 // the route's, unless its client says that it waits less. That is Prefer: wait=N,
-// in seconds (RFC 7240 section 4.3), and the deadline of gRPC.
+// in seconds (RFC 7240 section 4.3), and the deadline of gRPC. In shadow nothing
+// waits: what would is reported as refused.
 func (x *exchange) patience() time.Duration {
 	longest := x.route.Wait
-	if longest == 0 {
+	if longest == 0 || x.route.Shadow {
 		return 0
 	}
 	if d, ok := preferredWait(x.in.Header); ok {
@@ -24,6 +25,24 @@ func (x *exchange) patience() time.Duration {
 		longest = min(longest, d)
 	}
 	return longest
+}
+
+// shareWaits gives each charge the longest that requests of any route wait for its
+// budget: those of a pool share some.
+func (p *Proxy) shareWaits() {
+	type budget struct{ tag, name string }
+	longest := make(map[budget]time.Duration)
+	for _, rt := range p.routes {
+		for _, c := range rt.charges {
+			of := budget{rt.tag, c.Name}
+			longest[of] = max(longest[of], rt.Wait)
+		}
+	}
+	for _, rt := range p.routes {
+		for i := range rt.charges {
+			rt.charges[i].Wait = longest[budget{rt.tag, rt.charges[i].Name}]
+		}
+	}
 }
 
 // preferredWait reads wait=N of the Prefer fields. The first one counts.

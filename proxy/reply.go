@@ -108,7 +108,7 @@ func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 // reply sends an answer of our own. Whether the request was sent is the outcome's
 // to know.
 func (x *exchange) reply(p problem) {
-	p.route, p.requestID = x.event.Route, x.event.RequestID
+	p.route, p.requestID = x.event.Route, x.id
 	p.sent, p.cause = x.outcome != unsent, x.event.Fault
 	x.addRateLimit(x.decisions, x.used) // of a request that was admitted
 	status, body := p.answer(x.client.Header(), x.in)

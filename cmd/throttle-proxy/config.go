@@ -19,6 +19,7 @@ import (
 type config struct {
 	network, address string // to listen on
 	listenFlag       string // that said so
+	inherited        bool   // the listener is systemd's, once it is there
 	routes           []proxy.Route
 	pools            []string
 	tlsCert, tlsKey  string
@@ -46,7 +47,7 @@ type config struct {
 	adminNetwork, adminAddress string // both empty for none
 
 	replica   string
-	logFormat string
+	logFormat string // empty for text, or what suits a terminal
 	logLevel  slog.Level
 
 	warnings []string // of what can be used, and may not be meant
@@ -93,7 +94,9 @@ func (f *flags) parse(env environment) (*config, error) {
 	if c.replica == "" {
 		c.replica, _ = os.Hostname() // no name is as good as a wrong one
 	}
-	c.logFormat = read(p, "log-format", f.LogFormat, oneOf("text", "json"))
+	if f.LogFormat != "" {
+		c.logFormat = read(p, "log-format", f.LogFormat, oneOf("text", "json"))
+	}
 	if err := c.logLevel.UnmarshalText([]byte(f.LogLevel)); err != nil {
 		p.fail("log-level", "%s is unknown: write debug, info, warn or error", quote(f.LogLevel))
 	}

@@ -56,7 +56,6 @@ func TestDefaults(t *testing.T) {
 		pipeline:      true,
 		drainTimeout:  25 * time.Second,
 		replica:       host,
-		logFormat:     "text",
 		logLevel:      slog.LevelInfo,
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -76,7 +77,7 @@ func (d *demoCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	ctx, stopSignals := untilSignal()
+	ctx, stopSignals := untilSignal(func() {}, syscall.SIGHUP)
 	defer stopSignals()
 	if d.Once {
 		var cancel context.CancelFunc
@@ -88,7 +89,7 @@ func (d *demoCommand) Run(p *process) error {
 	serving, stop := context.WithCancel(context.Background())
 	defer stop()
 	for range demoReplicas {
-		r, err := newReplica(c, store, slog.New(slog.DiscardHandler), &health{})
+		r, err := newReplica(c, store, &life{logger: slog.New(slog.DiscardHandler)}, &health{})
 		if err != nil {
 			return err
 		}

@@ -96,11 +96,18 @@ func (f *flags) parseConcurrency(p *parsing, c *config) {
 		}
 		return nil
 	}, c.pools...)
+	ofRoute := map[string]string{} // by pool and name: what is one route's own is not another's
 	for i := range c.routes {
 		route := &c.routes[i]
 		own, _ := mostSpecific(of, route.Name)
 		route.Concurrency = namedConcurrency(own, route.Name)
 		if route.Pool != "" {
+			for _, l := range route.Concurrency {
+				if other := ofRoute[route.Pool+" "+l.Name]; other != "" {
+					p.fail("concurrency", "%s and %s of pool %s have each a limit called %s: give one of them another name=, or write it for the pool", other, route.Name, route.Pool, l.Name)
+				}
+				ofRoute[route.Pool+" "+l.Name] = route.Name
+			}
 			route.Concurrency = append(route.Concurrency, namedConcurrency(of[route.Pool], route.Pool)...)
 		}
 		taken := map[string]bool{}

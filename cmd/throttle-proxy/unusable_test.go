@@ -165,6 +165,7 @@ var unusable = []struct{ line, flag, says string }{
 	{"--concurrency 5,by=client,by=client", "--concurrency", "by= is given twice: write one"},
 	{"--concurrency 5,burst=3", "--concurrency", "write by=client, by=header:NAME or name=X"},
 	{"--concurrency 5,name=slack", "--concurrency", "two limits of slack are called slack: give one of them another name="},
+	{pooled + "--rate p=1/s --concurrency a=5,name=x --concurrency b=3,name=x", "--concurrency", "a and b of pool p have each a limit called x: give one of them another name=, or write it for the pool"},
 	{"--concurrency off --concurrency 5", "--concurrency", "off and a number at once for all routes: write one of them"},
 	{"--concurrency other=5", "--concurrency", `no route "other" is registered`},
 	{"--pool p", "--pool", "write NAME=ROUTE,ROUTE"},
