@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -80,6 +81,10 @@ func TestPreflightCostsNothing(t *testing.T) {
 		"OPTIONS of a page":                     {http.MethodOptions, preflight[:2], false},
 		"OPTIONS with a method and no page":     {http.MethodOptions, preflight[2:], false},
 		"another method with a preflight's own": {http.MethodPost, preflight, false},
+		"another method within":                 {http.MethodOptions, append([]string{"X-HTTP-Method-Override", "POST"}, preflight...), false},
+		"another method within, of old":         {http.MethodOptions, append([]string{"X-HTTP-Method", "POST"}, preflight...), false},
+		"another method within, elsewhere":      {http.MethodOptions, append([]string{"X-Method-Override", "POST"}, preflight...), false},
+		"a body":                                {http.MethodOptions, append([]string{"Content-Type", "text/plain"}, preflight...), false},
 	} {
 		bubble(t, name, func(t *testing.T) {
 			perPage := limit(t, "page", "1/h")
@@ -96,7 +101,11 @@ func TestPreflightCostsNothing(t *testing.T) {
 				if i > 0 && !tt.free {
 					want = "held"
 				}
-				wantOutcome(t, r.do(request(tt.method, "/hook", "", tt.header...)), want)
+				body := ""
+				if name == "a body" {
+					body = "message"
+				}
+				wantOutcome(t, r.do(request(tt.method, "/hook", body, tt.header...)), want)
 			}
 			if want := map[bool]int{true: 3, false: 1}[tt.free]; reached != want {
 				t.Errorf("%d reached the upstream, want %d", reached, want)
@@ -111,6 +120,29 @@ func TestPreflightCostsNothing(t *testing.T) {
 			if want := map[bool]string{true: "204", false: "limited"}[tt.free]; result(t, res) != want {
 				t.Errorf("afterwards: got %s, want %s", result(t, res), want)
 			}
+		})
+	}
+}
+
+// Free is not without bounds: what limits how many are at once counts preflights.
+func TestPreflightsAtOnceAreLimited(t *testing.T) {
+	for want, most := range map[string]int64{"busy": 1000, "too-many-in-flight": 1} {
+		bubble(t, want, func(t *testing.T) {
+			preflight := func() *http.Request {
+				return request(http.MethodOptions, "/hook", "", "Origin", "https://page.example", "Access-Control-Request-Method", "POST")
+			}
+			upstream := newGate(t)
+			r := newRig(t, upstream, func(r *Route) {
+				if want == "busy" {
+					r.Concurrency = []Concurrency{{Most: 1, Name: "few"}}
+				}
+			})
+			r.options.MaxInFlight = most
+			first := r.start(preflight())
+			synctest.Wait()
+			wantOutcome(t, r.do(preflight()), want)
+			upstream.answers <- answer(http.StatusNoContent, "")
+			wantOutcome(t, <-first, "204")
 		})
 	}
 }

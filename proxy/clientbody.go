@@ -91,6 +91,13 @@ func (b *clientBody) hold(limit int64) error {
 	return nil
 }
 
+// hidesClient reports whether nobody sees the client leave as long as its body is
+// unread, which net/http does not on HTTP/1, and this one is short enough to be
+// read for that. What is to follow an upgrade is no body.
+func (b *clientBody) hidesClient() bool {
+	return b.in.ProtoMajor == 1 && b.in.ContentLength > 0 && b.in.ContentLength <= reusable && b.in.Header["Expect"] == nil && !isUpgrade(b.in)
+}
+
 // isHeld reports whether all of it is in memory.
 func (b *clientBody) isHeld() bool { return b.held != nil && b.read.Load() }
 

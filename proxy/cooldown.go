@@ -63,6 +63,14 @@ func (rt *route) callerPause(r *http.Request) string {
 			credentials = append(append(credentials, name), values...)
 		}
 	}
+	if credentials == nil {
+		return rt.pauses[1]
+	}
+	return rt.pauseOf(credentials...)
+}
+
+// pauseOf names the cool-down of some credentials.
+func (rt *route) pauseOf(credentials ...string) string {
 	if rt.pause == "" {
 		return digest(credentials...)
 	}

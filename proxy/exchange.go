@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -87,13 +86,19 @@ func (x *exchange) serve() {
 			return
 		}
 	}
-	if compared {
+	switch {
+	case compared:
 		if err := x.body.hold(x.proxy.options.MaxBody); err != nil && !x.streamsOn(err) {
 			x.refuseBody(err)
 			return
 		}
 		if x.body.isHeld() {
 			ask.Fingerprint = rt.fingerprint(x.in, x.compared(), x.body.held)
+		}
+	case ask.Wait > 0 && x.body.hidesClient():
+		if err := x.body.hold(reusable); err != nil && err != errNoMemory {
+			x.refuseBody(err)
+			return
 		}
 	}
 	if x.admit(ask) {
@@ -128,56 +133,6 @@ func (x *exchange) streamsOn(err error) bool {
 	}
 	x.event.Shadowed = reason
 	return true
-}
-
-// ask returns what the request needs, but for the lock.
-func (x *exchange) ask() cluster.Ask {
-	ask := cluster.Ask{
-		Tag:           x.route.tag,
-		Pauses:        x.pauses(),
-		LongestPause:  x.route.CoolDown.Longest,
-		OneCaller:     x.route.alike,
-		Charges:       x.charges(x.route.charges, x.route.Limits),
-		Candidates:    x.charges(x.route.candidates, x.route.Candidates),
-		Slots:         x.slots(),
-		Wait:          x.patience(),
-		RequestID:     x.id,
-		WhenUndecided: x.route.WhenUndecided,
-	}
-	if isPreflight(x.in) {
-		ask.Charges, ask.Candidates = nil, nil
-	}
-	return ask
-}
-
-// charges returns those of limits with their callers.
-func (x *exchange) charges(of []cluster.Charge, limits []Limit) []cluster.Charge {
-	copied := false
-	for i, l := range limits {
-		if l.By == (By{}) {
-			continue
-		}
-		if !copied {
-			of, copied = slices.Clone(of), true
-		}
-		of[i].Caller = x.caller(l.By)
-	}
-	return of
-}
-
-// slots returns what the request needs of the route's concurrency limits.
-func (x *exchange) slots() []cluster.Slot {
-	of, copied := x.route.slots, false
-	for i, c := range x.route.Concurrency {
-		if c.By == (By{}) {
-			continue
-		}
-		if !copied {
-			of, copied = slices.Clone(of), true
-		}
-		of[i].Caller = x.caller(c.By)
-	}
-	return of
 }
 
 // admit gets the verdict on ask, and answers the request unless it may go on.

@@ -162,6 +162,16 @@ func TestDigestTellsValuesApart(t *testing.T) {
 	}
 }
 
+// Where only requests with a key are compared, another key is another request,
+// whatever the route compares besides.
+func TestKeysThatAreAskedForAreCompared(t *testing.T) {
+	r := newRig(t, answers(ok, ""), dedupe(DedupeKey), hold(time.Hour), func(r *Route) { r.DedupeHeaders = []string{"X-Tenant"} })
+	for _, want := range []string{"1 200", "2 200", "1 held", "2 held"} {
+		key, outcome, _ := strings.Cut(want, " ")
+		wantOutcome(t, r.do(post("same", "Idempotency-Key", key)), outcome)
+	}
+}
+
 func BenchmarkFingerprint(b *testing.B) {
 	rt := newRig(b, answers(ok, "")).routes["hook"]
 	r := post("", "Content-Type", "application/json", "Authorization", "Bearer 0123456789")

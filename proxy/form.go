@@ -27,8 +27,9 @@ func formOf(h http.Header) (kind, boundary string) {
 	return mime.FormatMediaType(kind, params), boundary
 }
 
-// appendFormSum appends the hash of a form's bytes but its delimiters, and that
-// of where those stood.
+// appendFormSum appends the hash of a form's bytes but the boundary in its
+// delimiters, and that of where those stood. What only begins like a delimiter is
+// a part's content: it is compared as it is.
 func (b *heldBody) appendFormSum(sum []byte, boundary string) []byte {
 	delimiter := []byte("\r\n--" + boundary)
 	text, places := sha256.New(), sha256.New()
@@ -37,23 +38,49 @@ func (b *heldBody) appendFormSum(sum []byte, boundary string) []byte {
 		text.Write(part)
 		at += uint64(len(part))
 	}
-	buffer := make([]byte, 0, min(b.size, lentChunk)+2*int64(len(delimiter)))
+	keep := len(delimiter) + endOfDelimiter - 1 // bytes with which the next chunk may go on
+	buffer := make([]byte, 0, min(b.size, lentChunk)+2*int64(keep+1))
 	rest := append(buffer, "\r\n"...) // the first delimiter may begin the body
-	for _, chunk := range b.chunks {
-		rest = append(rest, chunk...)
+	for i := range len(b.chunks) + 1 {
+		last := i == len(b.chunks)
+		if !last {
+			rest = append(rest, b.chunks[i]...)
+		}
 		for {
-			before, after, found := bytes.Cut(rest, delimiter)
-			if !found {
+			n := bytes.Index(rest, delimiter)
+			if n < 0 {
 				break
 			}
-			take(before)
-			places.Write(binary.BigEndian.AppendUint64(nil, at))
-			rest = after
+			after := rest[n+len(delimiter):]
+			if !last && len(after) < endOfDelimiter {
+				break
+			}
+			if endsDelimiter(after) {
+				take(rest[:n])
+				places.Write(binary.BigEndian.AppendUint64(nil, at))
+				rest = after
+			} else {
+				n += len("\r\n")
+				take(rest[:n])
+				rest = rest[n:]
+			}
 		}
-		begun := min(len(rest), len(delimiter)-1) // the next chunk may go on with it
-		take(rest[:len(rest)-begun])
-		rest = append(buffer, rest[len(rest)-begun:]...)
+		if !last {
+			begun := min(len(rest), keep)
+			take(rest[:len(rest)-begun])
+			rest = append(buffer, rest[len(rest)-begun:]...)
+		}
 	}
 	take(rest)
 	return places.Sum(text.Sum(sum))
+}
+
+// endOfDelimiter is how many bytes behind a boundary tell whether it was one.
+const endOfDelimiter = len("--\r\n")
+
+// endsDelimiter reports whether a delimiter ends where after begins: with its line,
+// or with the form.
+func endsDelimiter(after []byte) bool {
+	rest, _ := bytes.CutPrefix(after, []byte("--"))
+	return bytes.HasPrefix(rest, []byte("\r\n")) || len(rest) == 0 && len(after) > 0
 }

@@ -48,6 +48,9 @@ func TestWhichFormsAreEqual(t *testing.T) {
 		"an end":                        {of(one, "hello"), in(of(one, "hello"), "--\r\n", "--\r\nx"), false},
 		"a boundary that no line is of": {as(of(one, "hello"), "multipart/form-data; boundary=x"), as(of(other, "hello"), "multipart/form-data; boundary=x"), false},
 		"text that has the boundary":    {of("x1", "a--x1b"), of("x2", "a--x2b"), false},
+		"text that begins like one":     {of("x1", "a\r\n--x1b"), of("x2", "a\r\n--x2b"), false},
+		"text that begins like the end": {of("x1", "a\r\n--x1--b"), of("x2", "a\r\n--x2--b"), false},
+		"a form without a last line":    {[2]string{"multipart/form-data; boundary=x1", "--x1\r\n\r\na\r\n--x1--"}, [2]string{"multipart/form-data; boundary=x2", "--x2\r\n\r\na\r\n--x2--"}, true},
 		"no boundary":                   {as(of(one, "hello"), "multipart/form-data"), as(of(other, "hello"), "multipart/form-data"), false},
 		"a boundary of many":            {as(of(one, "hello"), "multipart/form-data; boundary="+strings.Repeat("b", 71)), as(of(one, "hello"), "multipart/form-data; boundary="+strings.Repeat("c", 71)), false},
 		"a broken type":                 {as(of(one, "hello"), "multipart/form-data; boundary="+one+"; ="), as(of(other, "hello"), "multipart/form-data; boundary="+other+"; ="), false},
@@ -67,6 +70,8 @@ func TestWhichFormsAreEqual(t *testing.T) {
 func FuzzFormSum(f *testing.F) {
 	f.Add("--b\r\n\r\na\r\n--b--\r\n", "b", 5)
 	f.Add("\r\n--\r\n--b\r\n--b", "b", 1)
+	f.Add("--b\r\n\r\na\r\n--b--x\r\n--bb\r\n--b--", "b", 1)
+	f.Add("--b\r\n\r\na\r\n--b--x\r\n--bb\r\n--b--", "b", 7)
 	f.Fuzz(func(t *testing.T, text, boundary string, size int) {
 		size = max(1, size)
 		whole, parts := newHeldBody(), newHeldBody()

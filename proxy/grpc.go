@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -17,7 +18,7 @@ var grpcUnits = map[byte]time.Duration{
 }
 
 // grpcTimeout returns how long the caller of a gRPC method waits (its header
-// Grpc-Timeout). ok is false if it does not say.
+// Grpc-Timeout), of at most 8 digits. ok is false if it does not say.
 func grpcTimeout(h http.Header) (timeout time.Duration, ok bool) {
 	text := h.Get("Grpc-Timeout")
 	if text == "" || !isGRPC(h) {
@@ -26,5 +27,8 @@ func grpcTimeout(h http.Header) (timeout time.Duration, ok bool) {
 	last := len(text) - 1
 	n, err := strconv.ParseUint(text[:last], 10, 31)
 	unit, known := grpcUnits[text[last]]
-	return time.Duration(n) * unit, err == nil && known
+	if known {
+		n = min(n, uint64(math.MaxInt64/unit)) // hours can be more than there is room for
+	}
+	return time.Duration(n) * unit, err == nil && known && last <= 8
 }

@@ -6,6 +6,8 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -29,6 +31,9 @@ type problem struct {
 	route     string // empty if unknown
 	requestID string
 	sent      bool // something of the request may have reached the upstream
+
+	about about   // the reason's own, when it is complete
+	text  *object // the body, which is lent; nil if there is none
 }
 
 // unknownWait is what who may come back is told to wait where nobody knows how long.
@@ -36,15 +41,15 @@ const unknownWait = time.Second
 
 // complete fills in what is the reason's own.
 func (p *problem) complete() {
-	about := reasons[p.reason]
-	p.status = cmp.Or(p.status, about.status)
-	p.title = cmp.Or(p.title, about.title)
-	p.cause = cmp.Or(p.cause, about.proxyStatus)
+	p.about = reasons[p.reason]
+	p.status = cmp.Or(p.status, p.about.status)
+	p.title = cmp.Or(p.title, p.about.title)
+	p.cause = cmp.Or(p.cause, p.about.proxyStatus)
 	p.wait = cmp.Or(p.wait, unknownWait)
 	if p.detail == "" {
-		p.detail = about.detail + wasNotSent
+		p.detail = p.about.detail + wasNotSent
 		if p.sent {
-			p.detail = about.detail + mayHaveActed
+			p.detail = p.about.detail + mayHaveActed
 		}
 	}
 }
@@ -59,11 +64,11 @@ const (
 // What the upstream may have acted on never is, and a refusal of what stays as it
 // is cannot be helped by that.
 func (p *problem) again() bool {
-	return !p.sent && (reasons[p.reason].again || p.status == http.StatusRequestTimeout)
+	return !p.sent && (p.about.again || p.status == http.StatusRequestTimeout)
 }
 
 // answer makes the answer to in: its fields, which it sets in h, its status and
-// its body, which may be empty.
+// its body, which may be empty and is p's until [problem.done].
 func (p *problem) answer(h http.Header, in *http.Request) (status int, body []byte) {
 	p.complete()
 	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
@@ -86,6 +91,30 @@ func (p *problem) answer(h http.Header, in *http.Request) (status int, body []by
 	}
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	return p.status, body
+}
+
+// done ends the use of the body.
+func (p *problem) done() {
+	const longest = 2 << 10 // of what net/http copies: it may be sending a longer one yet
+	if p.text != nil && len(*p.text) <= longest {
+		texts.Put(p.text)
+	}
+	p.text = nil
+}
+
+// texts lends what bodies are written to.
+var texts = sync.Pool{New: func() any { return new(make(object, 0, 768)) }}
+
+// begin returns the room for a body, which begins as an object.
+func (p *problem) begin() object {
+	p.text = texts.Get().(*object)
+	return append((*p.text)[:0], '{')
+}
+
+// end ends the body, which is an object.
+func (p *problem) end(o object) []byte {
+	*p.text = append(o, "}\n"...)
+	return *p.text
 }
 
 // AnswerPanic answers r, in whose handler something panicked before an answer
@@ -118,16 +147,18 @@ func (p *problem) tellGRPC(h http.Header, in *http.Request) {
 		pushback = min(milliseconds(p.wait), math.MaxInt32)
 	}
 	h["Content-Type"] = in.Header["Content-Type"][:1:1]
-	h["Grpc-Status"] = []string{strconv.Itoa(reasons[p.reason].grpc)}
+	h["Grpc-Status"] = []string{strconv.Itoa(p.about.grpc)}
 	h["Grpc-Message"] = []string{string(p.reason)}
 	h["Grpc-Retry-Pushback-Ms"] = []string{strconv.FormatInt(pushback, 10)} // gRFC A6
 }
 
 // body is the problem on one line.
 func (p *problem) body() []byte {
-	o := make(object, 0, 768)
-	o = append(o, '{')
-	o = o.text("type", p.reason.problemType(p.status)).text("title", p.title).number("status", int64(p.status)).text("detail", p.detail)
+	o := p.begin()
+	o = o.text("type", p.reason.problemType(p.status)).text("title", p.title).number("status", int64(p.status)).name("detail")
+	at := len(o)
+	o = o.quote(p.detail)
+	detail := o[at:] // which is said three times
 	o = p.members(o)
 	if p.again() {
 		o = o.decimal("retry_after", float64(milliseconds(p.wait))/1000)
@@ -145,16 +176,15 @@ func (p *problem) body() []byte {
 	if p.share > 0 {
 		o = o.text("share", "1/"+strconv.Itoa(p.share))
 	}
-	o = append(o.text("message", p.detail).name("error"), '{')
-	o = o.text("message", p.detail).text("type", p.errorType()).text("code", string(p.reason))
-	return append(o, "}}\n"...)
+	o = append(append(o.name("message"), detail...).name("error"), '{')
+	o = append(o.name("message"), detail...)
+	o = o.text("type", p.errorType()).text("code", string(p.reason))
+	return p.end(append(o, '}'))
 }
 
 // success is the body where a duplicate is told so by a status of success.
 func (p *problem) success() []byte {
-	o := make(object, 0, 512)
-	o = append(o, '{')
-	return append(p.members(o.text("status", "duplicate").text("message", p.detail)), "}\n"...)
+	return p.end(p.members(p.begin().text("status", "duplicate").text("message", p.detail)))
 }
 
 // members adds what every body has.
@@ -248,10 +278,18 @@ func (o object) decimal(name string, n float64) object {
 // quote writes a string. Ours need no escapes; what is written by others may.
 func (o object) quote(s string) object {
 	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+		if !plain[s[i]] {
 			quoted, _ := json.Marshal(s) // which cannot fail for a string
 			return append(o, quoted...)
 		}
 	}
 	return append(append(append(o, '"'), s...), '"')
 }
+
+// plain are the bytes that a JSON string has as they are.
+var plain = func() (is [256]bool) {
+	for c := ' '; c <= '~'; c++ {
+		is[c] = !strings.ContainsRune(`"\<>&`, c)
+	}
+	return is
+}()

@@ -474,12 +474,12 @@ func TestRouteThatWasMeant(t *testing.T) {
 
 // Some clients send their token where a route's name belongs.
 func TestNameOfAnUnknownRouteIsToldUnlessItMayBeASecret(t *testing.T) {
-	for _, name := range []string{"slak", "XXX", "services", "slack-eng", "v1", "my_app.v2"} {
+	for _, name := range []string{"slak", "Slack", "XXX", "services", "slack-eng", "v1", "my_app.v2"} {
 		if got := tellable(name); got != name {
 			t.Errorf("tellable(%q): got %q", name, got)
 		}
 	}
-	for _, name := range []string{"", "bot123456:AAE-x", "3f2a9c0d7e", "xoxb-1234567890-abc", "a%20b", "sk-proj4f3k2j1h", "AKIAIOSFODNN7EXAMPLE", strings.Repeat("x", 17)} {
+	for _, name := range []string{"", "bot123456:AAE-x", "3f2a9c0d7e", "xoxb-1234567890-abc", "a%20b", "sk-proj4f3k2j1h", "AKIAIOSFODNN7EXAMPLE", "xKqLmNbVcZpQwErT", "abc-xKqLmNbVcZ", strings.Repeat("x", 17)} {
 		if got := tellable(name); got != "" {
 			t.Errorf("tellable(%q): got %q", name, got)
 		}

@@ -117,6 +117,7 @@ func (x *exchange) reply(p problem) {
 	if len(body) > 0 {
 		_, _ = x.client.Write(body) // a client that has left needs no answer
 	}
+	p.done()
 }
 
 // addRateLimit tells the client of the route's budgets, after what the

@@ -109,7 +109,7 @@ const (
 	DedupeOn  Dedupe = "on"  // every method but GET, HEAD, OPTIONS and TRACE
 	DedupeOff Dedupe = "off" // none: bodies of any size stream through
 	DedupeAll Dedupe = "all" // every method
-	DedupeKey Dedupe = "key" // those with an Idempotency-Key
+	DedupeKey Dedupe = "key" // those with an Idempotency-Key, which they always agree in
 )
 
 // ClientGone says what becomes of an exchange whose client has left.
@@ -170,9 +170,12 @@ func newRoute(r Route) (*route, error) {
 	if r.Pool != "" {
 		rt.tag, rt.pause = r.Pool, r.Name // each upstream of a pool cools down by itself
 	}
-	rt.pauses = []string{rt.pause, rt.callerPause(&http.Request{})}
+	rt.pauses = []string{rt.pause, rt.pauseOf()}
 	rt.oneCaller, rt.preset = r.sendsCredentials(), PresetOf(r.Upstream)
 	headers := append([]string{"Content-Type", "Content-Encoding"}, r.DedupeHeaders...)
+	if r.Dedupe == DedupeKey {
+		headers = append(headers, "Idempotency-Key")
+	}
 	var policies httpsfv.List
 	for _, l := range r.Limits {
 		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit})
@@ -267,10 +270,18 @@ func (rt *route) dedupes(r *http.Request) bool {
 
 // isPreflight reports whether a browser asks by r what a page may send. It costs
 // no budget: refused, it would hide the answer to the request that follows from
-// the page.
+// the page. A browser's has no body and no other method within: with one it would
+// be a way around the budget, and is a request like any other.
 func isPreflight(r *http.Request) bool {
-	return r.Method == http.MethodOptions && r.Header["Origin"] != nil && r.Header["Access-Control-Request-Method"] != nil
+	if r.Method != http.MethodOptions || r.Header["Origin"] == nil || r.Header["Access-Control-Request-Method"] == nil || r.ContentLength != 0 {
+		return false
+	}
+	return !slices.ContainsFunc(otherMethods, func(name string) bool { return r.Header[name] != nil })
 }
+
+// otherMethods are the fields by which upstreams take a request for one of another
+// method.
+var otherMethods = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
 
 // isUpgrade reports whether a request asks for another protocol, as WebSocket
 // does: by an Upgrade that its Connection names. Only HTTP/1.1 has that.

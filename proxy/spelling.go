@@ -7,9 +7,11 @@ import (
 )
 
 // words are what names consist of that people give: tokens of APIs, which some
-// clients send in the path's first segment, have longer runs of letters, or
-// digits between them.
-var words = regexp.MustCompile(`^[A-Za-z]{1,16}[0-9]{0,3}([._-][A-Za-z]{1,16}[0-9]{0,3}){0,3}$`)
+// clients send in the path's first segment, have longer runs of letters, small and
+// capital ones mixed, or digits between them.
+var words = regexp.MustCompile(`^` + word + `([._-]` + word + `){0,3}$`)
+
+const word = `([A-Z]?[a-z]{1,15}|[A-Z]{1,16})[0-9]{0,3}`
 
 // tellable returns name if it can be told to operators: as words, or as nothing.
 func tellable(name string) string {

@@ -109,33 +109,45 @@ func (t *tryCommand) send(p *process, patience time.Duration) error {
 	defer res.Body.Close()
 	const longest = 1 << 10 // of what is shown
 	body, _ := io.ReadAll(io.LimitReader(res.Body, longest))
-	words := plainWords(res, body)
+	words, maybe := plainWords(res, body)
 	_, _ = fmt.Fprintf(p.stdout, "%s after %s: %s\n", res.Status, time.Since(began).Round(time.Millisecond), words)
-	if res.StatusCode >= 300 {
-		return errors.New("the message was not taken")
+	switch {
+	case res.StatusCode < 300:
+		return nil
+	case maybe:
+		return errors.New("nobody knows whether the message was taken")
 	}
-	return nil
+	return errors.New("the message was not taken")
 }
 
-// plainWords says whose an answer is, and what it says.
-func plainWords(res *http.Response, body []byte) string {
-	var ours struct{ Reason, Detail string }
-	fault, isOurs := strings.CutPrefix(res.Header.Get("Proxy-Status"), "throttle-proxy; error=")
-	if isOurs && json.Unmarshal(body, &ours) == nil && ours.Reason != "" {
-		words := fmt.Sprintf("throttle-proxy refused it (%s): %s", ours.Reason, ours.Detail)
-		if todo := advice[fault]; todo != "" {
-			words += fmt.Sprintf(" %s: %s.", fault, todo)
+// plainWords says whose an answer is, and what it says; and whether the message may
+// have reached the upstream though that gave no answer.
+func plainWords(res *http.Response, body []byte) (words string, maybe bool) {
+	if fault, isOurs := strings.CutPrefix(res.Header.Get("Proxy-Status"), "throttle-proxy; error="); isOurs {
+		var ours struct{ Reason, Detail, Sent string }
+		switch {
+		case json.Unmarshal(body, &ours) == nil && ours.Reason != "":
+			verb := "refused it"
+			if maybe = ours.Sent == "maybe"; maybe {
+				verb = "has no answer"
+			}
+			words = fmt.Sprintf("throttle-proxy %s (%s): %s", verb, ours.Reason, ours.Detail)
+			if todo := advice[fault]; todo != "" {
+				words += fmt.Sprintf(" %s: %s.", fault, todo)
+			}
+			if after := res.Header.Get("Retry-After"); after != "" {
+				words += fmt.Sprintf(" Come back in %ss.", after)
+			}
+			return words, maybe
+		case len(body) == 0: // by --duplicate-status 204
+			return "throttle-proxy refused it, as a duplicate", false
 		}
-		if after := res.Header.Get("Retry-After"); after != "" {
-			words += fmt.Sprintf(" Come back in %ss.", after)
-		}
-		return words
 	}
 	text := strings.Join(strings.FieldsFunc(string(body), func(r rune) bool {
 		return unicode.IsSpace(r) || !unicode.IsPrint(r) // a terminal would obey some
 	}), " ")
 	if text == "" {
-		return "the upstream answered, with nothing in it"
+		return "the upstream answered, with nothing in it", false
 	}
-	return "the upstream answered: " + text
+	return "the upstream answered: " + text, false
 }

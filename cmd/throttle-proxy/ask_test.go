@@ -42,11 +42,16 @@ func TestTry(t *testing.T) {
 		{"a refusal of ours", limited, 429, exitFailed, ours, ": throttle-proxy refused it (limited): The budget is spent. This request was not sent. Come back in 3s.\n"},
 		{"an upstream that is not there", `{"reason":"upstream-refused","detail":"It was not sent."}`, 502, exitFailed, dead,
 			": throttle-proxy refused it (upstream-refused): It was not sent. connection_refused: nothing listens there: correct the port, or start it.\n"},
+		{"a duplicate without a body", "", 204, 0, http.Header{"Proxy-Status": ours["Proxy-Status"]}, ": throttle-proxy refused it, as a duplicate\n"},
+		{"no answer", `{"reason":"upstream-timeout","detail":"It may have acted.","sent":"maybe"}`, 504, exitFailed, http.Header{"Proxy-Status": ours["Proxy-Status"]}, ": throttle-proxy has no answer (upstream-timeout): It may have acted.\n"},
 	} {
 		status, answer, header = test.status, test.answer, test.header
 		exit, stdout, stderr := execute("try slack --port " + port)
 		if exit != test.exit || (stderr == "") != (exit == 0) || !strings.Contains(stdout, test.want) || strings.Count(stdout, "\n") != 1 {
 			t.Errorf("%s: got status %d, %q and %q, want %d and %q", test.name, exit, stdout, stderr, test.exit, test.want)
+		}
+		if test.name == "no answer" && !strings.Contains(stderr, "nobody knows whether the message was taken") {
+			t.Errorf("%s: got %q", test.name, stderr)
 		}
 	}
 	if want := `POST /slack application/json {"text":"hello from throttle-proxy"}`; sent != want {

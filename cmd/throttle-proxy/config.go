@@ -24,6 +24,8 @@ type config struct {
 	pools            []string
 	tlsCert, tlsKey  string
 	shared           map[string][]proxy.Limit // of each pool
+	tried            map[string][]proxy.Limit // its candidates
+	atOnce           map[string][]proxy.Concurrency
 	trust            proxy.Trust
 	maxBody          int64
 	bodyMemory       int64

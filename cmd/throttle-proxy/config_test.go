@@ -50,6 +50,8 @@ func TestDefaults(t *testing.T) {
 		writeIdle:     time.Minute,
 		redisPrefix:   "throttle",
 		shared:        map[string][]proxy.Limit{},
+		tried:         map[string][]proxy.Limit{},
+		atOnce:        map[string][]proxy.Concurrency{},
 		storeTimeout:  100 * time.Millisecond,
 		lockTTL:       5 * time.Second,
 		replicas:      1,

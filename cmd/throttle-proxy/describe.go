@@ -44,7 +44,7 @@ func (c *config) describeLimits(r proxy.Route) string {
 	}
 	for _, l := range r.Concurrency {
 		part := fmt.Sprintf("%d at once%s", l.Most, describeBy(l.By))
-		if r.Pool != "" && strings.HasPrefix(l.Name, r.Pool+"-concurrency") {
+		if slices.Contains(c.atOnce[r.Pool], l) {
 			part += " (shared by pool " + r.Pool + ")"
 		}
 		parts = append(parts, part)
@@ -53,11 +53,14 @@ func (c *config) describeLimits(r proxy.Route) string {
 	if text == "" {
 		text = "no limit"
 	}
-	if r.Wait > 0 && len(parts) > 0 {
+	if r.Wait > 0 && len(parts) > 0 && !r.Shadow {
 		text += fmt.Sprintf("; what would be too many waits up to %s", brief(r.Wait))
 	}
 	for _, l := range r.Candidates {
 		text += "; only reported: " + describeLimit(l)
+		if slices.Contains(c.tried[r.Pool], l) {
+			text += " (shared by pool " + r.Pool + ")"
+		}
 	}
 	return text
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -40,22 +41,22 @@ func (f *flags) parseRates(p *parsing, c *config) {
 		return nil
 	}, c.pools...)
 
-	taken := map[string]bool{} // names of limits, each after what shares them
+	taken := names{}
 	claim := func(tag string, limits []proxy.Limit) []proxy.Limit {
 		for _, l := range limits {
-			if taken[tag+" "+l.Name] {
+			if !taken.take(tag, l.Name) {
 				p.fail("rate", "two budgets of %s are called %s: give one of them another name=", tag, l.Name)
 			}
-			taken[tag+" "+l.Name] = true
 		}
 		return limits
 	}
-	c.shared = map[string][]proxy.Limit{}
+	c.shared, c.tried = map[string][]proxy.Limit{}, map[string][]proxy.Limit{}
 	for _, pool := range c.pools {
 		if len(of[pool]) == 0 {
 			p.fail("pool", "pool %s has no budget: add --rate %[1]s=N/PERIOD", pool)
 		}
 		c.shared[pool] = claim(pool, named(of[pool], pool))
+		c.tried[pool] = claim(pool, named(candidates[pool], pool+"-candidate"))
 	}
 	for i := range c.routes {
 		route := &c.routes[i]
@@ -64,17 +65,21 @@ func (f *flags) parseRates(p *parsing, c *config) {
 		if !ok {
 			own = builtinRates(route.Upstream)
 		}
-		tag := route.Name
-		if route.Pool != "" {
-			tag = route.Pool
-		}
+		tag := cmp.Or(route.Pool, route.Name)
 		tried, _ := mostSpecific(candidates, route.Name)
 		route.Limits = append(claim(tag, named(own, route.Name)), c.shared[route.Pool]...)
-		route.Candidates = claim(tag, named(tried, route.Name+"-candidate"))
-		if route.Pool != "" {
-			route.Candidates = append(route.Candidates, named(candidates[route.Pool], route.Pool+"-candidate")...)
-		}
+		route.Candidates = append(claim(tag, named(tried, route.Name+"-candidate")), c.tried[route.Pool]...)
 	}
+}
+
+// names are those of limits, each after the route or pool in whose keys it is.
+type names map[[2]string]bool
+
+// take reports whether no other has the name.
+func (n names) take(tag, name string) bool {
+	free := !n[[2]string{tag, name}]
+	n[[2]string{tag, name}] = true
+	return free
 }
 
 // parseConcurrency gives each route its concurrency limits, and those of its pool.
@@ -96,30 +101,28 @@ func (f *flags) parseConcurrency(p *parsing, c *config) {
 		}
 		return nil
 	}, c.pools...)
-	ofRoute := map[string]string{} // by pool and name: what is one route's own is not another's
+	taken := names{}
+	claim := func(tag string, limits []proxy.Concurrency) []proxy.Concurrency {
+		for _, l := range limits {
+			if !taken.take(tag, l.Name) {
+				p.fail("concurrency", "two limits of %s are called %s: give one of them another name=", tag, l.Name)
+			}
+		}
+		return limits
+	}
+	for _, r := range c.routes { // which tell clients of both kinds by their names
+		for _, l := range r.Limits {
+			taken.take(cmp.Or(r.Pool, r.Name), l.Name)
+		}
+	}
+	c.atOnce = map[string][]proxy.Concurrency{}
+	for _, pool := range c.pools {
+		c.atOnce[pool] = claim(pool, namedConcurrency(of[pool], pool))
+	}
 	for i := range c.routes {
 		route := &c.routes[i]
 		own, _ := mostSpecific(of, route.Name)
-		route.Concurrency = namedConcurrency(own, route.Name)
-		if route.Pool != "" {
-			for _, l := range route.Concurrency {
-				if other := ofRoute[route.Pool+" "+l.Name]; other != "" {
-					p.fail("concurrency", "%s and %s of pool %s have each a limit called %s: give one of them another name=, or write it for the pool", other, route.Name, route.Pool, l.Name)
-				}
-				ofRoute[route.Pool+" "+l.Name] = route.Name
-			}
-			route.Concurrency = append(route.Concurrency, namedConcurrency(of[route.Pool], route.Pool)...)
-		}
-		taken := map[string]bool{}
-		for _, l := range route.Limits {
-			taken[l.Name] = true
-		}
-		for _, l := range route.Concurrency {
-			if taken[l.Name] {
-				p.fail("concurrency", "two limits of %s are called %s: give one of them another name=", route.Name, l.Name)
-			}
-			taken[l.Name] = true
-		}
+		route.Concurrency = append(claim(cmp.Or(route.Pool, route.Name), namedConcurrency(own, route.Name)), c.atOnce[route.Pool]...)
 	}
 }
 

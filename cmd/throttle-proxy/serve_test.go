@@ -56,6 +56,19 @@ func TestDescribe(t *testing.T) {
 			"b  10/s, burst 20 and 7/s, burst 7 (shared by pool p); repeats, of any method, refused while in flight, 1s after success and 1m after an unknown outcome; shadow: nothing is refused, only reported",
 			alone,
 		}},
+		{pooled + "--rate p=7/s,name=x --rate off --rate p=9/s,candidate --dedupe off --concurrency p=5,name=y --concurrency b=3", []string{
+			"a  7/s, burst 7 (shared by pool p) and 5 at once (shared by pool p); only reported: 9/s, burst 9 (shared by pool p); repeats are forwarded",
+			"b  7/s, burst 7 (shared by pool p) and 3 at once and 5 at once (shared by pool p); only reported: 9/s, burst 9 (shared by pool p); repeats are forwarded",
+			alone,
+		}},
+		{"--register a=http://host --rate 1/s --wait 1m --dedupe off", []string{
+			"a  1/s, burst 1; what would be too many waits up to 1m; repeats are forwarded",
+			alone,
+		}},
+		{"--register a=http://host --rate 1/s --wait 30s --dedupe off --shadow on", []string{
+			"a  1/s, burst 1; repeats are forwarded; shadow: nothing is refused, only reported",
+			alone,
+		}},
 		{"--register a=http://host --rate 1/s,by=client/56 --dedupe-json $.event.id,-$.event.at --shadow on", []string{
 			"a  1/s, burst 1 by client/56; repeats refused while in flight, 1s after success and 1m after an unknown outcome, JSON compared by $.event.id -$.event.at; shadow: nothing is refused, only reported",
 			alone,
