@@ -164,7 +164,6 @@ type outage struct {
 	url    string
 	begin  func(*testing.T)
 	settle func(*testing.T) // returns once it is over
-	apart  time.Duration    // longest that duplicates may pass
 	lines  int              // most that a replica may say that the store is away
 }
 
@@ -185,7 +184,6 @@ var outages = map[string]func(*testing.T) outage{
 					return !slices.ContainsFunc(s.Nodes, func(node *redistest.Server) bool { return s.Master(node) != s.Data[1] })
 				})
 			},
-			apart: time.Second,
 			lines: 2,
 		}
 	},
@@ -197,7 +195,6 @@ var outages = map[string]func(*testing.T) outage{
 			settle: func(t *testing.T) {
 				eventually(t, "another master", func() bool { return s.Master(s.Nodes[1]) == s.Data[1] })
 			},
-			apart: 20 * time.Second,
 			lines: 4,
 		}
 	},
@@ -213,7 +210,6 @@ var outages = map[string]func(*testing.T) outage{
 					return strings.Contains(replica.Info(t.Context(), "replication").Val(), "role:master")
 				})
 			},
-			apart: 40 * time.Second,
 			lines: 12, // three masters refuse while one is missing
 		}
 	},
@@ -226,14 +222,13 @@ var outages = map[string]func(*testing.T) outage{
 				s.Restart()
 			},
 			settle: func(*testing.T) {},
-			apart:  10 * time.Second,
 			lines:  4,
 		}
 	},
 }
 
-// Fails if duplicates pass for longer than an event may cost, or a replica is
-// never well again.
+// Fails if a replica is never well again, or says more of an event than that it
+// began and ended. What it costs is what the documentation has.
 func TestCostOfEachEventOfEachTopology(t *testing.T) {
 	for name, start := range outages {
 		t.Run(name, func(t *testing.T) {
@@ -251,8 +246,8 @@ func TestCostOfEachEventOfEachTopology(t *testing.T) {
 			eventually(t, "the load goes on", func() bool { return len(s.upstream.all()) > body+20 })
 			c := s.cost()
 			t.Log(name, ": ", c)
-			if c.apart > o.apart || c.lines > o.lines {
-				t.Errorf("%s, want duplicates to pass for %s at most, and %d lines", c, o.apart, o.lines)
+			if c.lines > o.lines { // how long it takes is the machine's too
+				t.Errorf("%s, want %d lines", c, o.lines)
 			}
 		})
 	}

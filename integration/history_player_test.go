@@ -254,7 +254,7 @@ func (h *historyRun) awaitBeats() {
 	}
 }
 
-var loggedRequest = regexp.MustCompile(`msg=request .* request_id=(\S+)(.* degraded=true)?`)
+var loggedRequest = regexp.MustCompile(`msg=request .* client_request_id=(\S+)(.* degraded=true)?`)
 
 // read completes the history by what the upstream and the replicas have
 // recorded.

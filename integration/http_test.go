@@ -214,20 +214,22 @@ func TestHTTPRequestsArriveToTheByte(t *testing.T) {
 		"--register", "bare="+u.url(), "--forwarded", "bare=off",
 		"--register", "user=http://user:p%40ss@"+u.addr+"/"+canary,
 		"--register", "set="+u.url(), "--set-header", "set=X-Key=1="+canary, "--set-header", "set=Authorization=Bearer "+canary)
-	const ours = "Via: 1.1 throttle-proxy\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Host: gateway\nX-Forwarded-Proto: http\nX-Request-Id: id\n"
+	ours := func(route string) string {
+		return "Via: 1.1 throttle-proxy\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Host: gateway\nX-Forwarded-Prefix: /" + route + "\nX-Forwarded-Proto: http\nX-Request-Id: id\n"
+	}
 	const chunked = "Transfer-Encoding: chunked\n"
 	for name, tt := range map[string]struct {
 		line, fields, body             string
 		wantLine, wantFields, wantBody string
 	}{
-		"query after ours": {"GET /query/x?y;%", "", "", "GET /CANARY/x?first=CANARY&y;%", ours, ""},
-		"chunked body":     {"POST /hook", chunked, "2\nbo\n2;x=y\ndy\n0\n\n", "POST /CANARY", "Content-Length: 4\n" + ours, "body"},
-		"streamed chunks":  {"POST /stream", chunked, "4\nbody\n0\n\n", "POST /CANARY", chunked + ours, "4\nbody\n0\n\n"},
+		"query after ours": {"GET /query/x?y;%", "", "", "GET /CANARY/x?first=CANARY&y;%", ours("query"), ""},
+		"chunked body":     {"POST /hook", chunked, "2\nbo\n2;x=y\ndy\n0\n\n", "POST /CANARY", "Content-Length: 4\n" + ours("hook"), "body"},
+		"streamed chunks":  {"POST /stream", chunked, "4\nbody\n0\n\n", "POST /CANARY", chunked + ours("stream"), "4\nbody\n0\n\n"},
 		"forwarded off":    {"GET /bare", "X-Forwarded-For: 192.0.2.1\n", "", "GET /CANARY", "X-Request-Id: id\n", ""},
 		"userinfo": {"GET /user", "Authorization: Bearer client\n", "", "GET /CANARY",
-			"Authorization: Basic dXNlcjpwQHNz\n" + ours, ""},
+			"Authorization: Basic dXNlcjpwQHNz\n" + ours("user"), ""},
 		"header set": {"GET /set", "Authorization: Bearer client\nX-Key: client\nConnection: X-Key\n", "", "GET /CANARY",
-			"Authorization: Bearer CANARY\n" + strings.Replace(ours, "X-R", "X-Key: 1=CANARY\nX-R", 1), ""},
+			"Authorization: Bearer CANARY\n" + strings.Replace(ours("set"), "X-R", "X-Key: 1=CANARY\nX-R", 1), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := dial(t, r.addr)

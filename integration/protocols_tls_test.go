@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -175,6 +176,24 @@ func TestCertificateIsReadAgain(t *testing.T) {
 	_, cert, key = newKeyPair(t, "second.test")
 	replace(certFile, cert)
 	replace(keyFile, key)
+	becomes("second.test")
+
+	// SIGHUP does not wait for a look at the files, and tells of them too.
+	_, cert, key = newKeyPair(t, "reload.test")
+	replace(keyFile, key)
+	replace(certFile, cert)
+	r.signal(t, syscall.SIGHUP)
+	eventually(t, "SIGHUP is obeyed", func() bool { return strings.Contains(r.stderr.String(), "SIGHUP: ") })
+	if got := served(); got != "reload.test" {
+		t.Errorf("the certificate is that of %s, want reload.test", got)
+	}
+	replace(keyFile, nil)
+	replace(certFile, nil)
+	r.signal(t, syscall.SIGHUP)
+	eventually(t, "SIGHUP is obeyed again", func() bool { return strings.Count(r.stderr.String(), "SIGHUP: ") == 2 })
+	_, cert, key = newKeyPair(t, "second.test")
+	replace(keyFile, key)
+	replace(certFile, cert)
 	becomes("second.test")
 
 	const warning = "the new TLS certificate cannot be used"

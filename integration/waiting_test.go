@@ -3,13 +3,17 @@ package integration
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"throttle-proxy/integration/redistest"
 )
 
 // Fails if requests that wait for their budget are refused, sent before their
@@ -132,6 +136,68 @@ func TestDrainOfRequestsThatWait(t *testing.T) {
 	u.expectAgreement(t, answers)
 	if locks := f.locks(t); len(locks) > counts["200"] {
 		t.Errorf("%d locks are left of %d holds", len(locks), counts["200"])
+	}
+}
+
+// Fails if a rolling restart behind nginx loses a request that waits for its budget
+// or for a slot, sends one twice, or lets more at once than there are slots.
+func TestRollingRestartKeepsWhatWaits(t *testing.T) {
+	t.Parallel()
+	const most, clients = 3, 12
+	upstreams := map[string]*upstream{"paced": newUpstream(t), "few": newUpstream(t)}
+	words := []string{
+		"THROTTLE_PROXY_REDIS=" + redistest.Start(t).URL(), "THROTTLE_PROXY_STORE_TIMEOUT=5s", "THROTTLE_PROXY_LOCK_TTL=10m", "--wait", "1m",
+		"--register", "paced=" + upstreams["paced"].URL, "--rate", "paced=20/s,burst=1",
+		"--register", "few=" + upstreams["few"].URL, "--rate", "few=off", "--concurrency", fmt.Sprint("few=", most),
+	}
+	var replicas []*replica
+	for range 3 {
+		replicas = append(replicas, startReplicaOn(t, net.JoinHostPort("127.0.0.1", redistest.FreePort(t)), words...))
+	}
+	url := startBalancer(t, replicas, "proxy_next_upstream off; # it would send a POST twice", "proxy_next_upstream error timeout;")
+
+	var sent atomic.Int64
+	var load sync.WaitGroup
+	over := make(chan struct{})
+	stop := sync.OnceFunc(func() { close(over); load.Wait() })
+	defer stop()
+	answers := map[string]*[clients][]answer{"paced": {}, "few": {}}
+	for route, of := range answers {
+		for i := range of {
+			load.Go(func() {
+				for ended := false; !ended; {
+					a, err := try(t.Context(), client, http.MethodPost, url+"/"+route, fmt.Sprint(sent.Add(1)), lingers, lingerField+": 50ms")
+					if err != nil {
+						t.Errorf("%s: lost: %v", route, err)
+					}
+					of[i] = append(of[i], a)
+					select {
+					case <-over:
+						ended = true
+					default:
+					}
+				}
+			})
+		}
+	}
+	for i, r := range replicas {
+		// Those of both routes wait when it is told to end.
+		for _, u := range upstreams {
+			before := len(u.all())
+			eventually(t, "requests are sent", func() bool { return len(u.all()) > before+2*clients })
+		}
+		r.signal(t, syscall.SIGTERM)
+		r.expectExit(t, 0)
+		replicas[i] = startReplicaOn(t, r.addr, words...)
+	}
+	stop()
+	for route, of := range answers {
+		all := slices.Concat(of[:]...)
+		expectCounts(t, all, fmt.Sprintf("%d × 200", len(all)))
+		upstreams[route].expectAgreement(t, all)
+	}
+	if n := atOnce(upstreams["few"].all()); n > most {
+		t.Errorf("%d were at the upstream at once, want at most %d", n, most)
 	}
 }
 

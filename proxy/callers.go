@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -13,8 +14,8 @@ import (
 // defaultPrefix is what one customer gets of IPv6.
 const defaultPrefix = 64
 
-// client returns what addr counts as: an IPv6 address stands for its network.
-func (b By) client(addr netip.Addr) string {
+// Network returns what addr counts as: an IPv6 address stands for its network.
+func (b By) Network(addr netip.Addr) string {
 	switch {
 	case !addr.IsValid():
 		return "unix"
@@ -31,19 +32,50 @@ func (b By) client(addr netip.Addr) string {
 // caller is the digest of who asks, as by says.
 func (x *exchange) caller(by By) string {
 	if by.Client {
-		return digest(by.client(x.clientAddr()))
+		return digest(by.Network(x.clientAddr()))
 	}
 	return digest(fieldOf(x.in, http.CanonicalHeaderKey(by.Header))...)
+}
+
+// knownAs returns what [Event] has as the caller of the request.
+func (x *exchange) knownAs() string {
+	known := ""
+	if pauses := x.asked.Pauses; len(pauses) > 1 && pauses[1] != x.route.pauses[1] {
+		known = pauses[1][strings.LastIndexByte(pauses[1], ':')+1:]
+	}
+	if x.event.Reason != ReasonCoolingDown || known == "" {
+		known = cmp.Or(x.byLimit(), known)
+	}
+	const told = 8 // of its hexadecimal digits
+	return known[:min(told, len(known))]
+}
+
+// byLimit returns by what the limit that refused, or else the first one with a
+// budget or slots for each caller, knows who asks.
+func (x *exchange) byLimit() (known string) {
+	better := func(name, caller string) {
+		if caller != "" && (known == "" || slices.Contains(x.event.Limits, name)) {
+			known = caller
+		}
+	}
+	for _, c := range x.asked.Charges {
+		better(c.Name, c.Caller)
+	}
+	for _, s := range x.asked.Slots {
+		better(s.Name, s.Caller)
+	}
+	return known
 }
 
 // clientAddr returns the address that the request comes from, and warns of what
 // makes many callers one.
 func (x *exchange) clientAddr() netip.Addr {
-	if x.from != nil {
-		return *x.from
+	client := x.event.Client
+	if x.looked {
+		return client
 	}
-	client, said := x.proxy.options.Trust.client(x.in)
-	if said != nil {
+	x.looked = true
+	if said := x.nonsense; said != nil {
 		x.proxy.warnings.once(said.proxy, said.String)
 	}
 	if x.route.origin.single(client) {
@@ -55,7 +87,6 @@ func (x *exchange) clientAddr() netip.Addr {
 			return fmt.Sprintf("route %s: budgets go by client, and each of its first %d requests came from %s: is --trusted-proxy missing?", x.route.Name, soleOrigin, from)
 		})
 	}
-	x.from = &client
 	return client
 }
 

@@ -25,11 +25,11 @@ func TestWhoIsOneClient(t *testing.T) {
 		{128, "2001:db8::1", "2001:db8::1/128"},
 		{1, "2001:db8::1", "::/1"},
 	} {
-		if got := (By{Client: true, Prefix: tt.bits}).client(netip.MustParseAddr(tt.addr)); got != tt.want {
+		if got := (By{Client: true, Prefix: tt.bits}).Network(netip.MustParseAddr(tt.addr)); got != tt.want {
 			t.Errorf("%s by /%d: got %s, want %s", tt.addr, tt.bits, got, tt.want)
 		}
 	}
-	if got := (By{Client: true}).client(netip.Addr{}); got != "unix" {
+	if got := (By{Client: true}).Network(netip.Addr{}); got != "unix" {
 		t.Errorf("a unix socket: got %s", got)
 	}
 }

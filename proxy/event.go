@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net/netip"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -11,10 +12,17 @@ import (
 // for what may be a route's name misspelt, nor of its query, fields or body, nor
 // of the upstream's URL.
 type Event struct {
-	Route     string // empty if unknown
-	Method    string
-	ID        string // made by this replica; what duplicates are told of their holder
-	RequestID string // the client's X-Request-Id if it sent a valid one, else ID
+	Route           string // empty if unknown
+	Method          string
+	ID              string     // made by this replica: what its client is told, and duplicates of their holder
+	ClientRequestID string     // the client's X-Request-Id, if it sent a valid one
+	Client          netip.Addr // whom it comes from, by [Trust]; not valid for a unix socket
+
+	// Caller is the beginning of the digest by which the limit that refused, or
+	// else the first with a budget for each caller, or else the cool-down of the
+	// caller's credentials knows who asked. It is empty where nothing tells
+	// callers apart.
+	Caller string
 
 	Status   int    // of the answer, or [StatusClientGone]
 	Reason   Reason // why the answer is ours; empty if it is the upstream's

@@ -267,16 +267,16 @@ func TestEvents(t *testing.T) {
 		g.answers <- answer(created, "")
 		<-first
 		e := <-r.events
-		got := fmt.Sprint(e.Route, e.Method, e.RequestID, e.Status, e.Reason, e.Shadowed, e.Fault, e.Limits, e.Duration, e.Upstream, e.Verdict, e.ClientGone)
+		got := fmt.Sprint(e.Route, e.Method, e.ClientRequestID, e.Status, e.Reason, e.Shadowed, e.Fault, e.Limits, e.Duration, e.Upstream, e.Verdict, e.ClientGone)
 		if want := fmt.Sprint("hook", "POST", "client-1", created, "", "", "", []string{}, 3*time.Second, 3*time.Second, 0*time.Second, false); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		if e.ID == e.RequestID || len(e.ID) != 16 {
+		if e.ID == e.ClientRequestID || len(e.ID) != 16 {
 			t.Errorf("got id %s, want one of ours", e.ID)
 		}
 
 		r.do(post("second"))
-		if e := <-r.events; !slices.Equal(e.Limits, []string{"a", "b"}) || e.Reason != ReasonLimited || e.RequestID != e.ID {
+		if e := <-r.events; !slices.Equal(e.Limits, []string{"a", "b"}) || e.Reason != ReasonLimited || e.ClientRequestID != "" {
 			t.Errorf("got %s by %v, want limited by a and b", e.Reason, e.Limits)
 		}
 		r.do(request(http.MethodGet, "/hok", ""))
@@ -301,8 +301,8 @@ func TestRequestID(t *testing.T) {
 		if want := cmp.Or(id, e.ID); sent != want {
 			t.Errorf("%q: the upstream got %q, want %q", id, sent, want)
 		}
-		if got := e.RequestID == id; got != valid || !valid && e.RequestID != e.ID {
-			t.Errorf("%q: the event has %q: taken over %v, want %v", id, e.RequestID, got, valid)
+		if got := e.ClientRequestID == id && id != ""; got != valid || !valid && e.ClientRequestID != "" {
+			t.Errorf("%q: the event has %q: taken over %v, want %v", id, e.ClientRequestID, got, valid)
 		}
 	}
 }

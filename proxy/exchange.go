@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -25,6 +24,10 @@ type exchange struct {
 	id     string
 	event  Event
 
+	nonsense *nonsense   // what a trusted proxy said in place of the client's address
+	looked   bool        // whether the operator was to be warned of it
+	asked    cluster.Ask // but for the lock
+
 	prefix    string        // in front of the upstream's paths, for the client; empty by a host route
 	labels    string        // what stands for the * of the route's URL; empty for none
 	to        *upstream.URL // where the request goes
@@ -36,8 +39,7 @@ type exchange struct {
 
 	sent    time.Time // when it was sent on; zero if it was not
 	outcome outcome
-	from    *netip.Addr // whom the request comes from, once that was asked
-	gone    bool        // the client had left by the time the upstream answered
+	gone    bool // the client had left by the time the upstream answered
 }
 
 // serve is the order of decisions.
@@ -47,7 +49,7 @@ func (x *exchange) serve() {
 		return
 	}
 	m := x.proxy.match(x.in)
-	rt := m.route
+	rt := m.route.now()
 	if rt != nil {
 		x.route, x.event.Route = rt, rt.Name
 		x.prefix, x.labels, x.to = m.prefix, m.labels, rt.Upstream
@@ -77,6 +79,7 @@ func (x *exchange) serve() {
 		x.event.Shadowed = ReasonAmbiguousField
 	}
 	ask := x.ask()
+	x.asked = ask
 	compared := rt.dedupes(x.in)
 	if !compared && !rt.Shadow { // any other may be a duplicate first, which only its body tells
 		if v, known := x.proxy.options.Cluster.Refusal(ask); known {
@@ -245,6 +248,9 @@ func (x *exchange) forward() {
 	if !outlives {
 		defer context.AfterFunc(x.in.Context(), leave)()
 	}
+	if x.proxy.options.Sent != nil {
+		x.proxy.options.Sent(&x.event)
+	}
 	sender := x.route.sender
 	if x.route.hosts != nil {
 		client := x.route.hosts.At(x.labels)
@@ -309,6 +315,7 @@ func (x *exchange) finish() {
 		x.event.UpstreamWentOn = x.outcome.answered()
 	}
 	x.event.Duration = time.Since(x.event.Started)
+	x.event.Caller = x.knownAs()
 	defer x.leave()
 	if x.proxy.options.Observe != nil {
 		x.proxy.options.Observe(&x.event)

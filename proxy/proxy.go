@@ -40,6 +40,10 @@ type Options struct {
 	BodyTimeout time.Duration // longest pause in a client's body
 	MaxInFlight int64         // exchanges at once
 
+	// Sent, unless it is nil, is called for each request that is about to be sent
+	// on, with what its Event has by then. It is called concurrently.
+	Sent func(*Event)
+
 	// Observe is called once for each finished request, with an Event that is
 	// valid until it returns. It is called concurrently.
 	Observe func(*Event)
@@ -111,12 +115,13 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.body = clientBody{in: r, control: *http.NewResponseController(w), pause: p.options.BodyTimeout, all: &p.bodies}
 	x.body.read.Store(r.ContentLength == 0 || r.Body == nil)
 	x.client = client{ResponseWriter: w, in: r, body: &x.body}
-	x.event.ID, x.event.RequestID = x.id, x.id
+	x.event.ID = x.id
 	if id := r.Header.Get("X-Request-Id"); id != "" && validRequestID.MatchString(id) {
-		x.event.RequestID = id
+		x.event.ClientRequestID = id
 	}
 	defer x.finish() // also while the panic that cuts an answer passes
 	defer x.survive()
+	x.event.Client, x.nonsense = p.options.Trust.client(r)
 	x.serve()
 }
 

@@ -38,12 +38,16 @@ func (x *exchange) refuseUnknownRoute(name string) {
 	if len(name) > longest {
 		name = name[:longest] + "…"
 	}
-	const whatNameIs = ". NAME is what the replica was started with, as in --register NAME=URL; its log says which is nearest."
-	detail := "Use /NAME: no route " + strconv.Quote(name)
+	whatNameIs := ". NAME is what the replica was started with, as in --register NAME=URL"
+	detail := "Use /NAME: this path names no route"
+	if name != "" {
+		detail = "Use /NAME: no route " + strconv.Quote(name)
+		whatNameIs += "; its log says which is nearest"
+	}
 	if len(x.proxy.hosts.exact)+len(x.proxy.hosts.wild) > 0 || !strings.HasPrefix(x.in.RequestURI, "/") {
 		detail += ", and no --host for the host of this request"
 	}
-	x.reply(problem{reason: ReasonUnknownRoute, detail: detail + whatNameIs})
+	x.reply(problem{reason: ReasonUnknownRoute, detail: detail + whatNameIs + "."})
 }
 
 // refuseVerdict answers a request that the cluster refused.
@@ -104,7 +108,7 @@ func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 // reply sends an answer of our own. Whether the request was sent is the outcome's
 // to know.
 func (x *exchange) reply(p problem) {
-	p.route, p.requestID = x.event.Route, x.event.RequestID
+	p.route, p.requestID = x.event.Route, x.id
 	p.sent, p.cause = x.outcome != unsent, x.event.Fault
 	x.addRateLimit(x.decisions, x.used) // of a request that was admitted
 	status, body := p.answer(x.client.Header(), x.in)

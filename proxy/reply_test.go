@@ -261,9 +261,8 @@ func breaks(err error) func(*http.Request) *http.Request {
 	}
 }
 
-// provoke returns the answer that reason makes to a request, and the holder's
-// id if it repeats one.
-func (x refusal) provoke(t *testing.T, header ...string) (res *http.Response, first string) {
+// provoke returns the answer that reason makes to a request, and its event.
+func (x refusal) provoke(t *testing.T, header ...string) (res *http.Response, refused Event) {
 	l := limit(t, "hook", "2/m")
 	l.By = By{Header: "Tenant"} // which adds nothing to what clients are told
 	r := newRig(t, answers(ok, "done"), hold(time.Minute), limits(l), func(r *Route) {
@@ -288,11 +287,9 @@ func (x refusal) provoke(t *testing.T, header ...string) (res *http.Response, fi
 	}
 	res = r.do(req)
 	for len(r.events) > 0 {
-		if e := <-r.events; e.Holder.RequestID != "" {
-			first = e.Holder.RequestID
-		}
+		refused = <-r.events
 	}
-	return res, first
+	return res, refused
 }
 
 func TestReplies(t *testing.T) {
@@ -302,12 +299,12 @@ func TestReplies(t *testing.T) {
 		}
 	}
 	everyRefusal(t, func(t *testing.T, want refusal) {
-		res, first := want.provoke(t, "X-Request-Id", "client-2")
+		res, e := want.provoke(t, "X-Request-Id", "client-2")
 		body := text(t, res)
-		if first == "first-of-client" {
+		if e.Holder.RequestID == "first-of-client" {
 			t.Error("the holder's id is not ours")
 		}
-		if wantBody := want.body(first); body != wantBody {
+		if wantBody := want.body(e.ID, e.Holder.RequestID); body != wantBody {
 			t.Errorf("got body\n%s, want\n%s", body, wantBody)
 		}
 		if res.StatusCode != want.status {
@@ -324,9 +321,9 @@ func TestReplies(t *testing.T) {
 	})
 }
 
-// body is what the client is to read, of a duplicate of the request that is known
-// as first.
-func (x refusal) body(first string) string {
+// body is what the client is to read whose request is known as id, of a duplicate
+// of the one that is known as first.
+func (x refusal) body(id, first string) string {
 	detail, route, more, sent := x.detail, `"route":"hook",`, strings.Replace(x.more, "FIRST", first, 1), "no"
 	if x.sent {
 		sent = "maybe"
@@ -340,8 +337,8 @@ func (x refusal) body(first string) string {
 	if x.retryAfter != "" {
 		more = `,"retry_after":` + x.retryAfter + more
 	}
-	return fmt.Sprintf(`{"type":%q,"title":%q,"status":%d,"detail":"%s",%s"reason":%q,"request_id":"client-2","sent":%q%s,"message":"%[4]s","error":{"message":"%[4]s","type":%[9]q,"code":%[6]q}}`+"\n",
-		x.kind, x.title, x.status, detail, route, x.reason, sent, more, x.errorType)
+	return fmt.Sprintf(`{"type":%q,"title":%q,"status":%d,"detail":"%s",%s"reason":%q,"request_id":%[10]q,"sent":%[7]q%[8]s,"message":"%[4]s","error":{"message":"%[4]s","type":%[9]q,"code":%[6]q}}`+"\n",
+		x.kind, x.title, x.status, detail, route, x.reason, sent, more, x.errorType, id)
 }
 
 // fields are those that all clients get.
@@ -438,11 +435,11 @@ func TestGRPCReplies(t *testing.T) {
 func TestUnknownRouteListsNothing(t *testing.T) {
 	r := newRig(t, answers(ok, ""))
 	for target, want := range map[string]string{
-		"/":                            `Use /NAME: no route ""`,
+		"/":                            `Use /NAME: this path names no route`,
 		"/huck":                        `Use /NAME: no route "huck"`,
 		"/HOOK":                        `Use /NAME: no route "HOOK"`,
 		"/%68ook":                      `Use /NAME: no route "%68ook"`,
-		"//hook":                       `Use /NAME: no route ""`,
+		"//hook":                       `Use /NAME: this path names no route`,
 		"/hook%2Fx":                    `Use /NAME: no route "hook%2Fx"`,
 		"/" + strings.Repeat("x", 100): `Use /NAME: no route "` + strings.Repeat("x", 63) + `…"`,
 	} {
@@ -451,7 +448,11 @@ func TestUnknownRouteListsNothing(t *testing.T) {
 		if err := json.Unmarshal([]byte(text(t, res)), &p); err != nil {
 			t.Fatal(err)
 		}
-		want += ". NAME is what the replica was started with, as in --register NAME=URL; its log says which is nearest."
+		want += ". NAME is what the replica was started with, as in --register NAME=URL"
+		if strings.Contains(want, `"`) {
+			want += "; its log says which is nearest"
+		}
+		want += "."
 		if p.Detail != want || res.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: got %d %s, want 404 %s", target, res.StatusCode, p.Detail, want)
 		}
@@ -484,8 +485,9 @@ func TestDuplicateThatIsASuccess(t *testing.T) {
 			r.do(post("same"))
 			holder := (<-r.events).ID
 			res := r.do(post("same", "X-Request-Id", "client-2"))
+			id := (<-r.events).ID
 			want := `{"status":"duplicate","message":"` + reasons[ReasonHeld].detail + ` This request was not sent.","route":"hook","reason":"held",` +
-				`"request_id":"client-2","sent":"no","holder":{"request_id":"` + holder + `","replica":"replica-1","age":0}}` + "\n"
+				`"request_id":"` + id + `","sent":"no","holder":{"request_id":"` + holder + `","replica":"replica-1","age":0}}` + "\n"
 			fields := map[string]string{"Content-Type": "application/json", "Content-Length": strconv.Itoa(len(want)), "Retry-After": "", "X-Should-Retry": "", "Stripe-Should-Retry": ""}
 			if status == http.StatusNoContent || status == http.StatusResetContent {
 				want, fields["Content-Type"], fields["Content-Length"] = "", "", ""

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/dunglas/httpsfv"
@@ -129,9 +130,10 @@ type route struct {
 	oneCaller  bool     // its cool-downs are for all callers: to the upstream they are one
 	alike      bool     // equal requests are of callers with the same credentials
 	preset     Preset
-	sender     sender          // nil if there are hosts
-	hosts      *upstream.Hosts // that clients name; nil if the URL has no *
-	prefix     []string        // X-Forwarded-Prefix, which is its first
+	renewed    atomic.Pointer[route] // what stands in its place by now; nil for itself
+	sender     sender                // nil if there are hosts
+	hosts      *upstream.Hosts       // that clients name; nil if the URL has no *
+	prefix     []string              // X-Forwarded-Prefix, which is its first
 	origin     origin
 	json       *selection       // of JSON bodies; nil for all of their bytes
 	charges    []cluster.Charge // with the callers still to be filled in, as in

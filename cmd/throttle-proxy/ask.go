@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 	"unicode"
@@ -86,8 +87,11 @@ type tryCommand struct {
 
 // Run posts one message to a route of a replica on this host, and says in plain
 // words what came back. It fails unless the upstream took it.
-func (t *tryCommand) Run(p *process) error {
-	client, base, flag, err := t.client(tryTimeout)
+func (t *tryCommand) Run(p *process) error { return t.send(p, tryTimeout) }
+
+// send is Run, for as long as patience lasts.
+func (t *tryCommand) send(p *process, patience time.Duration) error {
+	client, base, flag, err := t.client(patience)
 	switch {
 	case err != nil:
 		return err
@@ -96,6 +100,9 @@ func (t *tryCommand) Run(p *process) error {
 	}
 	began := time.Now()
 	res, err := client.Post(base+"/"+t.Route, "application/json", strings.NewReader(t.Data))
+	if failed, ok := errors.AsType[*url.Error](err); ok && failed.Timeout() {
+		return fmt.Errorf("no answer within %s: it may still be waiting for its turn (--wait), or the upstream takes long (--timeout): look at the replica's log", patience)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: no replica answers there: start one with throttle-proxy --register %s=URL, in another terminal: %w", flag, t.Route, cause(err))
 	}
@@ -113,8 +120,12 @@ func (t *tryCommand) Run(p *process) error {
 // plainWords says whose an answer is, and what it says.
 func plainWords(res *http.Response, body []byte) string {
 	var ours struct{ Reason, Detail string }
-	if strings.HasPrefix(res.Header.Get("Proxy-Status"), "throttle-proxy;") && json.Unmarshal(body, &ours) == nil && ours.Reason != "" {
+	fault, isOurs := strings.CutPrefix(res.Header.Get("Proxy-Status"), "throttle-proxy; error=")
+	if isOurs && json.Unmarshal(body, &ours) == nil && ours.Reason != "" {
 		words := fmt.Sprintf("throttle-proxy refused it (%s): %s", ours.Reason, ours.Detail)
+		if todo := advice[fault]; todo != "" {
+			words += fmt.Sprintf(" %s: %s.", fault, todo)
+		}
 		if after := res.Header.Get("Retry-After"); after != "" {
 			words += fmt.Sprintf(" Come back in %ss.", after)
 		}

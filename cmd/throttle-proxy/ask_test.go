@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What try says is one line, and its exit status whether the upstream took it.
@@ -26,6 +27,7 @@ func TestTry(t *testing.T) {
 	defer replica.Close()
 	_, port, _ := net.SplitHostPort(replica.Listener.Addr().String())
 	ours := http.Header{"Proxy-Status": {"throttle-proxy; error=http_request_denied"}, "Retry-After": {"3"}}
+	dead := http.Header{"Proxy-Status": {"throttle-proxy; error=connection_refused"}}
 	const limited = `{"reason":"limited","detail":"The budget is spent. This request was not sent."}`
 	for _, test := range []struct {
 		name, answer string
@@ -38,6 +40,8 @@ func TestTry(t *testing.T) {
 		{"no text for a terminal", "a\x1b[31m\r\n b", 200, 0, nil, ": the upstream answered: a [31m b\n"},
 		{"a refusal of the upstream's", limited, 429, exitFailed, http.Header{"Retry-After": {"3"}}, ": the upstream answered: {"},
 		{"a refusal of ours", limited, 429, exitFailed, ours, ": throttle-proxy refused it (limited): The budget is spent. This request was not sent. Come back in 3s.\n"},
+		{"an upstream that is not there", `{"reason":"upstream-refused","detail":"It was not sent."}`, 502, exitFailed, dead,
+			": throttle-proxy refused it (upstream-refused): It was not sent. connection_refused: nothing listens there: correct the port, or start it.\n"},
 	} {
 		status, answer, header = test.status, test.answer, test.header
 		exit, stdout, stderr := execute("try slack --port " + port)
@@ -51,6 +55,19 @@ func TestTry(t *testing.T) {
 	execute("PORT=" + port + " try api --data {}")
 	if want := "POST /api application/json {}"; sent != want {
 		t.Errorf("got %s, want %s", sent, want)
+	}
+}
+
+// Fails if a replica that has not answered yet is said to be none.
+func TestTryGivesUp(t *testing.T) {
+	over := make(chan struct{})
+	replica := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-over }))
+	defer replica.Close()
+	defer close(over)
+	command := &tryCommand{Route: "slack", local: local{Listen: replica.Listener.Addr().String()}}
+	err := command.send(&process{stdout: io.Discard}, time.Second)
+	if want := "no answer within 1s: it may still be waiting for its turn (--wait)"; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 

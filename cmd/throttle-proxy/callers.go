@@ -25,6 +25,9 @@ func (f *flags) parseTrust(p *parsing, c *config) {
 			p.fail("trusted-proxy", "%s%w", nth(f.TrustedProxy, i), err)
 			continue
 		}
+		if trusted.Prefix.Bits() == 0 {
+			c.warnings = append(c.warnings, fmt.Sprintf("--trusted-proxy: %s is everybody, and each client can say that it is another: write the network of the proxies in front", trusted.Prefix))
+		}
 		c.trust = append(c.trust, trusted)
 	}
 }

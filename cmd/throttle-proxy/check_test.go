@@ -42,7 +42,7 @@ func TestCheck(t *testing.T) {
 			"upstream of a: ok\n", "store: redis://" + store.Addr + " (from --redis)", "redis redis://" + store.Addr + ": ok\n",
 		}},
 		{"REDIS_URL=redis://:wrongCANARY@" + store.Addr + " --register a=" + upstream.URL, exitFailed, []string{
-			"upstream of a: ok\n", "(from REDIS_URL)", "redis redis://" + store.Addr + ": WRONGPASS",
+			"upstream of a: ok\n", "(from REDIS_URL)", "redis redis://" + store.Addr + ": write user and password into the URL", ": WRONGPASS",
 		}},
 		{"--redis " + replica.URL() + " --register a=" + upstream.URL, exitFailed, []string{": it is a replica, which takes no writes: write the address of the master"}},
 		{"--redis redis://weak:CANARY@" + weak.Addr + " --register a=" + upstream.URL, exitFailed, []string{": the user lacks rights: add +pttl +zcard +zscore +zrem, and ~throttle:* for the keys\n"}},
@@ -52,11 +52,12 @@ func TestCheck(t *testing.T) {
 		{"--redis " + evicting.URL() + " --register a=" + upstream.URL, 0, []string{": ok\n", ": warning: maxmemory-policy allkeys-lru may evict", ": warning: it keeps nothing when it restarts"}},
 		{"--redis rediss://" + evicting.Addr + " --register a=" + upstream.URL, exitFailed, []string{"if that port is not one for TLS, write redis in place of rediss"}},
 		{"--redis redis://:CANARY@" + nobody + " --register a=" + upstream.URL, exitFailed, []string{
-			"upstream of a: ok\n", "redis redis://" + nobody + ": ", "connection refused\n",
+			"upstream of a: ok\n", "redis redis://" + nobody + ": nothing listens there: correct the port, or start it: ", "connection refused\n",
 		}},
 		{"--register a=http://CANARY:CANARY@" + nobody + "/CANARY --register b=" + upstream.URL, exitFailed, []string{
 			"upstream of a: connection_refused: nothing listens there: correct the port, or start it\n", "upstream of b: ok\n",
 		}},
+		{"--redis redis://:CANARY@nowhere.invalid:6379 --register a=" + upstream.URL, exitFailed, []string{"redis redis://nowhere.invalid:6379: the host is not known here: correct the URL"}},
 		{"--register a=https://" + upstream.Listener.Addr().String(), exitFailed, []string{"upstream of a: tls_protocol_error: it does not speak TLS: correct the port, or write http\n"}},
 		{"--register a=http://nowhere.invalid/CANARY", exitFailed, []string{"upstream of a: dns_error: the host is not known here"}},
 		{"--register a=" + untrusted.URL + "/CANARY", exitFailed, []string{"upstream of a: tls_certificate_error: its certificate is not trusted"}},

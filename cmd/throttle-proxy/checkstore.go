@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -10,8 +12,10 @@ import (
 	"throttle-proxy/cluster"
 )
 
-// storeAdvice is what to look at where a Redis answers, but cannot be used.
+// storeAdvice is what to look at where a Redis cannot be used, by the fault.
 var storeAdvice = map[string]string{
+	"refused":        advice["connection_refused"],
+	"auth":           "write user and password into the URL, as in redis://user:password@host:6379, and the URL into a variable: --redis env:REDIS_URL",
 	"readonly":       "it is a replica, which takes no writes: write the address of the master, or redis+sentinel://",
 	"no-replicas":    "it takes no writes while it has too few replicas (min-replicas-to-write): start them, or lower it",
 	"no-persistence": "it takes no writes since it cannot save: look at its disk",
@@ -30,11 +34,15 @@ func (c *config) examineRedis() (cluster.Report, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
 	found, err := cluster.Examine(ctx, cluster.Options{Connect: endpoint.Connect, Prefix: c.redisPrefix}, c.tags()...)
-	switch advice := storeAdvice[cluster.FaultOf(err)]; {
+	todo := storeAdvice[cluster.FaultOf(err)]
+	if _, unknown := errors.AsType[*net.DNSError](err); unknown {
+		todo = advice["dns_error"]
+	}
+	switch {
 	case err == nil && found.Trip >= c.storeTimeout:
 		return found, fmt.Errorf("%s", tooFar(found.Trip, c.storeTimeout))
-	case err != nil && advice != "":
-		return found, fmt.Errorf("%s: %w", advice, err)
+	case err != nil && todo != "":
+		return found, fmt.Errorf("%s: %w", todo, err)
 	}
 	return found, err
 }

@@ -12,7 +12,7 @@ import (
 // completionCommand prints what a shell needs to complete our command line:
 // commands, and the flags of the command that is being written.
 type completionCommand struct {
-	Shell string `arg:"" optional:"" placeholder:"bash|zsh|fish" help:"The shell."`
+	Shell string `arg:"" optional:"" placeholder:"bash|zsh|fish" help:"The shell: bash, zsh or fish."`
 }
 
 // Run prints a script, which the shell is to evaluate, or finds in a file of a

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 type config struct {
 	network, address string // to listen on
 	listenFlag       string // that said so
+	inherited        bool   // the listener is systemd's, once it is there
 	routes           []proxy.Route
 	pools            []string
 	tlsCert, tlsKey  string
@@ -45,7 +47,7 @@ type config struct {
 	adminNetwork, adminAddress string // both empty for none
 
 	replica   string
-	logFormat string
+	logFormat string // empty for text, or what suits a terminal
 	logLevel  slog.Level
 
 	warnings []string // of what can be used, and may not be meant
@@ -78,6 +80,7 @@ func (f *flags) parse(env environment) (*config, error) {
 			set(&c.routes[i])
 		}
 	}
+	c.warnOfWaits(f.Wait)
 	f.parseStore(p, c)
 
 	if f.Admin != "off" {
@@ -91,7 +94,9 @@ func (f *flags) parse(env environment) (*config, error) {
 	if c.replica == "" {
 		c.replica, _ = os.Hostname() // no name is as good as a wrong one
 	}
-	c.logFormat = read(p, "log-format", f.LogFormat, oneOf("text", "json"))
+	if f.LogFormat != "" {
+		c.logFormat = read(p, "log-format", f.LogFormat, oneOf("text", "json"))
+	}
 	if err := c.logLevel.UnmarshalText([]byte(f.LogLevel)); err != nil {
 		p.fail("log-level", "%s is unknown: write debug, info, warn or error", quote(f.LogLevel))
 	}
@@ -123,6 +128,17 @@ func (f *flags) parseBounds(p *parsing, c *config) {
 	c.maxInFlight = int64(read(p, "max-in-flight", f.MaxInFlight, number("exchanges", math.MaxInt32)))
 	c.drainDelay = read(p, "drain-delay", f.DrainDelay, parseDelay)
 	c.drainTimeout = read(p, "drain-timeout", f.DrainTimeout, parseTime)
+}
+
+// warnOfWaits tells of routes that --wait names, and that have nothing to wait
+// for.
+func (c *config) warnOfWaits(values []string) {
+	for _, r := range c.routes {
+		named := slices.ContainsFunc(values, func(v string) bool { return strings.HasPrefix(v, r.Name+"=") })
+		if named && r.Wait > 0 && len(r.Limits)+len(r.Concurrency) == 0 {
+			c.warnings = append(c.warnings, fmt.Sprintf("--wait: %s has no limit that it could wait for: write --rate %[1]s=N/PERIOD or --concurrency %[1]s=N", r.Name))
+		}
+	}
 }
 
 func notDigit(r rune) bool { return r < '0' || r > '9' }

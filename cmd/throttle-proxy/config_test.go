@@ -56,7 +56,6 @@ func TestDefaults(t *testing.T) {
 		pipeline:      true,
 		drainTimeout:  25 * time.Second,
 		replica:       host,
-		logFormat:     "text",
 		logLevel:      slog.LevelInfo,
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -98,6 +97,11 @@ func TestFlagsOfTheReplica(t *testing.T) {
 		{"--drain-delay 2days --drain-timeout 5minutes", drains, "48h0m0s 5m0s"},
 		{"--drain-delay 1hr --drain-timeout 30sec", drains, "1h0m0s 30s"},
 		{"--max-body 10", func(c *config) any { return strings.Join(c.warnings, "; ") }, "--max-body: 10 is a number of bytes: write 10MiB if that is meant"},
+		{"--trusted-proxy ::/0 --trusted-proxy 10.0.0.0/8 --trusted-proxy unix", func(c *config) any { return strings.Join(c.warnings, "; ") }, "--trusted-proxy: ::/0 is everybody, and each client can say that it is another: write the network of the proxies in front"},
+		{"--wait a=1s --rate off", func(c *config) any { return strings.Join(c.warnings, "; ") }, "--wait: a has no limit that it could wait for: write --rate a=N/PERIOD or --concurrency a=N"},
+		{"--wait 1s --rate off", func(c *config) any { return c.warnings }, []string(nil)},
+		{"--wait a=off --rate off", func(c *config) any { return c.warnings }, []string(nil)},
+		{"--wait a=1s --rate off --concurrency 5", func(c *config) any { return c.warnings }, []string(nil)},
 		{"--max-body 10240", func(c *config) any { return c.warnings }, []string(nil)},
 		{"--max-cool-down 1m", func(c *config) any { return c.routes[0].CoolDown.Longest }, time.Minute},
 		{"--store-timeout 50ms --lock-ttl 500ms", func(c *config) any { return c.storeTimeout + c.lockTTL }, 550 * time.Millisecond},

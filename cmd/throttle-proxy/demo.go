@@ -10,7 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"text/tabwriter"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -21,14 +21,31 @@ import (
 const (
 	demoReplicas = 3
 	demoRate     = "5/s"                  // with a burst of 5
+	demoWait     = "5s"                   // of the route that waits, whose burst is 1
 	demoTakes    = 500 * time.Millisecond // the upstream, for each request
 )
+
+// demoScene is requests that are sent at once, over all replicas.
+type demoScene struct {
+	name  string
+	route string
+	sent  int
+	equal bool
+}
+
+var demoScenes = []demoScene{
+	{"a double click", "hook", 2, true},
+	{"a storm of equals", "hook", 60, true},
+	{"a burst of others", "hook", 60, false},
+	{"ten with --wait " + demoWait, "paced", 10, false},
+}
 
 type demoCommand struct {
 	Once bool `help:"End after the table, in place of staying up."`
 }
 
-// Run plays what the proxy is for against a slow upstream, then stays up.
+// Run plays what the proxy is for against a slow upstream, then stays up. Each
+// row is told when it has been played.
 func (d *demoCommand) Run(p *process) error {
 	var reached atomic.Int64
 	upstream := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -51,14 +68,16 @@ func (d *demoCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	if _, err := parser.Parse([]string{"--register=hook=http://" + listener.Addr().String(), "--rate=" + demoRate, "--drain-timeout=1s"}); err != nil {
+	to := "=http://" + listener.Addr().String()
+	if _, err := parser.Parse([]string{"--register=hook" + to, "--register=paced" + to, "--rate=hook=" + demoRate,
+		"--rate=paced=" + demoRate + ",burst=1", "--wait=paced=" + demoWait, "--drain-timeout=1s"}); err != nil {
 		return err
 	}
 	c, err := f.parse(environment{})
 	if err != nil {
 		return err
 	}
-	ctx, stopSignals := untilSignal()
+	ctx, stopSignals := untilSignal(func() {}, syscall.SIGHUP)
 	defer stopSignals()
 	if d.Once {
 		var cancel context.CancelFunc
@@ -70,7 +89,7 @@ func (d *demoCommand) Run(p *process) error {
 	serving, stop := context.WithCancel(context.Background())
 	defer stop()
 	for range demoReplicas {
-		r, err := newReplica(c, store, slog.New(slog.DiscardHandler), &health{})
+		r, err := newReplica(c, store, &life{logger: slog.New(slog.DiscardHandler)}, &health{})
 		if err != nil {
 			return err
 		}
@@ -78,52 +97,56 @@ func (d *demoCommand) Run(p *process) error {
 		if err != nil {
 			return err
 		}
-		urls = append(urls, "http://"+listener.Addr().String()+"/hook")
+		urls = append(urls, "http://"+listener.Addr().String()+"/")
 		servers.Go(func() { _ = r.serve(serving, listener) })
 	}
 
-	_, _ = fmt.Fprintf(p.stdout, "Three replicas share one store. The upstream takes %s for each request; its budget is %s.\n\n", demoTakes, demoRate)
-	table := tabwriter.NewWriter(p.stdout, 0, 0, 3, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintln(table, "\tsent\tadmitted\t409 duplicate\t429 limited\treached the upstream\t")
-	for _, scene := range []struct {
-		name  string
-		sent  int
-		equal bool
-	}{
-		{"a double click", 2, true},
-		{"a storm of equal requests", 60, true},
-		{"a burst of different ones", 60, false},
-	} {
-		before := reached.Load()
-		statuses := play(urls, scene.name, scene.sent, scene.equal)
-		_, _ = fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t\n", scene.name, scene.sent,
-			statuses[http.StatusOK], statuses[http.StatusConflict], statuses[http.StatusTooManyRequests], reached.Load()-before)
+	wrap(p.stdout, fmt.Sprintf("Three replicas share one store. The upstream takes %s for each request; its budget is %s.", demoTakes, demoRate), 0)
+	_, _ = fmt.Fprintln(p.stdout)
+	columns := "%20s  %4v  %8v  %13v  %11v  %12v\n"
+	_, _ = fmt.Fprintf(p.stdout, columns, "", "sent", "admitted", "409 duplicate", "429 limited", "upstream got")
+	var took time.Duration
+	for _, scene := range demoScenes {
+		before, began := reached.Load(), time.Now()
+		statuses := scene.play(urls)
+		took = time.Since(began)
+		_, _ = fmt.Fprintf(p.stdout, columns, scene.name, scene.sent, statuses[http.StatusOK],
+			statuses[http.StatusConflict], statuses[http.StatusTooManyRequests], reached.Load()-before)
 	}
-	_ = table.Flush()
+	_, _ = fmt.Fprintln(p.stdout)
+	wrap(p.stdout, fmt.Sprintf("The last ten waited for their turn in place of a 429. They went one after the other, at %s: the last was answered after %s.", demoRate, took.Round(100*time.Millisecond)), 0)
 	if !d.Once {
-		body := `'{"text":"hello"}'`
-		_, _ = fmt.Fprintf(p.stdout, "\nThe replicas stay up until ^C. The same request twice, on two of them, and different ones at once:\n\n"+
-			"  curl -s -d %s %s & curl -s -d %s %s; wait\n"+
-			"  seq 20 | xargs -P 20 -I N curl -s -o /dev/null -w '%%{http_code} ' -d '{\"n\":N}' %s\n",
-			body, urls[0], body, urls[1], urls[2])
+		invite(p.stdout, urls)
 	}
 	<-ctx.Done()
 	return nil
 }
 
-// play sends n requests at once, over all replicas, and counts the statuses of
-// their answers.
-func play(urls []string, text string, n int, equal bool) map[int]int {
+// invite says what to try on the replicas, which stay up.
+func invite(w io.Writer, urls []string) {
+	body := `'{"text":"hello"}'`
+	_, _ = fmt.Fprintln(w)
+	wrap(w, "The replicas stay up until ^C. The same request twice, on two of them; different ones at once; and ten that wait:", 0)
+	_, _ = fmt.Fprintf(w, "\n"+
+		"  curl -s -d %s %shook & curl -s -d %s %shook; wait\n"+
+		"  seq 20 | xargs -P 20 -I N curl -s -o /dev/null -w '%%{http_code} ' -d '{\"n\":N}' %shook\n"+
+		"  seq 10 | xargs -P 10 -I N curl -s -o /dev/null -w '%%{http_code} ' -d '{\"n\":N}' %spaced\n",
+		body, urls[0], body, urls[1], urls[2], urls[0])
+}
+
+// play sends the requests of a scene at once, and counts the statuses of their
+// answers.
+func (s demoScene) play(urls []string) map[int]int {
 	statuses := map[int]int{}
 	var mu sync.Mutex
 	var requests sync.WaitGroup
-	for i := range n {
-		body := fmt.Sprintf(`{"text":%q}`, text)
-		if !equal {
-			body = fmt.Sprintf(`{"text":%q,"n":%d}`, text, i)
+	for i := range s.sent {
+		body := fmt.Sprintf(`{"text":%q}`, s.name)
+		if !s.equal {
+			body = fmt.Sprintf(`{"text":%q,"n":%d}`, s.name, i)
 		}
 		requests.Go(func() {
-			res, err := http.Post(urls[i%len(urls)], "application/json", strings.NewReader(body))
+			res, err := http.Post(urls[i%len(urls)]+s.route, "application/json", strings.NewReader(body))
 			if err != nil {
 				return
 			}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
+	"unicode/utf8"
 )
 
 // Each request gets one answer, and what was admitted is what reached the
@@ -19,8 +21,9 @@ func TestDemo(t *testing.T) {
 		of   string // what most of them are told
 	}{
 		{"a double click", 2, "409"},
-		{"a storm of equal requests", 60, "409"},
-		{"a burst of different ones", 60, "429"},
+		{"a storm of equals", 60, "409"},
+		{"a burst of others", 60, "429"},
+		{"ten with --wait 5s", 10, "200"},
 	} {
 		_, row, found := strings.Cut(stdout, scene.name)
 		var sent, admitted, duplicate, limited, reached int
@@ -30,8 +33,21 @@ func TestDemo(t *testing.T) {
 		if sent != scene.sent || admitted < 1 || admitted+duplicate+limited != sent || reached != admitted {
 			t.Errorf("%s: sent %d, admitted %d, 409 %d, 429 %d, reached %d: the figures do not agree", scene.name, sent, admitted, duplicate, limited, reached)
 		}
-		if refused := map[string]int{"409": duplicate, "429": limited}[scene.of]; refused == 0 {
+		switch told := map[string]int{"200": admitted, "409": duplicate, "429": limited}[scene.of]; {
+		case told == 0:
 			t.Errorf("%s: got no %s", scene.name, scene.of)
+		case scene.of == "200" && told != sent:
+			t.Errorf("%s: got %d of them admitted, want all", scene.name, told)
+		}
+	}
+	_, after, _ := strings.Cut(stdout, "answered after ")
+	after, _, _ = strings.Cut(after, ".\n")
+	if took, err := time.ParseDuration(after); err != nil || took < 9*time.Second/5+demoTakes {
+		t.Errorf("got %q until the last of those that waited was answered, want it to have had nine before it at %s", after, demoRate)
+	}
+	for line := range strings.Lines(stdout) {
+		if got := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); got > helpColumns {
+			t.Errorf("got %d columns, want at most %d: %s", got, helpColumns, line)
 		}
 	}
 }

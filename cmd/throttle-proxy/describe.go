@@ -54,7 +54,7 @@ func (c *config) describeLimits(r proxy.Route) string {
 		text = "no limit"
 	}
 	if r.Wait > 0 && len(parts) > 0 {
-		text += fmt.Sprintf("; what would be too many waits up to %s", r.Wait)
+		text += fmt.Sprintf("; what would be too many waits up to %s", brief(r.Wait))
 	}
 	for _, l := range r.Candidates {
 		text += "; only reported: " + describeLimit(l)

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
 )
 
 const (
@@ -29,6 +31,7 @@ const (
 func (r *replica) drain(listener *drainListener) {
 	r.health.draining.Store(true)
 	r.logger.Info("draining")
+	notify(daemon.SdNotifyStopping)
 	r.drainStore(r.config.drainDelay + r.config.drainTimeout)
 	time.Sleep(r.config.drainDelay)
 
@@ -77,13 +80,14 @@ func await(ctx context.Context, condition func() bool) bool {
 // waits between telling HTTP/2 clients to go away and closing what is idle.
 type drainListener struct {
 	net.Listener
-	released chan struct{}
-	release  func()
+	inherited bool // it is not ours alone, and stays open
+	released  chan struct{}
+	release   func()
 }
 
 func newDrainListener(l net.Listener) *drainListener {
 	released := make(chan struct{})
-	return &drainListener{l, released, sync.OnceFunc(func() { close(released) })}
+	return &drainListener{Listener: l, released: released, release: sync.OnceFunc(func() { close(released) })}
 }
 
 func (l *drainListener) Accept() (net.Conn, error) {
@@ -106,6 +110,10 @@ func (l *drainListener) Close() error {
 // made and not accepted when a listener is closed, so no others are let in
 // meanwhile.
 func (l *drainListener) stop(ctx context.Context) {
+	if l.inherited { // those that wait in it are the next process's
+		_ = l.Close()
+		return
+	}
 	pending := func() bool { return false }
 	switch inner := l.Listener.(type) {
 	case *net.TCPListener:

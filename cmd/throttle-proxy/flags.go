@@ -72,6 +72,6 @@ type flags struct {
 
 	Admin       string `group:"operation" default:"off" placeholder:"ADDRESS" help:"host:port or unix:/path for metrics, status and pprof, without authentication (${default})."`
 	ReplicaName string `group:"operation" placeholder:"NAME" help:"Name of this replica, for operators (host name)."`
-	LogFormat   string `group:"operation" default:"text" placeholder:"text|json" help:"Format of the log on standard error (${default})."`
+	LogFormat   string `group:"operation" placeholder:"text|json" help:"Format of the log on standard error. (text; short lines at a terminal)"`
 	LogLevel    string `group:"operation" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
 }

@@ -14,15 +14,15 @@ import (
 const screen = `
   throttle-proxy --register slack=env:WEBHOOK_URL
   throttle-proxy --register api=https://api.example.com --rate api=100/m
-  throttle-proxy --register slack=env:WEBHOOK_URL --redis redis://redis:6379
+  throttle-proxy --register slack=env:WEBHOOK_URL --wait 30s
 
   --register NAME=URL    /NAME goes to URL, or to env:VARIABLE or file:PATH
   --port N               where clients connect (44444)
   --rate [R=]N/PERIOD    budget of R, or of each route: 100/m,burst=20 or off
+  --wait [R=]TIME        wait for the budget that long, in place of a 429 (off)
   --dedupe [R=]MODE      which requests may not repeat: on, all, key or off (on)
   --hold [R=]TIME        after a success, refuse a repeat (1s,unknown=1m)
-  --timeout [R=]TIME     longest wait for the upstream's answer (60s)
-  --redis URL            replicas with the same Redis decide together (none)
+  --redis URL            redis://HOST:6379: replicas decide together (none)
   --set-header [R=]N=V   a credential that clients need not have; env: too
   --shadow [R=]on|off    decide and report, refuse nothing (off)
   --admin ADDRESS        metrics and status, as 127.0.0.1:9090 (off)
@@ -59,6 +59,12 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 	if _, grouped := listed[groups[0].Key]; grouped {
 		_, _ = fmt.Fprintln(ctx.Stdout)
 		wrap(ctx.Stdout, reading, 0)
+	}
+	if len(command.Positional) > 0 {
+		_, _ = fmt.Fprint(ctx.Stdout, "\nArguments:\n")
+	}
+	for _, argument := range command.Positional {
+		printMeaning(ctx.Stdout, "  "+argument.Summary(), argument.Help)
 	}
 	for _, group := range append([]kong.Group{{Title: "Flags:"}}, groups...) {
 		if len(listed[group.Key]) == 0 {
@@ -99,8 +105,13 @@ func printFlag(w io.Writer, flag *kong.Flag) {
 	if !flag.IsBool() {
 		name += " " + placeholder(flag)
 	}
+	printMeaning(w, name, flag.Help)
+}
+
+// printMeaning writes what a flag or an argument means, in a column beside it.
+func printMeaning(w io.Writer, name, meaning string) {
 	var help strings.Builder
-	wrap(&help, flag.Help, helpIndent)
+	wrap(&help, meaning, helpIndent)
 	text := help.String()
 	if room := helpIndent - utf8.RuneCountInString(name); room >= 2 {
 		text = name + text[len(name):]

@@ -38,6 +38,8 @@ func TestHelpNamesEveryFlagAndCommand(t *testing.T) {
 		{"serve --help", serveFlags},
 		{"help check", serveFlags},
 		{"check -h", serveFlags},
+		{"try --help", []string{"\nArguments:\n  <route> ", "\n  --data "}},
+		{"completion --help", []string{"bash, zsh or fish"}},
 		{"health --help", []string{"\n  --port ", "\n  --listen "}},
 		{"demo --help", []string{"Usage: throttle-proxy demo", "\n  --once "}},
 		{"version --help", []string{"Usage: throttle-proxy version\n"}},

@@ -57,6 +57,10 @@ func (p *parsing) parseAddress(flag, value string) (network, address string) {
 // listen takes the address. A port that is taken may become free: by a replica
 // that ends, or, in the system's range for them, by an outgoing connection.
 func (c *config) listen(ctx context.Context, announce func(string)) (net.Listener, error) {
+	if listener, err := inherited(); listener != nil || err != nil {
+		c.inherited = true
+		return listener, err
+	}
 	if c.network == "unix" {
 		// What a killed process left behind is in the way; a living one's is not
 		// ours to take.

@@ -192,12 +192,25 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return c.pair, nil
 	}
 	c.version = version
+	return c.readLocked(), nil
+}
+
+// reload reads the files whether they look changed or not.
+func (c *certificate) reload() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.checked, c.version = time.Now(), [2]fileVersion{versionOf(c.certFile), versionOf(c.keyFile)}
+	c.readLocked()
+}
+
+// readLocked returns the certificate that stands in the files, or the old one.
+func (c *certificate) readLocked() *tls.Certificate {
 	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err != nil {
 		c.logger.Warn("the new TLS certificate cannot be used, the old one stays", slog.Any("error", err))
-		return c.pair, nil
+		return c.pair
 	}
 	c.logger.Info("new TLS certificate")
 	c.pair = &pair
-	return c.pair, nil
+	return c.pair
 }

@@ -8,8 +8,10 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -21,24 +23,28 @@ import (
 // opaqueID returns what clients are told of a replica: that it is another one.
 func opaqueID() string { return strings.ToLower(rand.Text()[:8]) }
 
-// logger returns the log of the whole process, which is written to w.
-func (c *config) logger(w *logWriter) *slog.Logger {
+// logger returns the log of the whole process, which is written to w. display is nil
+// unless that is a terminal.
+func (c *config) logger(w *logWriter, display *display) *slog.Logger {
 	w.tellDrops(func(lines int64) []byte {
 		var line bytes.Buffer
 		record := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log were dropped: they were not read in time", 0)
 		record.AddAttrs(slog.Int64("lines", lines))
-		_ = c.logHandler(&line).Handle(context.Background(), record)
+		_ = c.logHandler(&line, display).Handle(context.Background(), record)
 		return line.Bytes()
 	})
 	log.SetOutput(io.Discard) // net/http's Transport quotes upstreams there
 	redis.SetLogger(quiet{})  // the cluster tells what matters of it
-	return slog.New(c.logHandler(w))
+	return slog.New(c.logHandler(w, display))
 }
 
-func (c *config) logHandler(w io.Writer) slog.Handler {
+func (c *config) logHandler(w io.Writer, display *display) slog.Handler {
 	options := &slog.HandlerOptions{Level: c.logLevel}
-	if c.logFormat == "json" {
+	switch {
+	case c.logFormat == "json":
 		return slog.NewJSONHandler(w, options)
+	case c.logFormat == "" && display != nil:
+		return c.newTerminal(w, display)
 	}
 	return slog.NewTextHandler(w, options)
 }
@@ -50,11 +56,15 @@ func (quiet) Printf(context.Context, string, ...any) {}
 // announce tells a person at the terminal, or whoever reads the log, what this
 // replica is about to do.
 func (c *config) announce(w io.Writer, logger *slog.Logger, line string) {
-	if c.logFormat == "json" {
+	t, watched := logger.Handler().(*terminal)
+	switch {
+	case c.logFormat == "json":
 		logger.Info(line)
-		return
+	case watched:
+		t.print(time.Time{}, plain, line)
+	default:
+		_, _ = fmt.Fprintln(w, line)
 	}
-	_, _ = fmt.Fprintln(w, line)
 }
 
 // requestLog returns an observer that writes one line for each request. What
@@ -66,55 +76,106 @@ func (c *config) announce(w io.Writer, logger *slog.Logger, line string) {
 // allocation. A group without a name counts as one, and is none when written.
 func requestLog(logger *slog.Logger) func(*proxy.Event) {
 	handler, background := logger.Handler(), context.Background()
-	lines := sync.Pool{New: func() any { return new([]slog.Attr) }}
+	if t, watched := handler.(*terminal); watched {
+		return t.request
+	}
+	lines := sync.Pool{New: func() any { return new(requestLine) }}
 	return func(e *proxy.Event) {
-		level := slog.LevelInfo
-		switch e.Reason {
-		case proxy.ReasonUndecided, proxy.ReasonUpstreamRefused, proxy.ReasonUpstreamTimeout, proxy.ReasonUpstreamClosed, proxy.ReasonDraining:
-			level = slog.LevelWarn
-		}
-		if e.Panic != nil {
-			level = slog.LevelError
-		}
+		level := levelOf(e)
 		if !handler.Enabled(background, level) {
 			return
 		}
-		line := lines.Get().(*[]slog.Attr)
-		*line = appendAttrs((*line)[:0], e)
+		line := lines.Get().(*requestLine)
+		if line.from != e.Client || line.client == "" {
+			line.from, line.client = e.Client, client(e)
+		}
+		line.attrs = appendAttrs(line.attrs[:0], e, line.client)
 		record := slog.NewRecord(e.Started.Add(e.Duration), level, "request", 0)
-		record.AddAttrs(slog.Attr{Value: slog.GroupValue(*line...)})
+		record.AddAttrs(slog.Attr{Value: slog.GroupValue(line.attrs...)})
 		_ = handler.Handle(background, record) // there is nowhere to tell of it
 		lines.Put(line)
 	}
 }
 
-// appendAttrs appends what is told of a request.
-func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
+// requestLine is what is used again for the next line: many requests come from
+// one address.
+type requestLine struct {
+	attrs  []slog.Attr
+	from   netip.Addr
+	client string
+}
+
+func levelOf(e *proxy.Event) slog.Level {
+	if e.Panic != nil {
+		return slog.LevelError
+	}
+	switch e.Reason {
+	case proxy.ReasonUndecided, proxy.ReasonUpstreamRefused, proxy.ReasonUpstreamTimeout, proxy.ReasonUpstreamClosed, proxy.ReasonDraining:
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+
+// sentLog returns an observer of requests that are sent on, so that the holder
+// of a lock can be found while it runs; nil unless the log is so detailed.
+func sentLog(logger *slog.Logger) func(*proxy.Event) {
+	if !logger.Enabled(context.Background(), slog.LevelDebug) {
+		return nil
+	}
+	return func(e *proxy.Event) {
+		logger.Debug("sent", slog.String("route", e.Route), slog.String("method", e.Method),
+			slog.String("request_id", e.ID), slog.String("client", client(e)))
+	}
+}
+
+// life is what is told of a replica when it ends.
+type life struct {
+	logger   *slog.Logger
+	began    time.Time
+	requests atomic.Int64 // that have ended
+}
+
+// stopped tells that the process ends, with which exit status, and what it did.
+func (l *life) stopped(status int) {
+	lasted := time.Since(l.began)
+	if t, watched := l.logger.Handler().(*terminal); watched {
+		t.summary(lasted)
+	}
+	l.logger.Info("stopped", slog.Int("status", status), slog.Int64("requests", l.requests.Load()), millis("uptime_ms", lasted))
+}
+
+// appendAttrs appends what is told of a request. Times are in milliseconds, and
+// ids are called as replies call them. client is whom it comes from, as text.
+func appendAttrs(attrs []slog.Attr, e *proxy.Event, client string) []slog.Attr {
 	attrs = append(attrs,
 		slog.String("route", e.Route),
 		slog.String("method", e.Method),
 		slog.Int("status", e.Status),
 		slog.String("outcome", outcome(e)),
-		slog.Duration("duration", e.Duration.Round(time.Microsecond)),
+		millis("duration_ms", e.Duration),
 	)
 	if e.Verdict > 0 {
-		attrs = append(attrs, slog.Duration("verdict", e.Verdict.Round(time.Microsecond)))
+		attrs = append(attrs, millis("verdict_ms", e.Verdict))
 	}
 	if e.Waited > 0 {
-		attrs = append(attrs, slog.Duration("waited", e.Waited.Round(time.Microsecond)))
+		attrs = append(attrs, millis("waited_ms", e.Waited))
 	}
 	if e.Upstream > 0 {
-		attrs = append(attrs, slog.Duration("upstream", e.Upstream.Round(time.Microsecond)))
+		attrs = append(attrs, millis("upstream_ms", e.Upstream))
 	}
-	attrs = append(attrs, slog.String("id", e.ID))
-	if e.RequestID != e.ID {
-		attrs = append(attrs, slog.String("request_id", e.RequestID))
+	attrs = append(attrs, slog.String("request_id", e.ID))
+	if e.ClientRequestID != "" {
+		attrs = append(attrs, slog.String("client_request_id", e.ClientRequestID))
+	}
+	attrs = append(attrs, slog.String("client", client))
+	if e.Caller != "" {
+		attrs = append(attrs, slog.String("caller", e.Caller))
 	}
 	if e.Shadowed != "" {
 		attrs = append(attrs, slog.String("shadowed", string(e.Shadowed)))
 	}
 	if e.Holder != (cluster.Holder{}) {
-		attrs = append(attrs, slog.String("holder", e.Holder.RequestID), slog.String("holder_replica", e.Holder.Replica))
+		attrs = append(attrs, slog.String("holder_request_id", e.Holder.RequestID), slog.String("holder_replica", e.Holder.Replica))
 	}
 	if len(e.Limits) > 0 {
 		attrs = append(attrs, slog.String("limits", strings.Join(e.Limits, ",")))
@@ -126,7 +187,7 @@ func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
 		attrs = append(attrs, slog.Bool("degraded", true), slog.String("store_fault", e.StoreFault))
 	}
 	if e.CoolDown > 0 {
-		attrs = append(attrs, slog.Duration("cool_down", e.CoolDown))
+		attrs = append(attrs, millis("cool_down_ms", e.CoolDown))
 	}
 	if e.Fault != "" {
 		attrs = append(attrs, slog.String("fault", e.Fault))
@@ -146,6 +207,23 @@ func appendAttrs(attrs []slog.Attr, e *proxy.Event) []slog.Attr {
 	return attrs
 }
 
+// millis is a time in milliseconds, to the microsecond; beyond a minute and a
+// half, where the text of a fraction would need an exponent, to the millisecond.
+func millis(key string, d time.Duration) slog.Attr {
+	if d >= 100*time.Second {
+		return slog.Int64(key, d.Milliseconds())
+	}
+	return slog.Float64(key, float64(d.Round(time.Microsecond).Microseconds())/1000)
+}
+
+// client is the address of whom a request comes from.
+func client(e *proxy.Event) string {
+	if !e.Client.IsValid() {
+		return "unix"
+	}
+	return e.Client.String()
+}
+
 // outcome is what became of a request, in one word of a closed list.
 func outcome(e *proxy.Event) string {
 	switch {
@@ -161,7 +239,9 @@ func outcome(e *proxy.Event) string {
 const maxDifferences = 10
 
 // storeObserver returns an observer that logs changes of the store and fleet.
-func storeObserver(logger *slog.Logger, timeout time.Duration) func(cluster.Change) {
+// meanwhile says what happens to the requests of a route or pool, or of all,
+// while the store is away.
+func storeObserver(logger *slog.Logger, timeout time.Duration, meanwhile func(tag string) string) func(cluster.Change) {
 	return func(change cluster.Change) {
 		log := logger
 		if change.Tag != "" {
@@ -169,9 +249,10 @@ func storeObserver(logger *slog.Logger, timeout time.Duration) func(cluster.Chan
 		}
 		switch change.Kind {
 		case cluster.StoreAway:
-			log.Warn("store away", slog.String("fault", cluster.FaultOf(change.Err)), slog.Any("error", change.Err))
+			log.Warn("store away", slog.String("fault", cluster.FaultOf(change.Err)), slog.Any("error", change.Err),
+				slog.String("meanwhile", meanwhile(change.Tag)))
 		case cluster.StoreBack:
-			log.Info("store back", slog.Duration("after", change.Lasted.Round(time.Millisecond)))
+			log.Info("store back", millis("after_ms", change.Lasted))
 		case cluster.StoreMoved:
 			log.Info("store moved: the sentinels name another master, which is asked from now on")
 		case cluster.StoreFar:

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"log/slog"
+	"net/netip"
 	"reflect"
 	"regexp"
 	"slices"
@@ -18,7 +20,7 @@ import (
 // no other.
 func TestFieldsOfTheLogAreDocumented(t *testing.T) {
 	e := &proxy.Event{
-		Route: "slack", Method: "POST", ID: "ours", RequestID: "the client's", Status: 409, Reason: proxy.ReasonDuplicate,
+		Route: "slack", Method: "POST", ID: "ours", ClientRequestID: "the client's", Client: netip.IPv6Loopback(), Caller: "01234567", Status: 409, Reason: proxy.ReasonDuplicate,
 		Shadowed: proxy.ReasonLimited, Holder: cluster.Holder{RequestID: "another"}, Limits: []string{"a"}, Candidates: []string{"b"},
 		Fault: "dns_error", Unknown: "slak", Nearest: "slack", Degraded: true, StoreFault: "timeout", CoolDown: 1,
 		Duration: 1, Verdict: 1, Waited: 1, Upstream: 1, ClientGone: true, UpstreamWentOn: true, Panic: "p",
@@ -30,11 +32,11 @@ func TestFieldsOfTheLogAreDocumented(t *testing.T) {
 		}
 	}
 	var got []string
-	for _, attr := range appendAttrs(nil, e) {
+	for _, attr := range appendAttrs(nil, e, client(e)) {
 		got = append(got, attr.Key)
 	}
 	page := documentation(t)[root+"docs/operating.md"]
-	_, page, _ = strings.Cut(page, "| field | meaning |")
+	_, page, _ = strings.Cut(page, "| name | meaning |")
 	page, _, _ = strings.Cut(page, "\n\n")
 	var want []string
 	for row := range strings.Lines(page) {
@@ -54,11 +56,32 @@ func TestFieldsOfTheLogAreDocumented(t *testing.T) {
 func BenchmarkRequestLog(b *testing.B) {
 	observe := requestLog(slog.New(slog.NewTextHandler(io.Discard, nil)))
 	e := proxy.Event{
-		Route: "slack", Method: "POST", Status: 429, ID: "ABCDEFGHIJKLMNOP", RequestID: "ABCDEFGHIJKLMNOP",
-		Reason: proxy.ReasonLimited, Limits: []string{"slack"}, Started: time.Now(), Duration: 123 * time.Microsecond,
+		Route: "slack", Method: "POST", Status: 429, ID: "ABCDEFGHIJKLMNOP", Client: netip.MustParseAddr("203.0.113.7"), Caller: "01234567",
+		Verdict: 45 * time.Microsecond,
+		Reason:  proxy.ReasonLimited, Limits: []string{"slack"}, Started: time.Now(), Duration: 123 * time.Microsecond,
 	}
 	b.ReportAllocs()
 	for b.Loop() {
 		observe(&e)
+	}
+}
+
+// Lines are made of memory that is used again: each has the address that is its
+// own, and none costs an allocation where addresses repeat.
+func TestLogLinesHaveTheirOwnClient(t *testing.T) {
+	var log bytes.Buffer
+	observe := requestLog(slog.New(slog.NewTextHandler(&log, nil)))
+	for _, test := range []struct {
+		client netip.Addr
+		want   string
+	}{
+		{netip.Addr{}, "unix"}, {netip.MustParseAddr("203.0.113.7"), "203.0.113.7"}, {netip.MustParseAddr("203.0.113.7"), "203.0.113.7"},
+		{netip.MustParseAddr("2001:db8::1"), "2001:db8::1"}, {netip.Addr{}, "unix"},
+	} {
+		log.Reset()
+		observe(&proxy.Event{Client: test.client})
+		if got := log.String(); !strings.Contains(got, " client="+test.want+"\n") {
+			t.Errorf("got %s, want client=%s", got, test.want)
+		}
 	}
 }

@@ -27,12 +27,13 @@ func main() {
 
 // cli is the command line: the commands of kong.
 type cli struct {
-	Serve   serveCommand   `cmd:"" default:"withargs" help:"Run a replica. This is what happens without a command."`
-	Demo    demoCommand    `cmd:"" help:"Show duplicates and limits at work: three replicas and a slow upstream in this process."`
-	Try     tryCommand     `cmd:"" help:"Send one message to a route of a replica on this host, and say what came back."`
-	Check   checkCommand   `cmd:"" help:"Validate what serve would, and whether Redis and the upstreams can be reached. Sends no request."`
-	Health  healthCommand  `cmd:"" help:"Ask a running replica whether it is ready: exit status 0 or 1."`
-	Version versionCommand `cmd:"" help:"Print the version."`
+	Serve    serveCommand    `cmd:"" default:"withargs" help:"Run a replica. This is what happens without a command."`
+	Demo     demoCommand     `cmd:"" help:"Show duplicates and limits at work: three replicas and a slow upstream in this process."`
+	Try      tryCommand      `cmd:"" help:"Send one message to a route of a replica on this host, and say what came back."`
+	Check    checkCommand    `cmd:"" help:"Validate what serve would, and whether Redis and the upstreams can be reached. Sends no request."`
+	Health   healthCommand   `cmd:"" help:"Ask a running replica whether it is ready: exit status 0 or 1."`
+	Simulate simulateCommand `cmd:"" help:"Read an access log and say what budgets would have refused, when and of whom."`
+	Version  versionCommand  `cmd:"" help:"Print the version."`
 
 	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete this command line."`
 	Man        manCommand        `cmd:"" help:"Print the manual page."`
@@ -91,16 +92,18 @@ func (p *process) run(args []string) error {
 	return command.Run()
 }
 
-// untilSignal returns a context that ends with the first SIGTERM or interrupt.
-// The second one ends the process, also as process 1 of a container, to which
-// a signal that nobody handles does nothing.
-func untilSignal() (ctx context.Context, stop func()) {
+// untilSignal returns a context that ends with the first SIGTERM or interrupt,
+// or one of more.
+// The second one ends the process, after a call of forced, also as process 1 of a
+// container, to which a signal that nobody handles does nothing.
+func untilSignal(forced func(), more ...os.Signal) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, append(more, os.Interrupt, syscall.SIGTERM)...)
 	go func() {
 		for range signals {
 			if ctx.Err() != nil {
+				forced()
 				os.Exit(exitFailed)
 			}
 			cancel()

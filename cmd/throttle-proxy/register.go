@@ -126,7 +126,7 @@ func (e environment) reference(value string) (string, error) {
 	case secret == "" && !variable.MatchString(name):
 		return "", errors.New("the variable after env: is empty or not set: write its name, without a $, and put the value there")
 	case secret == "":
-		return "", fmt.Errorf("env:%s is empty or not set: put the value there", name)
+		return "", fmt.Errorf("env:%s is empty or not set: put the value there, and export it", name)
 	}
 	return secret, nil
 }

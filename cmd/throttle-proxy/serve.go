@@ -28,6 +28,8 @@ type serveCommand struct{ flags }
 // Run serves until a signal. What can be wrong is found before clients can
 // connect.
 func (s *serveCommand) Run(p *process) error {
+	hangups := catchHangups()
+	defer hangups.close()
 	c, err := s.parse(p.environment)
 	if err != nil {
 		return err
@@ -35,9 +37,13 @@ func (s *serveCommand) Run(p *process) error {
 	c.warn(p.stderr)
 	defer runtime.KeepAlive(p.environment.spaceHeap())
 	signal.Ignore(syscall.SIGPIPE) // a log whose reader has left loses lines, and no more
-	logger := c.logger(p.stderr)
+	logger := c.logger(p.stderr, displayOf(p.stderr.out, p.environment))
 	announce := func(line string) { c.announce(p.stderr, logger, line) }
-	ctx, stop := untilSignal()
+	life := &life{logger: logger, began: time.Now()}
+	ctx, stop := untilSignal(func() {
+		life.stopped(exitFailed)
+		p.stderr.close()
+	})
 	defer stop()
 	h := &health{}
 	self := c.self(opaqueID())
@@ -46,7 +52,7 @@ func (s *serveCommand) Run(p *process) error {
 		return err
 	}
 	defer closeStore()
-	r, err := newReplica(c, store, logger, h)
+	r, err := newReplica(c, store, life, h)
 	if err != nil {
 		return err
 	}
@@ -75,8 +81,20 @@ func (s *serveCommand) Run(p *process) error {
 		defer server.Close() // it answers while the replica drains
 		announce("admin on " + adminListener.Addr().String())
 	}
-	announce("listening on " + listener.Addr().String())
-	return r.serve(ctx, listener)
+	whose := ""
+	if c.inherited {
+		whose = " (a socket of systemd's)"
+	}
+	announce("listening on " + listener.Addr().String() + whose)
+	hangups.obey(func() { r.reload(func() (*config, error) { return s.parse(p.environment) }) })
+	defer r.watch()()
+	err = r.serve(ctx, listener)
+	status := 0
+	if err != nil {
+		status = exitFailed
+	}
+	life.stopped(status)
+	return err
 }
 
 // replica is a throttle-proxy without its listener.
@@ -92,13 +110,16 @@ type replica struct {
 	logger      *slog.Logger
 }
 
-func newReplica(c *config, store store, logger *slog.Logger, h *health) (*replica, error) {
+func newReplica(c *config, store store, life *life, h *health) (*replica, error) {
+	logger := life.logger
 	r := &replica{config: c, health: h, traffic: newTraffic(logger, c.writeIdle), logger: logger, drainStore: store.Drain}
 	observe := requestLog(logger)
 	p, err := proxy.New(c.routes, proxy.Options{
 		Cluster: store,
 		Trust:   c.trust,
+		Sent:    sentLog(logger),
 		Observe: func(e *proxy.Event) {
+			life.requests.Add(1)
 			observe(e)
 			if r.metrics != nil {
 				r.metrics.observe(e)
@@ -145,6 +166,7 @@ func newReplica(c *config, store store, logger *slog.Logger, h *health) (*replic
 // serve answers requests until ctx ends, then drains.
 func (r *replica) serve(ctx context.Context, l net.Listener) error {
 	listener := newDrainListener(l)
+	listener.inherited = r.config.inherited
 	served := make(chan error, 1)
 	go func() { served <- r.server.Serve(r.wires(listener)) }()
 	select {

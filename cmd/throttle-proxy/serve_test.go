@@ -60,6 +60,10 @@ func TestDescribe(t *testing.T) {
 			"a  1/s, burst 1 by client/56; repeats refused while in flight, 1s after success and 1m after an unknown outcome, JSON compared by $.event.id -$.event.at; shadow: nothing is refused, only reported",
 			alone,
 		}},
+		{"--register a=http://host --rate 1/s --concurrency 8 --wait 1m --dedupe off", []string{
+			"a  1/s, burst 1 and 8 at once; what would be too many waits up to 1m; repeats are forwarded",
+			alone,
+		}},
 		{"REDIS_URL=rediss://user:CANARY@host:6380/1 --register a=http://host --rate 2/m --dedupe key --redis-prefix team --replica-name web-1", []string{
 			"a  2/m, burst 2; repeats with an Idempotency-Key refused while in flight, 1s after success and 1m after an unknown outcome",
 			"store: rediss://host:6380/1 (from REDIS_URL), keys under team:, this replica is web-1",

@@ -75,7 +75,7 @@ func (c *config) openStore(self cluster.Replica, logger *slog.Logger, h *health)
 		Timeout:  c.storeTimeout,
 		Replicas: c.replicas,
 		Pipeline: c.pipeline,
-		Observe:  storeObserver(logger, c.storeTimeout),
+		Observe:  storeObserver(logger, c.storeTimeout, c.meanwhile),
 	})
 	if err != nil {
 		return nil, nil, err

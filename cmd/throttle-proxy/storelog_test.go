@@ -11,15 +11,18 @@ import (
 )
 
 func TestStoreObserver_SaysWhatHasChanged(t *testing.T) {
+	c := parse(t, "--register slack=http://host --register a=http://host --register b=http://host --when-undecided slack=closed --when-undecided b=open")
 	for want, change := range map[string]cluster.Change{
-		`level=INFO msg="route slack: 1/s burst 5, was 10/m burst 5"`:                                                       {Kind: cluster.LimitChanged, Tag: "slack", Limit: "slack", Is: "1/s burst 5", Was: "10/m burst 5"},
-		`level=WARN msg="store away" routes=a,b fault=other error=undecided`:                                                {Kind: cluster.StoreAway, Tag: "a,b", Err: cluster.ErrUndecided},
+		`level=INFO msg="route slack: 1/s burst 5, was 10/m burst 5"`:                                                    {Kind: cluster.LimitChanged, Tag: "slack", Limit: "slack", Is: "1/s burst 5", Was: "10/m burst 5"},
+		`level=WARN msg="store away" routes=slack fault=other error=undecided meanwhile="requests are refused with 503"`: {Kind: cluster.StoreAway, Tag: "slack", Err: cluster.ErrUndecided},
+		`msg="store away" fault=other error=undecided meanwhile="slack: requests are refused with 503; a: this replica decides, by its own locks and its share of each budget; b: requests are forwarded, but for what this replica has in flight itself"`: {Kind: cluster.StoreAway, Err: cluster.ErrUndecided},
+		`level=INFO msg="store back" after_ms=1500.25`: {Kind: cluster.StoreBack, Lasted: 1500250 * time.Microsecond},
 		`level=WARN msg="a round trip to the store takes 80ms of the 100ms of --store-timeout: write --store-timeout 240ms`: {Kind: cluster.StoreFar, Trip: 80 * time.Millisecond},
 		`level=INFO msg="store moved`: {Kind: cluster.StoreMoved},
 		`level=WARN msg="replicas cannot be counted" fault=other error=undecided`: {Kind: cluster.FleetUnknown, Err: cluster.ErrUndecided},
 	} {
 		var log bytes.Buffer
-		storeObserver(slog.New(slog.NewTextHandler(&log, nil)), 100*time.Millisecond)(change)
+		storeObserver(slog.New(slog.NewTextHandler(&log, nil)), 100*time.Millisecond, c.meanwhile)(change)
 		if got := log.String(); !strings.Contains(got, want) {
 			t.Errorf("got %s, want %s", got, want)
 		}

@@ -121,6 +121,9 @@ func parseWait(s string) (time.Duration, error) {
 	if s == "off" {
 		return 0, nil
 	}
+	if err := wrongTime(s, "write off, or a duration of at most 1h"); err != nil {
+		return 0, err
+	}
 	d, err := parseDuration(s)
 	if err != nil || d <= 0 || d > maxWait {
 		return 0, fmt.Errorf("%s is not a time to wait: write a duration of at most 1h, as in 3s or 200ms, or off", quote(s))

@@ -1,5 +1,5 @@
 // Recording draws docs/demo.svg: what `throttle-proxy demo` says, and what the
-// two commands that it suggests get, as a terminal that types. It takes the
+// commands that it suggests get, as a terminal that types. It takes the
 // binary's path, runs it, and writes the drawing to standard output:
 //
 //	make recording
@@ -45,6 +45,9 @@ type step struct {
 	takes  time.Duration // until the output is there, in the drawing
 }
 
+// takes is how long each command that the demo suggests takes, in the drawing.
+var takes = []time.Duration{500 * time.Millisecond, 500 * time.Millisecond, 2300 * time.Millisecond}
+
 // record runs the demo and the commands that it suggests. Each of the commands
 // is a shell line with curl in it.
 func record(binary string) ([]step, error) {
@@ -67,14 +70,14 @@ func record(binary string) ([]step, error) {
 	steps := []step{{typed: "throttle-proxy demo", takes: 1500 * time.Millisecond}}
 	var suggested []string
 	lines := bufio.NewScanner(stdout)
-	for len(suggested) < 2 && lines.Scan() {
+	for len(suggested) < len(takes) && lines.Scan() {
 		steps[0].output = append(steps[0].output, lines.Text())
 		if command, ok := strings.CutPrefix(lines.Text(), "  "); ok && strings.Contains(command, "curl ") {
 			suggested = append(suggested, command)
 		}
 	}
-	if len(suggested) < 2 {
-		return nil, fmt.Errorf("the demo suggested %d commands, want 2", len(suggested))
+	if len(suggested) < len(takes) {
+		return nil, fmt.Errorf("the demo suggested %d commands, want %d", len(suggested), len(takes))
 	}
 	for i, command := range suggested {
 		time.Sleep(2 * time.Second) // as a reader would: the budget is full again
@@ -82,7 +85,7 @@ func record(binary string) ([]step, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", command, err)
 		}
-		next := step{typed: command, output: strings.Split(strings.TrimRight(string(output), " \n"), "\n"), takes: 500 * time.Millisecond}
+		next := step{typed: command, output: strings.Split(strings.TrimRight(string(output), " \n"), "\n"), takes: takes[i]}
 		for j, line := range next.output {
 			next.output[j] = refusalsFirst(line)
 		}

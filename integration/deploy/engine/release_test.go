@@ -85,7 +85,7 @@ func TestReleaseHasAnArchiveForEachPlatform(t *testing.T) {
 			binary += ".exe"
 		}
 		for _, want := range []string{
-			binary, "LICENSE", "README.md", "CHANGELOG.md", "docs/deploy.md", "deploy/throttle-proxy.service",
+			binary, "LICENSE", "README.md", "CHANGELOG.md", "docs/deploy.md", "deploy/throttle-proxy.service", "deploy/throttle-proxy.socket",
 			"extras/throttle-proxy.bash", "extras/throttle-proxy.zsh", "extras/throttle-proxy.fish", "extras/throttle-proxy.1",
 		} {
 			if len(files[want]) == 0 {
