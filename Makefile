@@ -100,6 +100,7 @@ check:
 	$(GO) mod tidy -diff
 	$(GO) run $(STATICCHECK) ./...
 	cd integration/deploy && $(GO) vet ./... && $(GO) mod tidy -diff && $(GO) run $(STATICCHECK) ./...
+	cd integration/clients && $(GO) mod tidy -diff
 	@# The database of vulnerabilities is on the network: without it there is nothing to compare with.
 	@if curl -fsS --max-time 10 -o /dev/null https://vuln.go.dev/index/db.json; then $(GO) run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck: its database cannot be reached, skipped"; fi
