@@ -47,7 +47,7 @@ run: build
 	fi
 
 test: deps
-	PATH="$$PATH:/usr/sbin" $(GO) test -race -shuffle=on -timeout 20m ./...
+	PATH="$$PATH:/usr/sbin" $(GO) test -race -shuffle=on -timeout 30m ./...
 	cd integration/deploy && $(GO) test -race -shuffle=on .
 
 # Tools of a release, which are large: compiled once, and there without a network from then on.
