@@ -56,7 +56,11 @@ type directConn struct {
 	since    time.Time    // when it became idle
 	read     int64        // bytes since the last request began
 	most     int64        // of them that are read
-	written  int64
+	written  int64        // likewise; the writer's while there is one
+
+	writer  chan error // gets the error of a body that is written meanwhile; nil for none
+	pace    *watch     // of the parts of that; nil for none
+	unwrote error      // why not all of the request was written, once that is known
 }
 
 func newDirectConn(d *direct, conn net.Conn, look *lookConn) *directConn {
@@ -78,6 +82,9 @@ func (c *directConn) Read(p []byte) (int, error) {
 }
 
 func (c *directConn) Write(p []byte) (int, error) {
+	if c.pace != nil {
+		c.pace.await(sending, c.direct.options.Timeout, errTimeout)
+	}
 	n, err := c.Conn.Write(p)
 	c.written += int64(n)
 	return n, err
@@ -117,21 +124,24 @@ func (c *directConn) roundTrip(ctx context.Context, w *watch, req *Request) (*An
 }
 
 func (c *directConn) exchange(w *watch, req *Request) (*http.Response, error) {
-	timeout := c.direct.options.Timeout
-	w.await(sending, timeout, errTimeout)
-	unwritten := c.writeRequest(req)
-	if unwritten != nil && c.written == 0 {
-		return nil, unwritten
+	w.await(sending, c.direct.options.Timeout, errTimeout)
+	c.writeHeader(req)
+	if req.Body != nil && req.Length > bufferedBody {
+		c.pace, c.writer = w, make(chan error, 1)
+		go func() { c.writer <- c.writeBody(w, req) }()
+	} else if c.unwrote = c.writeBody(w, req); c.unwrote != nil && c.written == 0 {
+		return nil, c.unwrote
 	}
-	w.await(sending, timeout, errTimeout)
 	informer := informer{tell: req.Inform}
 	c.asked.Method = req.Method
 	for {
 		res, err := http.ReadResponse(c.r, &c.asked)
 		switch {
-		case err != nil && unwritten != nil:
-			return nil, unwritten
 		case err != nil:
+			_ = c.Close()
+			if c.join(); c.unwrote != nil && errors.Is(err, net.ErrClosed) {
+				err = c.unwrote // why it was closed
+			}
 			return nil, err
 		case res.StatusCode < 200 && res.StatusCode != http.StatusSwitchingProtocols:
 			if !informer.inform(res.StatusCode, res.Header) {
@@ -141,23 +151,22 @@ func (c *directConn) exchange(w *watch, req *Request) (*http.Response, error) {
 		case !checked(req, res):
 			return nil, errAnswer
 		default:
-			// What came in spite of a write that failed is the answer, and the last.
-			res.Close = res.Close || unwritten != nil
 			return res, nil
 		}
 	}
 }
 
-// writeRequest writes what [http.Request.Write] would, but for the order of
+// writeHeader begins what [http.Request.Write] would write, but for the order of
 // fields, which has no meaning. What is written was valid when it was read, from
-// the client or at the start.
-func (c *directConn) writeRequest(req *Request) error {
+// the client or at the start. Errors are [directConn.writeBody]'s to return.
+func (c *directConn) writeHeader(req *Request) {
 	host := req.Host
 	if host == "" {
 		host = c.direct.host
 	}
 	w := c.w
 	w.Reset(c) // or it would keep the error of a request before
+	c.pace = nil
 	for _, s := range [...]string{req.Method, " ", req.Target, " HTTP/1.1\r\nHost: ", host, "\r\n"} {
 		_, _ = w.WriteString(s) // w keeps the first error
 	}
@@ -182,12 +191,45 @@ func (c *directConn) writeRequest(req *Request) error {
 		writeField(w, "Connection", "close")
 	}
 	_, _ = w.WriteString("\r\n")
+}
+
+// writeBody ends the request. From then on the answer is awaited. Where nothing
+// could be written there will be none, and the connection is closed.
+func (c *directConn) writeBody(w *watch, req *Request) error {
 	if req.Body != nil {
 		body := req.Body()
-		_, _ = io.Copy(w, body) // from memory
+		_, _ = io.Copy(c.w, body) // from memory
 		_ = body.Close()
 	}
-	return w.Flush()
+	err := c.w.Flush()
+	if err != nil && c.written == 0 {
+		_ = c.Close()
+	}
+	w.await(sending, c.direct.options.Timeout, errTimeout)
+	return err
+}
+
+// wrote reports whether all of the request has been written, or is in a moment.
+func (c *directConn) wrote() bool {
+	if c.writer == nil {
+		return c.unwrote == nil
+	}
+	late := time.NewTimer(lateWrite)
+	defer late.Stop()
+	select {
+	case c.unwrote = <-c.writer:
+		c.writer = nil
+		return c.unwrote == nil
+	case <-late.C:
+		return false
+	}
+}
+
+// join waits for the writer of a connection that is closed.
+func (c *directConn) join() {
+	if c.writer != nil {
+		c.unwrote, c.writer = <-c.writer, nil
+	}
 }
 
 func writeField(w *bufio.Writer, name, value string) {
@@ -240,9 +282,10 @@ func (b *directBodyReader) end(reusable bool) {
 		return
 	}
 	cancelled := !b.uncancel()
-	if reusable && !cancelled && b.c.r.Buffered() == 0 {
+	if reusable && !cancelled && b.c.r.Buffered() == 0 && b.c.wrote() {
 		b.c.direct.put(b.c)
-	} else {
-		_ = b.c.Close()
+		return
 	}
+	_ = b.c.Close()
+	b.c.join()
 }
