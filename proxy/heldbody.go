@@ -138,6 +138,9 @@ func (r *heldReader) WriteTo(w io.Writer) (written int64, err error) {
 	}
 }
 
+// Parts returns all of the body, until Close.
+func (r *heldReader) Parts() [][]byte { return r.body.chunks }
+
 // restLocked returns what is left of the chunk at which the reader stands.
 func (r *heldReader) restLocked() ([]byte, error) {
 	if r.body == nil {

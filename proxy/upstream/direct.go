@@ -71,6 +71,7 @@ func newDirect(u *URL, o Options) *direct {
 	d := &direct{options: o, dial: u.dialer(o), address: address, host: field, handshakes: make(chan struct{}, maxHandshakes)}
 	if u.url.Scheme == "https" {
 		d.tls = o.tlsConfig(name, "http/1.1")
+		d.tls.DynamicRecordSizingDisabled = true // a record is a system call
 		d.tls.ClientSessionCache = tls.NewLRUClientSessionCache(maxHandshakes)
 	}
 	return d

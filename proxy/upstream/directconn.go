@@ -8,13 +8,15 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-const maxAnswerHeader = 10 << 20 // bytes, as http.Transport has it
+const (
+	maxAnswerHeader = 10 << 20 // bytes, as http.Transport has it
+	keptOut         = 8 << 10  // bytes that an idle connection keeps for its next request
+)
 
 // lookConn is a connection that can be looked at: then a read takes what has
 // come, and does not wait.
@@ -51,21 +53,21 @@ type directConn struct {
 	look     *lookConn
 	direct   *direct
 	r        *bufio.Reader
-	w        *bufio.Writer
+	out      []byte       // the header of the request, and a short body
 	asked    http.Request // what net/http is to know of a request to read its answer
 	since    time.Time    // when it became idle
 	read     int64        // bytes since the last request began
 	most     int64        // of them that are read
 	written  int64        // likewise; the writer's while there is one
 
-	writer  chan error // gets the error of a body that is written meanwhile; nil for none
-	pace    *watch     // of the parts of that; nil for none
-	unwrote error      // why not all of the request was written, once that is known
+	watch   *watch     // of the request
+	writer  chan error // gets the error of a request that is written meanwhile; nil for none
+	unwrote error      // why not all of it was written, once that is known
 }
 
 func newDirectConn(d *direct, conn net.Conn, look *lookConn) *directConn {
 	c := &directConn{Conn: conn, look: look, direct: d}
-	c.r, c.w = bufio.NewReader(c), bufio.NewWriter(c)
+	c.r = bufio.NewReader(c)
 	return c
 }
 
@@ -78,15 +80,6 @@ func (c *directConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	c.read += int64(n)
-	return n, err
-}
-
-func (c *directConn) Write(p []byte) (int, error) {
-	if c.pace != nil {
-		c.pace.await(sending, c.direct.options.Timeout, errTimeout)
-	}
-	n, err := c.Conn.Write(p)
-	c.written += int64(n)
 	return n, err
 }
 
@@ -124,12 +117,11 @@ func (c *directConn) roundTrip(ctx context.Context, w *watch, req *Request) (*An
 }
 
 func (c *directConn) exchange(w *watch, req *Request) (*http.Response, error) {
-	w.await(sending, c.direct.options.Timeout, errTimeout)
-	c.writeHeader(req)
+	c.header(req)
 	if req.Body != nil && req.Length > bufferedBody {
-		c.pace, c.writer = w, make(chan error, 1)
-		go func() { c.writer <- c.writeBody(w, req) }()
-	} else if c.unwrote = c.writeBody(w, req); c.unwrote != nil && c.written == 0 {
+		c.writer = make(chan error, 1)
+		go func() { c.writer <- c.write(w, req) }()
+	} else if c.unwrote = c.write(w, req); c.unwrote != nil && c.written == 0 {
 		return nil, c.unwrote
 	}
 	informer := informer{tell: req.Inform}
@@ -154,89 +146,6 @@ func (c *directConn) exchange(w *watch, req *Request) (*http.Response, error) {
 			return res, nil
 		}
 	}
-}
-
-// writeHeader begins what [http.Request.Write] would write, but for the order of
-// fields, which has no meaning. What is written was valid when it was read, from
-// the client or at the start. Errors are [directConn.writeBody]'s to return.
-func (c *directConn) writeHeader(req *Request) {
-	host := req.Host
-	if host == "" {
-		host = c.direct.host
-	}
-	w := c.w
-	w.Reset(c) // or it would keep the error of a request before
-	c.pace = nil
-	for _, s := range [...]string{req.Method, " ", req.Target, " HTTP/1.1\r\nHost: ", host, "\r\n"} {
-		_, _ = w.WriteString(s) // w keeps the first error
-	}
-	for name, values := range req.Header {
-		switch name {
-		case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
-			continue // said otherwise, or not at all
-		}
-		for _, value := range values {
-			if name != "User-Agent" || value != "" {
-				writeField(w, name, value)
-			}
-		}
-	}
-	switch {
-	case req.Body != nil:
-		writeField(w, "Content-Length", strconv.FormatInt(req.Length, 10))
-	case req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
-		writeField(w, "Content-Length", "0")
-	}
-	if c.direct.options.Idle == 0 {
-		writeField(w, "Connection", "close")
-	}
-	_, _ = w.WriteString("\r\n")
-}
-
-// writeBody ends the request. From then on the answer is awaited. Where nothing
-// could be written there will be none, and the connection is closed.
-func (c *directConn) writeBody(w *watch, req *Request) error {
-	if req.Body != nil {
-		body := req.Body()
-		_, _ = io.Copy(c.w, body) // from memory
-		_ = body.Close()
-	}
-	err := c.w.Flush()
-	if err != nil && c.written == 0 {
-		_ = c.Close()
-	}
-	w.await(sending, c.direct.options.Timeout, errTimeout)
-	return err
-}
-
-// wrote reports whether all of the request has been written, or is in a moment.
-func (c *directConn) wrote() bool {
-	if c.writer == nil {
-		return c.unwrote == nil
-	}
-	late := time.NewTimer(lateWrite)
-	defer late.Stop()
-	select {
-	case c.unwrote = <-c.writer:
-		c.writer = nil
-		return c.unwrote == nil
-	case <-late.C:
-		return false
-	}
-}
-
-// join waits for the writer of a connection that is closed.
-func (c *directConn) join() {
-	if c.writer != nil {
-		c.unwrote, c.writer = <-c.writer, nil
-	}
-}
-
-func writeField(w *bufio.Writer, name, value string) {
-	_, _ = w.WriteString(name)
-	_, _ = w.WriteString(": ")
-	_, _ = w.WriteString(value)
-	_, _ = w.WriteString("\r\n")
 }
 
 // directBodyReader is the body of an answer. When it has been read its
