@@ -48,6 +48,8 @@ type config struct {
 
 	adminNetwork, adminAddress string // both empty for none
 
+	collector collector // of traces
+
 	replica   string
 	logFormat string // empty for text, or what suits a terminal
 	logLevel  slog.Level
@@ -93,6 +95,7 @@ func (f *flags) parse(env environment) (*config, error) {
 	}
 	f.parseBounds(p, c)
 	f.parseTrust(p, c)
+	p.parseTraces(c)
 	if c.replica == "" {
 		c.replica, _ = os.Hostname() // no name is as good as a wrong one
 	}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -45,9 +46,9 @@ type children struct {
 	duration, verdict, upstream prometheus.Observer
 }
 
-// newMetrics returns the metrics of a replica of p that decides by store and
-// logs to lines.
-func newMetrics(c *config, p *proxy.Proxy, store store, lines *logWriter) *metrics {
+// newMetrics returns the metrics of a replica of p that decides by store, logs to
+// lines, and tells of requests by traces, which may be nil.
+func newMetrics(c *config, p *proxy.Proxy, store store, lines *logWriter, traces *traces) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	}
@@ -76,11 +77,14 @@ func newMetrics(c *config, p *proxy.Proxy, store store, lines *logWriter) *metri
 	logDropped := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: namespace, Name: "log_lines_dropped_total", Help: "Lines of the log that are lost, since they were not read in time.",
 	}, func() float64 { return float64(lines.dropped.Load()) })
+	spansDropped := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: namespace, Name: "trace_spans_dropped_total", Help: "Spans that the collector never got, since it did not take them in time.",
+	}, traces.dropped)
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": buildName()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.degraded, m.shadowed, m.tried, m.waited, m.coolDowns, m.budgets, inFlight, bodyMemory, logDropped, build,
+	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.degraded, m.shadowed, m.tried, m.waited, m.coolDowns, m.budgets, inFlight, bodyMemory, logDropped, spansDropped, build,
 		&storeCollector{store: store, shared: c.endpoint != nil},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -102,12 +106,12 @@ func (m *metrics) observe(e *proxy.Event) {
 	}
 	of := known.(*children)
 	of.requests.Inc()
-	of.duration.Observe(e.Duration.Seconds())
+	observe(of.duration, e.Duration, e)
 	if e.Verdict > 0 {
-		of.verdict.Observe(e.Verdict.Seconds())
+		observe(of.verdict, e.Verdict, e)
 	}
 	if e.Upstream > 0 {
-		of.upstream.Observe(e.Upstream.Seconds())
+		observe(of.upstream, e.Upstream, e)
 	}
 	if e.Degraded {
 		m.degraded.WithLabelValues(e.Route, e.StoreFault).Inc()
@@ -125,6 +129,16 @@ func (m *metrics) observe(e *proxy.Event) {
 		m.coolDowns.WithLabelValues(e.Route).Inc()
 	}
 	m.budgets.observe(e)
+}
+
+// observe counts how long something of e took, with e's trace as an example if that
+// is kept.
+func observe(in prometheus.Observer, took time.Duration, e *proxy.Event) {
+	if e.TraceKept {
+		in.(prometheus.ExemplarObserver).ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": e.TraceID})
+	} else {
+		in.Observe(took.Seconds())
+	}
 }
 
 // methodClass keeps methods, which clients make up, to a closed list.

@@ -52,7 +52,11 @@ func (s *serveCommand) Run(p *process) error {
 		return err
 	}
 	defer closeStore()
-	r, err := newReplica(c, store, life, h)
+	traces, err := c.openTraces(self, logger)
+	if err != nil {
+		return err
+	}
+	r, err := newReplica(c, store, life, h, traces)
 	if err != nil {
 		return err
 	}
@@ -62,7 +66,7 @@ func (s *serveCommand) Run(p *process) error {
 			return err
 		}
 		defer adminListener.Close()
-		r.metrics = newMetrics(c, r.proxy, store, p.stderr)
+		r.metrics = newMetrics(c, r.proxy, store, p.stderr, traces)
 	}
 	listener, err := c.listen(ctx, announce)
 	switch {
@@ -89,6 +93,7 @@ func (s *serveCommand) Run(p *process) error {
 	hangups.obey(func() { r.reload(func() (*config, error) { return s.parse(p.environment) }) })
 	defer r.watch()()
 	err = r.serve(ctx, listener)
+	traces.close()
 	status := 0
 	if err != nil {
 		status = exitFailed
@@ -110,11 +115,11 @@ type replica struct {
 	logger      *slog.Logger
 }
 
-func newReplica(c *config, store store, life *life, h *health) (*replica, error) {
+func newReplica(c *config, store store, life *life, h *health, traces *traces) (*replica, error) {
 	logger := life.logger
 	r := &replica{config: c, health: h, traffic: newTraffic(logger, c.writeIdle), logger: logger, drainStore: store.Drain}
 	observe := requestLog(logger)
-	p, err := proxy.New(c.routes, proxy.Options{
+	options := proxy.Options{
 		Cluster: store,
 		Trust:   c.trust,
 		Sent:    sentLog(logger),
@@ -131,7 +136,11 @@ func newReplica(c *config, store store, life *life, h *health) (*replica, error)
 		BodyTimeout: c.bodyIdle,
 		MaxInFlight: c.maxInFlight,
 		Warn:        func(text string) { logger.Warn(text) },
-	})
+	}
+	if traces != nil {
+		options.Trace = traces.begin
+	}
+	p, err := proxy.New(c.routes, options)
 	if err != nil {
 		return nil, err
 	}
