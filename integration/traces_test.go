@@ -133,7 +133,7 @@ func TestTraces(t *testing.T) {
 
 	examples := do(t, http.MethodGet, r.admin(t)+"/metrics", "", "Accept: application/openmetrics-text; version=1.0.0").body
 	for _, histogram := range []string{"request", "verdict", "upstream"} {
-		if !regexp.MustCompile(`throttle_proxy_`+histogram+`_duration_seconds_bucket\{[^}]*\} \d+ # \{trace_id="0{30}`).MatchString(examples) {
+		if !regexp.MustCompile(`throttle_proxy_` + histogram + `_duration_seconds_bucket\{[^}]*\} \d+ # \{trace_id="0{30}`).MatchString(examples) {
 			t.Errorf("no trace is an example of %s_duration_seconds", histogram)
 		}
 	}

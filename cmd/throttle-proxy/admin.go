@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -40,9 +39,9 @@ func (c *config) listenAdmin() (net.Listener, error) {
 }
 
 // server answers operators. It logs panics of its handlers.
-func (a *admin) server(logger *slog.Logger) *http.Server {
+func (a *admin) server() *http.Server {
 	return &http.Server{
-		Handler:           recovering(a.handler(), logger),
+		Handler:           recovering(a.handler(), a.replica.panics),
 		ReadHeaderTimeout: a.config.headerTimeout,
 		ReadTimeout:       a.config.bodyIdle,
 		WriteTimeout:      adminWrite,

@@ -66,7 +66,7 @@ func (s *serveCommand) Run(p *process) error {
 			return err
 		}
 		defer adminListener.Close()
-		r.metrics = newMetrics(c, r.proxy, store, p.stderr, traces)
+		r.metrics = newMetrics(c, r, store, p.stderr)
 	}
 	listener, err := c.listen(ctx, announce)
 	switch {
@@ -80,7 +80,7 @@ func (s *serveCommand) Run(p *process) error {
 	}
 	if adminListener != nil {
 		a := &admin{config: c, self: self, store: store, replica: r, metrics: r.metrics}
-		server := a.server(logger)
+		server := a.server()
 		go func() { _ = server.Serve(adminListener) }()
 		defer server.Close() // it answers while the replica drains
 		announce("admin on " + adminListener.Addr().String())
@@ -113,11 +113,17 @@ type replica struct {
 	metrics     *metrics     // nil without --admin; set before it serves
 	drainStore  func(left time.Duration)
 	logger      *slog.Logger
+	panics      *panics
+	traces      *traces // nil for none
 }
 
 func newReplica(c *config, store store, life *life, h *health, traces *traces) (*replica, error) {
 	logger := life.logger
-	r := &replica{config: c, health: h, traffic: newTraffic(logger, c.writeIdle), logger: logger, drainStore: store.Drain}
+	panics := &panics{logger: logger}
+	r := &replica{
+		config: c, health: h, traffic: newTraffic(panics, c.writeIdle), logger: logger, drainStore: store.Drain,
+		panics: panics, traces: traces,
+	}
 	observe := requestLog(logger)
 	options := proxy.Options{
 		Cluster: store,
@@ -125,6 +131,9 @@ func newReplica(c *config, store store, life *life, h *health, traces *traces) (
 		Sent:    sentLog(logger),
 		Observe: func(e *proxy.Event) {
 			life.requests.Add(1)
+			if e.Panic != nil {
+				panics.seen.Add(1)
+			}
 			observe(e)
 			if r.metrics != nil {
 				r.metrics.observe(e)
