@@ -32,7 +32,7 @@ func (r *Redis) undecided(ask Ask, g *Grant, part *part, err error) (Verdict, er
 	if g.Locked() && g.lock.stored.Load() {
 		g.lock.doubtful.Store(true)
 		if v.Grant == nil {
-			r.queue.add(r.ending(g.lock, 0))
+			r.queue.add(r.endingOf(g, 0))
 		}
 	}
 	if v.Outcome != Admitted && g != nil {

@@ -44,6 +44,9 @@ type Ask struct {
 
 	WhenUndecided WhenUndecided
 
+	Sharing Sharing       // of the answer, by equal asks; needs a fingerprint
+	Arrived time.Duration // when one that wants a fresh answer came, as its first verdict says; 0 in its first ask
+
 	patience time.Duration // longest that the whole of it waited, of which this is what is left; 0 if it is the whole
 }
 
@@ -91,6 +94,8 @@ type Verdict struct {
 	Outcome   Outcome
 	Grant     *Grant             // of an admitted ask, to be ended; nil if it wants nothing
 	Holder    Holder             // whose lock stands in the way, for Duplicate and Held
+	Flight    *Flight            // to follow for its answer, for Duplicate and Held of an ask that shares; nil if there is none to be had
+	Arrived   time.Duration      // when an ask for a fresh answer came, by the clock that decides; 0 without the store
 	Wait      time.Duration      // until the pause is over, for CoolingDown, and for Paused, of which 0 is not known; for Limited, until the caller is to come back: see [limiter.Spread]
 	Message   string             // an operator's, for Paused
 	Limits    []limiter.Limit    // by which it was decided, one for each charge, if operators have changed any; else nil

@@ -44,6 +44,9 @@ func (c *command) endKey() {
 	c.keys++
 }
 
+// endArg makes an argument of what was written as a key.
+func (c *command) endArg() { c.ends = append(c.ends, len(c.text)) }
+
 // arg writes an argument.
 func (c *command) arg(s string) {
 	c.text = append(c.text, s...)

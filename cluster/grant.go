@@ -14,11 +14,12 @@ import (
 // Neither depends on the request's context: a client that has left is a reason
 // to end a grant.
 type Grant struct {
-	owner granter
-	ended atomic.Bool
-	lock  *lock  // nil where none was wanted
-	taken *taken // nil where no slots were wanted
-	later *Grant // what it was granted when it had waited; nil if nothing
+	owner  granter
+	ended  atomic.Bool
+	lock   *lock   // nil where none was wanted
+	taken  *taken  // nil where no slots were wanted
+	flight *flight // nil where nobody may follow it
+	later  *Grant  // what it was granted when it had waited; nil if nothing
 
 	// What was spent, until it ends: in the store, or where local is set, here.
 	tag     string
@@ -30,6 +31,7 @@ type Grant struct {
 // granter is what a Grant was granted by.
 type granter interface {
 	release(g *Grant, hold time.Duration)
+	unshareable(g *Grant)
 	giveBack(g *Grant)
 }
 
@@ -65,6 +67,10 @@ func newGrant(ask Ask, owner granter) *Grant {
 			of lock
 		}{Grant: Grant{owner: owner, tag: ask.Tag, charges: ask.Charges, taken: newTaken(ask)}}
 		g.of.id, g.of.value = lockID{ask.Tag, *ask.Fingerprint}, ask.RequestID
+		if ask.Sharing != Unshared {
+			g.flight, g.of.isFlight = newFlight(ask), true
+			g.of.flight = g.flight
+		}
 		g.lock = &g.of
 		return &g.Grant
 	case len(ask.Charges)+len(ask.Slots) > 0:
@@ -100,6 +106,9 @@ func (g *Grant) Release(hold time.Duration) {
 		return
 	}
 	g.forget()
+	if g.Shared() {
+		g.flight.lose()
+	}
 	if g.lock != nil || g.taken != nil {
 		g.owner.release(g, hold)
 	}

@@ -111,6 +111,14 @@ func (a guardArgs) write(c *command) {
 	c.number(a.ask.Wait.Microseconds())
 	c.number(int64(len(a.ask.Candidates)))
 	c.number(a.ask.LongestPause.Milliseconds())
+	switch {
+	case a.ask.Sharing == Joined:
+		c.arg("join")
+	case a.ask.Sharing == Fresh:
+		c.number(a.ask.Arrived.Microseconds())
+	default:
+		c.arg("")
+	}
 	if len(a.ask.Slots) > 0 {
 		c.arg(a.token)
 		for _, slot := range a.ask.Slots {

@@ -18,7 +18,10 @@
 --              0; not 0 if it would wait for slots
 -- ARGV[8]      how many candidates
 -- ARGV[9]      the longest cool-down in milliseconds; 0 for no bound
--- ARGV[10...]  with slots: their owner's token, which begins with the TTL that its
+-- ARGV[10]     what an ask wants of an equal one in flight: '' nothing; 'join' its
+--              answer; or a fresh one: when the request came, in microseconds by this
+--              server's clock, or 0 in its first ask
+-- ARGV[11...]  with slots: their owner's token, which begins with the TTL that its
 --              slots have, and of each kind how many there are, or 0 for one that
 --              waits after others
 --              then three for each budget: burst, interval and furthest, as spend
@@ -69,17 +72,27 @@ end
 
 local at = 1 + ARGV[2] -- the next key
 local lock = ARGV[3] ~= '' and KEYS[at]
+local arrived = tonumber(ARGV[10]) or 0
 if lock then
   local value = redis.call('GET', lock)
+  if value and string.sub(value, -5) == ' done' and arrived >= tonumber(string.match(value, '^%S+ %S+ %S+ %S+ (%d+)') or 0) then
+    redis.call('DEL', lock) -- it refuses nobody, and has no answer for this one
+    value = nil
+  end
   if value then
-    return {DUPLICATE, now, current(lock, value, now, ARGV[4])}
+    value = current(lock, value, now, ARGV[4])
+    if ARGV[10] ~= '' and string.find(value, '^%S+ j%S+ %S+ %S+ %d+$') then
+      redis.call('SET', lock, value .. ' wanted', 'KEEPTTL')
+    end
+    return {DUPLICATE, now, value}
   end
   at = at + 1
 end
 
 local function take_lock()
   if lock then
-    redis.call('SET', lock, ARGV[3] .. string.format(' %.0f', now), 'NX', 'PX', ARGV[4])
+    local wanted = arrived > 0 and ' wanted' or '' -- by others who came before it, too
+    redis.call('SET', lock, ARGV[3] .. string.format(' %.0f', now) .. wanted, 'NX', 'PX', ARGV[4])
   end
 end
 
@@ -94,7 +107,7 @@ if cooling.down then
   return cooling
 end
 
-local answer, longest, arg = {ADMITTED, now}, tonumber(ARGV[7]), 10
+local answer, longest, arg = {ADMITTED, now}, tonumber(ARGV[7]), 11
 local slots = tonumber(ARGV[6])
 for i = 1, slots do
   local key = KEYS[at + i - 1]
@@ -146,7 +159,7 @@ else
   write(spent, true)
   for i = 1, slots do
     local key = KEYS[at + i - 1]
-    redis.call('ZADD', key, now + ARGV[4] * 1000, ARGV[10])
+    redis.call('ZADD', key, now + ARGV[4] * 1000, ARGV[11])
     if redis.call('PTTL', key) < tonumber(ARGV[4]) then
       redis.call('PEXPIRE', key, ARGV[4])
     end

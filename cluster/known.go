@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"sync"
@@ -25,6 +26,7 @@ type known struct {
 	replica  string
 	start    time.Time     // epoch of every instant of a replica; carries a monotonic clock
 	believed time.Duration // for how long a refusal is, at most
+	alone    bool          // nothing but it decides: its clock is the one, and it keeps answers
 
 	mu       sync.Mutex // also of the budgets by which this replica decides alone
 	locks    locks
@@ -128,14 +130,21 @@ func (k *known) duplicateLocked(ask Ask, now time.Duration) (v Verdict, refused 
 	if ask.Fingerprint == nil {
 		return Verdict{}, false
 	}
-	lock := k.locks.get(lockID{ask.Tag, *ask.Fingerprint}, now)
+	id := lockID{ask.Tag, *ask.Fingerprint}
+	lock := k.locks.get(id, now)
+	if lock == nil && ask.Arrived > 0 {
+		if lock = k.locks.mark(id, now); lock != nil && lock.started <= ask.Arrived {
+			lock = nil
+		}
+	}
 	if lock == nil {
 		return Verdict{}, false
 	}
-	v = Verdict{Outcome: Duplicate, Holder: Holder{RequestID: lock.requestID(), Replica: k.replica, Age: now - lock.admitted}}
-	if lock.held() {
+	v = Verdict{value: lock.value, Outcome: Duplicate, Holder: Holder{RequestID: lock.requestID(), Replica: k.replica, Age: now - lock.admitted}}
+	if lock.held() && !lock.passed {
 		v.Outcome = Held
 	}
+	v.followLocked(ask, lock, cmp.Or(ask.Arrived, now))
 	return v, true
 }
 
@@ -235,6 +244,9 @@ func (k *known) addLocked(lock *lock, now time.Duration) {
 		return
 	}
 	lock.admitted = now
+	if k.alone {
+		lock.started = now
+	}
 	k.locks.add(lock)
 }
 
@@ -248,9 +260,17 @@ func (k *known) release(g *Grant, hold time.Duration) {
 }
 
 func (k *known) endLocked(lock *lock, hold time.Duration) {
-	if lock != nil && k.locks.known[lock.id] == lock { // or it was never added
-		k.locks.end(lock, k.now(), hold)
+	if lock == nil {
+		return
 	}
+	lock.flight.endLocked()
+	if k.locks.known[lock.id] != lock {
+		return // it was never added
+	}
+	if lock.flight != nil {
+		hold = k.keepLocked(lock, hold)
+	}
+	k.locks.end(lock, k.now(), hold)
 }
 
 // longestHold returns the longest that any lock has had.

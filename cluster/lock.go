@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,9 @@ type lock struct {
 	hash     [sha256.Size]byte // by which a store knows the fingerprint
 	value    string            // what a store keeps under the lock's key, to which it adds its own time; without one its last word, the request's id
 	admitted time.Duration     // on the clock of who knows it; set before it is known
+	started  time.Duration     // of a flight, by the clock that decides, likewise; 0 if it was decided without that
+
+	isFlight bool // it may be followed
 
 	stored   atomic.Bool // the store may have it
 	doubtful atomic.Bool // the store may get to take it only after it was told of the end
@@ -48,9 +52,12 @@ type lock struct {
 	lost     atomic.Bool // found another's; written by the run loop alone
 
 	// Guarded by known.mu.
-	until time.Duration // the end of its hold; 0 while the exchange is under way
-	next  *lock         // to end, if it is held
-	index int32         // among those in flight
+	flight *flight // nil if nobody may follow it, or its answer is not kept
+
+	until  time.Duration // the end of its hold; 0 while the exchange is under way
+	passed bool          // it has no hold, and refuses nobody: it is known for its flight's answer
+	next   *lock         // to end, if it is held
+	index  int32         // among those in flight
 }
 
 // A lock's value begins with the version of its form. What is appended to it
@@ -79,7 +86,11 @@ func appendLockKey(b []byte, tag string, hash [sha256.Size]byte) []byte {
 // toStore gives the lock what a store is to keep. replica is without spaces.
 func (l *lock) toStore(replica string) {
 	l.hash = l.id.fingerprint.hash()
-	l.value = valueFormat + " " + rand.Text() + " " + replica + " " + l.value
+	token := rand.Text()
+	if l.isFlight {
+		token = sharedToken + token
+	}
+	l.value = valueFormat + " " + token + " " + replica + " " + l.value
 }
 
 // requestID is that of the request which has the lock.
@@ -98,7 +109,7 @@ func (l *lock) token() string {
 // parseHolder reads a lock's value. What another version wrote, or nobody of
 // ours, is a lock all the same, of an unknown holder.
 func parseHolder(value string, now time.Duration) (h Holder, held bool) {
-	fields := strings.Fields(strings.TrimSuffix(value, heldMark))
+	fields := strings.Fields(value)
 	if len(fields) < 5 || fields[0] != valueFormat {
 		return Holder{}, false
 	}
@@ -119,12 +130,20 @@ func (r *Redis) release(g *Grant, hold time.Duration) {
 	switch {
 	case g.lock == nil, g.lock.freed.Load():
 	case hold > 0:
-		r.queue.add(r.ending(g.lock, hold))
+		r.queue.add(r.endingOf(g, hold))
 	case g.lock.stored.Load():
-		awaited = append(awaited, r.ending(g.lock, 0))
+		awaited = append(awaited, r.endingOf(g, 0))
 	}
 	r.tell(awaited...)
 	r.known.freed(g.taken)
+}
+
+// endingOf is the task to release the lock of g, or to turn it into a hold.
+func (r *Redis) endingOf(g *Grant, hold time.Duration) *task {
+	if g.Shared() {
+		return r.landing(g, hold)
+	}
+	return r.ending(g.lock, hold)
 }
 
 // ending is the task to release lock, or to turn it into a hold.
@@ -163,12 +182,25 @@ func (r *Redis) renewal(lock *lock) renewal {
 	return renewal{lock, r.options.LockTTL, r.options.Timeout, &r.partOf(lock.id.tag).clock}
 }
 
+// started is when the flight of a lock began by the store's clock: taken again, it
+// is no fresher than it was. It is 0 where there is none, or that is not known.
+func (r renewal) started() time.Duration {
+	if !r.isFlight || r.lock.started > 0 {
+		return r.lock.started
+	}
+	return r.clock.at(r.admitted) // which errs early
+}
+
 // args says until when the renewal is waited for. One that the store finds later
 // would undo what it was told meanwhile: it would take a lock again that is gone,
 // or cut a hold short.
 func (r renewal) args(c *command, now time.Duration) {
 	c.arg(r.token())
 	c.number(r.ttl.Milliseconds())
-	c.arg(r.value)
+	if started := r.started(); started > 0 {
+		c.arg(r.value + " " + strconv.FormatInt(started.Microseconds(), 10))
+	} else {
+		c.arg(r.value)
+	}
 	c.number(r.clock.at(now + r.timeout).Microseconds())
 }

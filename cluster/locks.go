@@ -9,7 +9,8 @@ type locks struct {
 	known    map[lockID]*lock
 	inFlight []*lock // in no order
 	holds    []*holdQueue
-	held     int // in all queues
+	held     int   // in all queues
+	answers  int64 // bytes of those that are kept with them
 }
 
 // holdQueue has the holds of one length, so that the first to begin is the first
@@ -22,7 +23,17 @@ type holdQueue struct {
 // get returns the lock of an id, or nil if there is none.
 func (l *locks) get(id lockID, now time.Duration) *lock {
 	lock := l.known[id]
-	if lock == nil || lock.held() && lock.until <= now {
+	if lock == nil || lock.held() && (lock.until <= now || lock.passed) {
+		return nil
+	}
+	return lock
+}
+
+// mark returns what a flight of an id has left for those who came before it began,
+// or nil.
+func (l *locks) mark(id lockID, now time.Duration) *lock {
+	lock := l.known[id]
+	if lock == nil || !lock.passed || lock.until <= now {
 		return nil
 	}
 	return lock
@@ -103,5 +114,9 @@ func (l *locks) forget(q *holdQueue) {
 	l.held--
 	if l.known[lock.id] == lock { // or another's by now
 		delete(l.known, lock.id)
+	}
+	if lock.flight != nil {
+		l.answers -= int64(len(lock.flight.ending.Answer))
+		lock.flight = nil
 	}
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -20,7 +21,9 @@ type Memory struct {
 // NewMemory returns an empty Memory. replica names this process to the
 // callers that it refuses; it should tell them nothing.
 func NewMemory(replica string) *Memory {
-	return &Memory{known: newKnown(replica), budgets: limiter.NewBudgets(Capacity)}
+	known := newKnown(replica)
+	known.alone = true
+	return &Memory{known: known, budgets: limiter.NewBudgets(Capacity)}
 }
 
 // Admit decides ask. It returns when the request may be sent, or is refused, which
@@ -50,6 +53,9 @@ func (m *Memory) decide(ask Ask) (Verdict, error) {
 			decisions, _, _ := m.budgets.Take(now, []limiter.Charge{c})
 			v.Candidates = append(v.Candidates, decisions...)
 		}
+	}
+	if ask.Sharing == Fresh {
+		v.Arrived = cmp.Or(ask.Arrived, now)
 	}
 	return m.known.toldLocked(ask, v, limiter.Alone), nil
 }
@@ -86,6 +92,8 @@ func (m *Memory) giveBack(g *Grant) {
 	m.known.freed(g.taken)
 	m.known.askAgain(g)
 }
+
+func (m *Memory) unshareable(g *Grant) { m.known.unshareable(g) }
 
 // Status returns what this replica has in flight.
 func (m *Memory) Status() Status { return m.known.status() }

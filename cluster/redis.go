@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"slices"
@@ -113,6 +114,8 @@ type Redis struct {
 	settled  <-chan time.Time // when to look whether it is; nil if it is
 	settleBy time.Duration    // when it is in any case: no ask lasts longer
 
+	watches watches
+
 	changes  observer
 	queue    queue
 	returned chan struct{} // a part of the store answers again
@@ -202,10 +205,14 @@ func (r *Redis) decide(ask Ask) (Verdict, error) {
 
 func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 	if v, refused := r.known.refusal(ask); refused {
-		if v.Outcome == CoolingDown || v.Outcome == Limited || v.Outcome == Busy || v.Outcome == Paused {
+		equal := v.Outcome == Duplicate || v.Outcome == Held
+		if !equal {
 			v = r.lookElsewhere(ask, v)
 		}
-		return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), nil
+		if !r.asksToShare(ask, v, equal) {
+			r.shareIn(ask, &v, 0)
+			return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), nil
+		}
 	}
 	if ask.needsNothing() {
 		return Verdict{Outcome: Admitted}, nil // which says nothing of the store
@@ -235,7 +242,12 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 	}
 	r.tellLimitChanges(ask, a.was)
 	v := a.Verdict
+	if ask.Sharing == Fresh {
+		v.Arrived = cmp.Or(ask.Arrived, a.at)
+	}
 	switch v.Outcome {
+	case Duplicate, Held:
+		r.shareIn(ask, &v, v.Arrived)
 	case CoolingDown:
 		r.known.cool(ask, a.left, asked)
 	case Limited:
@@ -246,9 +258,13 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 			return v, nil
 		}
 		g.charges, g.stored = a.charged, a.stored
+		if g.Shared() {
+			g.lock.started = a.at
+		}
 		if refusal, refused := r.known.add(ask, g, v.Outcome == Admitted); refused {
 			// An equal ask that got no answer has gone on meanwhile.
-			r.queue.add(slices.Concat(r.refunds(g), r.freeing(g.taken), []*task{r.ending(g.lock, 0)})...)
+			r.queue.add(slices.Concat(r.refunds(g), r.freeing(g.taken), []*task{r.endingOf(g, 0)})...)
+			refusal.Arrived = v.Arrived
 			return refusal, nil
 		}
 		if v.Outcome != Admitted {
@@ -303,7 +319,7 @@ func (r *Redis) giveBack(g *Grant) {
 	r.known.giveBack(g)
 	tasks = append(tasks, r.freeing(g.taken)...)
 	if g.lock != nil && g.lock.stored.Load() {
-		tasks = append(tasks, r.ending(g.lock, 0))
+		tasks = append(tasks, r.endingOf(g, 0))
 	}
 	r.tell(tasks...)
 	r.known.freed(g.taken)

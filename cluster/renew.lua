@@ -3,7 +3,7 @@
 -- KEYS[i]       a lock's key; all are of one tag
 -- ARGV[4i - 3]  its token
 -- ARGV[4i - 2]  its TTL in milliseconds
--- ARGV[4i - 1]  '1 TOKEN REPLICA REQUEST-ID'
+-- ARGV[4i - 1]  '1 TOKEN REPLICA REQUEST-ID', of a flight with when it began
 -- ARGV[4i]      until when somebody waits for the answer, in microseconds by this
 --               server's clock; 0 where its clock is not known
 --
@@ -23,7 +23,8 @@ for i, key in ipairs(KEYS) do
   if deadline ~= 0 and now > deadline then
     reply = {err = 'LATE nobody waits for this renewal any more'}
   elseif not value then
-    reply = redis.pcall('SET', key, lock .. string.format(' %.0f', now), 'NX', 'PX', ttl)
+    local started = string.find(lock, '^%S+ %S+ %S+ %S+ %d') and '' or string.format(' %.0f', now)
+    reply = redis.pcall('SET', key, lock .. started, 'NX', 'PX', ttl)
   elseif type(value) == 'string' then
     reply = string.match(value, '^%S+ (%S+)') == token
     if reply and string.sub(value, -5) ~= ' held' then

@@ -114,9 +114,15 @@ func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
 		r.queue.park(parked)
 	}
 	r.pipeline(calls)
+	var wants []*task
 	for i, t := range told {
-		t.settle()
 		err := calls[i].err
+		if end, is := t.what.(landing); is && err == nil && calls[i].result == wanted {
+			end.told = true
+			t.what, wants = end, append(wants, t)
+			continue
+		}
+		t.settle()
 		// What has another type is not ours, and stays as it is.
 		repeat := err != nil && FaultOf(err) != faultWrongType && !(t.once && !errors.Is(err, errAway))
 		if err == nil && calls[i].result == 0 && t.lock != nil {
@@ -127,6 +133,9 @@ func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
 		if repeat {
 			again = append(again, t)
 		}
+	}
+	if len(wants) > 0 {
+		again = append(again, r.perform(wants, anyway)...)
 	}
 	return again
 }

@@ -1,0 +1,143 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// subscription hears what becomes of flights that other replicas lead: of all tags,
+// or in a Cluster, where each has its own server, of one. It lasts from the first
+// follower on. Messages can be lost with a connection: after each subscription
+// whoever watches a flight looks for it.
+type subscription struct {
+	channels map[string]string        // by the tag of each; guarded by watches.mu
+	ready    map[string]chan struct{} // by channel: closed when its messages come for the first time; likewise
+	pubsub   *redis.PubSub            // likewise; nil while there is no connection
+}
+
+// subscribeLocked has messages of a tag come. The channel is closed when they do for
+// the first time.
+func (r *Redis) subscribeLocked(tag string) <-chan struct{} {
+	of := ""
+	if r.parts.whole == nil {
+		of = tag
+	}
+	if r.watches.subscriptions == nil {
+		r.watches.subscriptions = make(map[string]*subscription)
+	}
+	s := r.watches.subscriptions[of]
+	if s == nil {
+		s = &subscription{channels: make(map[string]string), ready: make(map[string]chan struct{})}
+		r.watches.subscriptions[of] = s
+	}
+	channel := r.key(string(appendChannel(nil, tag)))
+	if ready, known := s.ready[channel]; known {
+		return ready
+	}
+	ready := make(chan struct{})
+	s.channels[channel], s.ready[channel] = tag, ready
+	switch {
+	case len(s.channels) == 1:
+		r.stopped.Go(func() { r.listen(s) })
+	case s.pubsub != nil:
+		// In a Cluster there is one channel alone.
+		go func(p *redis.PubSub) { _ = p.Subscribe(context.Background(), channel) }(s.pubsub) // or when it is made anew
+	}
+	return ready
+}
+
+// listen is the loop of a subscription.
+func (r *Redis) listen(s *subscription) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	r.stopped.Go(func() {
+		select {
+		case <-r.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	for ctx.Err() == nil {
+		pubsub := r.connectSubscription(ctx, s)
+		r.receive(ctx, s, pubsub)
+		r.watches.mu.Lock()
+		s.pubsub = nil
+		r.watches.mu.Unlock()
+		_ = pubsub.Close()
+		select {
+		case <-time.After(retryAfter):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (r *Redis) connectSubscription(ctx context.Context, s *subscription) *redis.PubSub {
+	r.watches.mu.Lock()
+	defer r.watches.mu.Unlock()
+	channels := slices.Collect(maps.Keys(s.channels))
+	if cluster, ok := r.redis().(*redis.ClusterClient); ok {
+		cluster.ReloadState(ctx) // the slot may have moved
+		s.pubsub = cluster.SSubscribe(ctx, channels...)
+	} else {
+		s.pubsub = r.redis().Subscribe(ctx, channels...)
+	}
+	return s.pubsub
+}
+
+// receive passes on what comes, until the connection is lost, or the slot moves.
+func (r *Redis) receive(ctx context.Context, s *subscription, pubsub *redis.PubSub) {
+	silent := false // it was asked whether it lives
+	for {
+		message, err := pubsub.ReceiveTimeout(ctx, r.options.LockTTL)
+		var timeout net.Error
+		switch {
+		case err == nil:
+			silent = false
+		case errors.As(err, &timeout) && timeout.Timeout() && !silent && ctx.Err() == nil:
+			silent = true
+			if pubsub.Ping(ctx) != nil {
+				return
+			}
+			continue
+		default:
+			return
+		}
+		switch m := message.(type) {
+		case *redis.Subscription:
+			if m.Kind == "sunsubscribe" || m.Kind == "unsubscribe" {
+				return
+			}
+			r.subscribed(s, m.Channel)
+		case *redis.Message:
+			r.watches.mu.Lock()
+			tag := s.channels[m.Channel]
+			r.watches.mu.Unlock()
+			r.hear(tag, m.Payload)
+		}
+	}
+}
+
+// subscribed has all that watch flights of a channel look for them: its messages come
+// from now on, and those before may be lost.
+func (r *Redis) subscribed(s *subscription, channel string) {
+	r.watches.mu.Lock()
+	defer r.watches.mu.Unlock()
+	if ready := s.ready[channel]; ready != nil {
+		select {
+		case <-ready:
+		default:
+			close(ready)
+		}
+	}
+	for id, w := range r.watches.all {
+		if id.tag == s.channels[channel] {
+			w.stir()
+		}
+	}
+}
