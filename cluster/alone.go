@@ -13,7 +13,11 @@ import (
 // of err. The grant is what the ask wants.
 func (r *Redis) undecided(ask Ask, g *Grant, part *part, err error) (Verdict, error) {
 	v := Verdict{Degraded: true, Fault: FaultOf(err)}
-	switch ask.WhenUndecided {
+	when := ask.WhenUndecided
+	if ask.Key != nil && when == Local {
+		when = Closed // what this replica knows of a key is not enough
+	}
+	switch when {
 	case Local, Open:
 		var share int
 		fault := v.Fault

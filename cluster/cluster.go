@@ -3,7 +3,7 @@
 // A request asks for everything it needs at once, an in-flight lock and one
 // request from each of its budgets, and gets one [Verdict]: either all of it
 // is granted, or nothing is taken. What refuses is looked at in one order
-// everywhere: its lock, cool-downs, slots, budgets. [Memory] decides for a single process and
+// everywhere: its idempotency key, its lock, cool-downs, slots, budgets. [Memory] decides for a single process and
 // [Redis] for a fleet, also while its store is away. Both are safe for
 // concurrent use.
 package cluster
@@ -47,6 +47,11 @@ type Ask struct {
 	Sharing Sharing       // of the answer, by equal asks; needs a fingerprint
 	Arrived time.Duration // when one that wants a fresh answer came, as its first verdict says; 0 in its first ask
 
+	// Key is the request's idempotency key, of which the Fingerprint is; nil for none.
+	// What an ask with one shares is that alone. Without the store it is not decided,
+	// but for Open.
+	Key *Key
+
 	patience time.Duration // longest that the whole of it waited, of which this is what is left; 0 if it is the whole
 }
 
@@ -86,6 +91,11 @@ const (
 	Busy                // all slots of a kind are taken
 	Paused              // an operator has paused the route
 
+	Replayed       // the answer to its key is kept
+	KeyReused      // its key is that of a request that says something else
+	NotKept        // its key's request was answered, and the answer may not be kept
+	OutcomeUnknown // its key's request was sent, and nobody knows what has become of it
+
 	queued // has a place in a budget, to be sent at a later instant; never told outside
 )
 
@@ -95,6 +105,8 @@ type Verdict struct {
 	Grant     *Grant             // of an admitted ask, to be ended; nil if it wants nothing
 	Holder    Holder             // whose lock stands in the way, for Duplicate and Held
 	Flight    *Flight            // to follow for its answer, for Duplicate and Held of an ask that shares; nil if there is none to be had
+	Answer    []byte             // as [Grant.Keep] was given it, for Replayed; it must not be changed
+	Age       time.Duration      // of the answer
 	Arrived   time.Duration      // when an ask for a fresh answer came, by the clock that decides; 0 without the store
 	Wait      time.Duration      // until the pause is over, for CoolingDown, and for Paused, of which 0 is not known; for Limited, until the caller is to come back: see [limiter.Spread]
 	Message   string             // an operator's, for Paused

@@ -19,6 +19,7 @@ type Grant struct {
 	lock   *lock   // nil where none was wanted
 	taken  *taken  // nil where no slots were wanted
 	flight *flight // nil where nobody may follow it
+	key    *keyed  // nil where it has no idempotency key
 	later  *Grant  // what it was granted when it had waited; nil if nothing
 
 	// What was spent, until it ends: in the store, or where local is set, here.
@@ -67,7 +68,11 @@ func newGrant(ask Ask, owner granter) *Grant {
 			of lock
 		}{Grant: Grant{owner: owner, tag: ask.Tag, charges: ask.Charges, taken: newTaken(ask)}}
 		g.of.id, g.of.value = lockID{ask.Tag, *ask.Fingerprint}, ask.RequestID
-		if ask.Sharing != Unshared {
+		switch {
+		case ask.Key != nil:
+			g.key = &keyed{Key: *ask.Key}
+			g.of.key = &g.key.Key
+		case ask.Sharing != Unshared:
 			g.flight, g.of.isFlight = newFlight(ask), true
 			g.of.flight = g.flight
 		}
@@ -106,6 +111,7 @@ func (g *Grant) Release(hold time.Duration) {
 		return
 	}
 	g.forget()
+	g.key.lose()
 	if g.Shared() {
 		g.flight.lose()
 	}

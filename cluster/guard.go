@@ -54,6 +54,11 @@ func (r *Redis) askOnce(ctx context.Context, deadline time.Duration, ask Ask, g 
 	c := newCommand(r.options.Prefix)
 	defer c.done()
 	value := ""
+	if ask.Key != nil {
+		c.beginKey()
+		c.text = appendKeptKey(c.text, ask.Tag, g.lock.hash)
+		c.endKey()
+	}
 	if g.Locked() {
 		c.beginKey()
 		c.text = g.lock.appendKey(c.text)
@@ -103,7 +108,11 @@ type guardArgs struct {
 
 func (a guardArgs) write(c *command) {
 	c.number(a.deadline.Microseconds())
-	c.number(0) // kept keys
+	if a.ask.Key != nil {
+		c.number(1)
+	} else {
+		c.number(0)
+	}
 	c.arg(a.lock)
 	c.number(a.ttl.Milliseconds())
 	c.number(int64(len(a.ask.Pauses)))
@@ -130,11 +139,15 @@ func (a guardArgs) write(c *command) {
 			c.arg(arg)
 		}
 	}
+	if key := a.ask.Key; key != nil {
+		c.arg(key.contentHash())
+		c.number(millis(key.Keep))
+	}
 }
 
 // readAnswer reads what guard.lua answered.
 func readAnswer(ask Ask, reply []any) (a answer, err error) {
-	const admitted, duplicate, limited, coolingDown, late, busy, waiting = 1, 2, 3, 4, 5, 6, 7
+	const admitted, duplicate, limited, coolingDown, late, busy, waiting, kept = 1, 2, 3, 4, 5, 6, 7, 8
 	if len(reply) < 2 {
 		return answer{}, errReply(reply)
 	}
@@ -160,6 +173,10 @@ func readAnswer(ask Ask, reply []any) (a answer, err error) {
 	case outcome == duplicate && len(about) == 1:
 		value, _ := about[0].(string)
 		a.Verdict = heldBy(value, a.at)
+		return a, nil
+	case outcome == kept && len(about) == 1 && ask.Key != nil:
+		value, _ := about[0].(string)
+		a.Verdict = ask.Key.kept(value, a.at)
 		return a, nil
 	case outcome == busy && len(about) == len(ask.Slots):
 		a.Outcome = Busy

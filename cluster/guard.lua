@@ -2,7 +2,7 @@
 -- this order. A duplicate is a duplicate first, whatever is spent or cooling down.
 --
 -- KEYS, all of one tag, in the order in which they are decided:
---   ARGV[2] of kept keys (an Idempotency-Key's): none yet
+--   ARGV[2] of kept keys, an idempotency key's: one, and then a lock's, or none
 --   the lock's, where ARGV[3] is not empty
 --   ARGV[5] of cool-downs
 --   ARGV[6] of slots
@@ -26,6 +26,8 @@
 --              waits after others
 --              then three for each budget: burst, interval and furthest, as spend
 --              takes them
+--              with a kept key: the hash of what the request says, and for how long
+--              the key is known, in milliseconds
 --
 -- Returns one of
 --   {ADMITTED, now, used..., reply..., candidate's...}  with how many slots of each
@@ -39,12 +41,14 @@
 --   {DUPLICATE, now, the lock's value}
 --   {COOLING_DOWN, now, milliseconds, status...}  with what is left of each
 --       cool-down, and its status
+--   {KEPT, now, value}  with the kept key's value, or '' if it is of a request that
+--       says something else; but one in flight, whose lock is there, is a duplicate
 --   {LATE, now}  if nobody waits for the answer any more
 -- now is in microseconds. Nothing else is taken, and candidates refuse nobody.
 --
 -- It begins with limiter/budget.lua and cooldown.lua.
 
-local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN, LATE, BUSY, WAITING = 1, 2, 3, 4, 5, 6, 7
+local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN, LATE, BUSY, WAITING, KEPT = 1, 2, 3, 4, 5, 6, 7, 8
 
 -- Returns the value of a lock, which began by a clock that was set back since then
 -- if it begins in the future: so did its expiry, which is corrected. Of a holder
@@ -72,6 +76,21 @@ end
 
 local at = 1 + ARGV[2] -- the next key
 local lock = ARGV[3] ~= '' and KEYS[at]
+if ARGV[2] ~= '0' then
+  local value = redis.call('GET', KEYS[1])
+  local hash, state, token = string.match(value or '', '^%S+ (%S+) (%S+) (%S+)')
+  if value and hash ~= ARGV[#ARGV - 1] then
+    return {KEPT, now, ''}
+  elseif state == 'flight' then
+    local flies = redis.call('GET', lock)
+    if flies and string.match(flies, '^%S+ (%S+)') == token then
+      return {DUPLICATE, now, flies}
+    end
+  end
+  if value then
+    return {KEPT, now, value}
+  end
+end
 local arrived = tonumber(ARGV[10]) or 0
 if lock then
   local value = redis.call('GET', lock)
@@ -93,6 +112,10 @@ local function take_lock()
   if lock then
     local wanted = arrived > 0 and ' wanted' or '' -- by others who came before it, too
     redis.call('SET', lock, ARGV[3] .. string.format(' %.0f', now) .. wanted, 'NX', 'PX', ARGV[4])
+  end
+  if ARGV[2] ~= '0' then
+    local value = '1 ' .. ARGV[#ARGV - 1] .. ' flight ' .. string.match(ARGV[3], '^%S+ (%S+)')
+    redis.call('SET', KEYS[1], value, 'PX', ARGV[#ARGV])
   end
 end
 

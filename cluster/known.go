@@ -30,6 +30,7 @@ type known struct {
 
 	mu       sync.Mutex // also of the budgets by which this replica decides alone
 	locks    locks
+	kept     keptKeys
 	slots    slots
 	waiting  waiting
 	drained  time.Duration    // when the process ends; 0 while it is not known
@@ -47,6 +48,7 @@ func newKnown(replica string) *known {
 		start:    time.Now(),
 		believed: math.MaxInt64,
 		locks:    locks{known: make(map[lockID]*lock)},
+		kept:     newKeptKeys(),
 		slots:    newSlots(),
 		waiting:  newWaiting(),
 		denials:  limiter.NewDenials(Capacity),
@@ -63,6 +65,9 @@ func (k *known) now() time.Duration { return time.Since(k.start) }
 // fleet's, or nil for none. The grant becomes the ask's unless it is refused, and
 // may be nil; what it spends is added to spent.
 func (k *known) decideLocked(ask Ask, g *Grant, slots []Slot, spent *spentHere, now time.Duration) Verdict {
+	if v, refused := k.kept.verdict(ask, now); refused {
+		return v
+	}
 	if v, refused := k.duplicateLocked(ask, now); refused {
 		return v
 	}
@@ -115,6 +120,9 @@ func (k *known) refusal(ask Ask) (v Verdict, refused bool) {
 	if v, refused := k.duplicateLocked(ask, now); refused {
 		return v, true
 	}
+	if ask.Key != nil { // whose answer may be kept, whatever else would refuse it
+		return k.pausedLocked(ask, now)
+	}
 	if v, refused := k.coolingLocked(ask, now); refused {
 		return v, true
 	}
@@ -141,7 +149,12 @@ func (k *known) duplicateLocked(ask Ask, now time.Duration) (v Verdict, refused 
 		return Verdict{}, false
 	}
 	v = Verdict{value: lock.value, Outcome: Duplicate, Holder: Holder{RequestID: lock.requestID(), Replica: k.replica, Age: now - lock.admitted}}
-	if lock.held() && !lock.passed {
+	switch {
+	case ask.Key != nil && lock.key != nil && lock.key.Content != ask.Key.Content:
+		return Verdict{Outcome: KeyReused}, true
+	case lock.held() && lock.key != nil:
+		v.Outcome = OutcomeUnknown
+	case lock.held() && !lock.passed:
 		v.Outcome = Held
 	}
 	v.followLocked(ask, lock, cmp.Or(ask.Arrived, now))
@@ -255,6 +268,10 @@ func (k *known) addLocked(lock *lock, now time.Duration) {
 func (k *known) release(g *Grant, hold time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if g.key != nil {
+		k.keepKeyLocked(g)
+		hold = min(hold, g.key.Keep)
+	}
 	k.endLocked(g.lock, hold)
 	k.slots.end(g.taken)
 }

@@ -44,6 +44,7 @@ type lock struct {
 	started  time.Duration     // of a flight, by the clock that decides, likewise; 0 if it was decided without that
 
 	isFlight bool // it may be followed
+	key      *Key // of its request; nil for none
 
 	stored   atomic.Bool // the store may have it
 	doubtful atomic.Bool // the store may get to take it only after it was told of the end
@@ -128,6 +129,8 @@ func (r *Redis) release(g *Grant, hold time.Duration) {
 	r.known.release(g, hold)
 	awaited := r.freeing(g.taken)
 	switch {
+	case g.key != nil: // whose repeats get what is told now
+		awaited = append(awaited, r.endingKey(g))
 	case g.lock == nil, g.lock.freed.Load():
 	case hold > 0:
 		r.queue.add(r.endingOf(g, hold))
@@ -140,7 +143,10 @@ func (r *Redis) release(g *Grant, hold time.Duration) {
 
 // endingOf is the task to release the lock of g, or to turn it into a hold.
 func (r *Redis) endingOf(g *Grant, hold time.Duration) *task {
-	if g.Shared() {
+	switch {
+	case g.key != nil:
+		return r.endingKey(g)
+	case g.Shared():
 		return r.landing(g, hold)
 	}
 	return r.ending(g.lock, hold)

@@ -168,6 +168,7 @@ func (k *known) freeLocked(tag, requestID string) (freed []*lock) {
 			delete(k.locks.known, id) // its queue finds it gone
 		} else {
 			k.locks.end(lock, 0, 0)
+			k.loseKeyLocked(lock)
 		}
 	}
 	return freed

@@ -116,6 +116,8 @@ type Redis struct {
 
 	watches watches
 
+	untold atomic.Int64 // bytes of kept answers that the store has not been told of yet
+
 	changes  observer
 	queue    queue
 	returned chan struct{} // a part of the store answers again
@@ -206,7 +208,7 @@ func (r *Redis) decide(ask Ask) (Verdict, error) {
 func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 	if v, refused := r.known.refusal(ask); refused {
 		equal := v.Outcome == Duplicate || v.Outcome == Held
-		if !equal {
+		if !equal && ask.Key == nil {
 			v = r.lookElsewhere(ask, v)
 		}
 		if !r.asksToShare(ask, v, equal) {

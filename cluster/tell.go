@@ -130,8 +130,11 @@ func (r *Redis) perform(tasks []*task, anyway bool) (again []*task) {
 			// was told of the end.
 			repeat = t.lock.doubtful.Swap(false)
 		}
-		if repeat {
+		switch end, is := t.what.(keyEnding); {
+		case repeat:
 			again = append(again, t)
+		case is && end.key.letGo != nil:
+			end.key.letGo()
 		}
 	}
 	if len(wants) > 0 {

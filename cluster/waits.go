@@ -86,7 +86,7 @@ func (k *known) await(ctx context.Context, ask Ask, first Verdict, began time.Du
 
 	grant := first.Grant
 	left := ask // of which a part has been granted
-	left.Fingerprint, left.patience = nil, ask.Wait
+	left.Fingerprint, left.Key, left.patience = nil, nil, ask.Wait
 	which := make([]int, len(ask.Charges)) // of ask's charges are left's
 	for i := range which {
 		which[i] = i
