@@ -163,6 +163,9 @@ func (rt *route) ambiguous(h http.Header) string {
 			return http.CanonicalHeaderKey(c.By.Header)
 		}
 	}
+	if rt.Idempotency.By.ambiguous(h) {
+		return http.CanonicalHeaderKey(rt.Idempotency.By.Header)
+	}
 	return ""
 }
 

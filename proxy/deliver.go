@@ -22,6 +22,7 @@ func (x *exchange) deliver(a *upstream.Answer) {
 		header["Content-Type"] = nil // or net/http guesses one
 	}
 	a.Trailer = allowedTrailers(a.Trailer)
+	x.record.begin(a)
 	announced := len(a.Trailer)
 	for name := range a.Trailer {
 		header.Add("Trailer", name)
@@ -30,6 +31,7 @@ func (x *exchange) deliver(a *upstream.Answer) {
 	x.addRateLimit(x.decisions, x.used)
 	bodyless := x.in.Method == http.MethodHead || a.StatusCode == http.StatusNoContent || a.StatusCode == http.StatusNotModified
 	if bodyless || a.ContentLength == 0 {
+		x.record.end(a)
 		x.settle() // there is no later part
 	}
 	x.client.begin(a.StatusCode)
@@ -59,13 +61,18 @@ func (x *exchange) copyBody(a *upstream.Answer) {
 	defer copyBuffers.Put(buffer)
 	for {
 		n, err := a.Body.Read(buffer)
+		x.record.add(buffer[:n])
 		if left > 0 {
 			if left -= int64(n); left <= 0 {
+				x.record.end(a)
 				x.settle()
 			}
 		}
 		if n > 0 {
-			if _, err := x.client.Write(buffer[:n]); err != nil {
+			if _, failure := x.client.Write(buffer[:n]); failure != nil {
+				if err == nil {
+					x.readOn(a, left, buffer)
+				}
 				x.breakOff()
 			}
 			if left != 0 {
@@ -73,6 +80,7 @@ func (x *exchange) copyBody(a *upstream.Answer) {
 			}
 		}
 		if err == io.EOF {
+			x.record.end(a)
 			return
 		} else if err != nil {
 			x.cutAnswer(err)

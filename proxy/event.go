@@ -31,6 +31,7 @@ type Event struct {
 	Shadowed Reason // why the request would have been refused, but for shadow mode
 	Holder   cluster.Holder
 	Limits   []string // names of the limits that refused
+	Replayed bool     // the answer is the one that was kept under the request's key
 	Fault    string   // what was wrong with the upstream, by the error types of RFC 9209
 	Unknown  string   // the name of a route that there is none of; empty if it may be a secret
 	Nearest  string   // the route most like it, or the only one

@@ -37,6 +37,7 @@ type exchange struct {
 	used      []int              // slots of each of its concurrency limits, likewise
 	limits    []limiter.Limit    // the route's, if operators have changed any
 	counted   bool               // as in flight
+	record    *record            // of the answer to a request with a key; nil of any other
 
 	sent    time.Time // when it was sent on; zero if it was not
 	outcome outcome
@@ -79,9 +80,20 @@ func (x *exchange) serve() {
 		}
 		x.event.Shadowed = ReasonAmbiguousField
 	}
+	key, complaint := rt.key(x.in)
+	if rt.Shadow {
+		key = ""
+	}
+	if complaint != "" {
+		if !rt.Shadow {
+			x.refuseKey(complaint)
+			return
+		}
+		x.event.Shadowed = ReasonBadKey
+	}
 	ask := x.ask()
 	x.asked = ask
-	compared := rt.dedupes(x.in)
+	compared := key != "" || rt.dedupes(x.in)
 	if !compared && !rt.Shadow { // any other may be a duplicate first, which only its body tells
 		if v, known := x.proxy.options.Cluster.Refusal(ask); known {
 			x.refuseVerdict(v) // before the body is read
@@ -94,7 +106,10 @@ func (x *exchange) serve() {
 			x.refuseBody(err)
 			return
 		}
-		if x.body.isHeld() {
+		switch {
+		case key != "":
+			x.askByKey(&ask, key)
+		case x.body.isHeld():
 			ask.Fingerprint = rt.fingerprint(x.in, x.compared(), x.body.held)
 		}
 	case ask.Wait > 0 && x.body.hidesClient():
@@ -172,8 +187,14 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 	case err != nil:
 		x.refuse(ReasonUndecided)
 		return false
+	case v.Outcome == cluster.Replayed:
+		x.replay(v)
+		return false
 	case v.Outcome == cluster.Admitted:
 		x.grant = v.Grant
+		if ask.Key != nil {
+			x.record = &record{all: &x.proxy.bodies}
+		}
 		if !v.Degraded { // of a share nobody is told: it ends with the outage
 			x.decisions, x.used = v.Decisions, v.Used
 		}
@@ -234,7 +255,7 @@ func (x *exchange) forward() {
 		// connection: it is answered, and if it is gone the write fails.
 		if x.gone = x.in.Context().Err() != nil; x.gone {
 			x.lose()
-		} else if !answer.Whole {
+		} else if !answer.Whole && x.record == nil { // which is for one that comes again, too
 			defer context.AfterFunc(x.in.Context(), leave)()
 		}
 	}
@@ -293,6 +314,7 @@ func (x *exchange) leave() {
 	unread := x.in.ProtoMajor == 1 && x.client.began && !x.client.cut && x.body.unread()
 	whole := !unread || x.linger()
 	x.body.finish()
+	x.record.done()
 	if x.counted {
 		x.proxy.inFlight.Add(-1)
 	}

@@ -21,12 +21,17 @@ const (
 // Each part is preceded by its length and each list by its count, so that no
 // two different requests are hashed alike.
 func (rt *route) fingerprint(r *http.Request, target string, body *heldBody) *cluster.Fingerprint {
+	return rt.compare(r, rt.headers, target, body)
+}
+
+// compare is the fingerprint by other fields than the route's.
+func (rt *route) compare(r *http.Request, headers []string, target string, body *heldBody) *cluster.Fingerprint {
 	h := newHasher()
 	h.part(rt.Name)
 	h.part(r.Method)
 	h.part(target)
 	kind, boundary := formOf(r.Header)
-	for _, name := range rt.headers {
+	for _, name := range headers {
 		if name == "Content-Type" && boundary != "" {
 			h.list([]string{kind})
 		} else {

@@ -56,9 +56,13 @@ func (x *exchange) lose() {
 // settle ends what was granted by what has become of the exchange so far. Calls
 // after the first do nothing.
 func (x *exchange) settle() {
-	if x.outcome == unsent {
+	x.keep()
+	switch {
+	case x.outcome == unsent:
 		x.grant.Unsent()
-	} else {
+	case x.record != nil && x.outcome.answered():
+		x.grant.Release(0) // its repeats are known by their key
+	default:
 		x.grant.Release(x.route.Hold.after(x.outcome))
 	}
 }

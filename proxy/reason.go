@@ -24,6 +24,10 @@ const (
 	ReasonNoMemory        Reason = "no-memory"      // all bodies together are too large
 	ReasonTooManyInFlight Reason = "too-many-in-flight"
 	ReasonAmbiguousField  Reason = "ambiguous-field"  // the field that says whose budget it is comes in several lines
+	ReasonBadKey          Reason = "bad-key"          // of its idempotency key: malformed, two, too long, or missing
+	ReasonKeyReused       Reason = "key-reused"       // it is that of a request that said something else
+	ReasonNotKept         Reason = "answer-not-kept"  // the request of its key was answered, which is not to be had again
+	ReasonOutcomeUnknown  Reason = "outcome-unknown"  // the request of its key was sent, and nobody knows what has become of it
 	ReasonUpstreamRefused Reason = "upstream-refused" // no connection, or no HTTP on it
 	ReasonUpstreamTimeout Reason = "upstream-timeout" // no answer in time
 	ReasonUpstreamClosed  Reason = "upstream-closed"  // the connection was cut before an answer
@@ -70,6 +74,10 @@ var reasons = map[Reason]about{
 	ReasonBadMethod:       {405, "Bad method", "CONNECT and TRACE are not forwarded: within a tunnel nothing could be compared or counted. Ask for http:// URLs by this proxy (http_proxy, not https_proxy), or for a route whose URL is https.", "http_request_error", 12, false},
 	ReasonNoMemory:        {503, "No memory", "The bodies of all requests together are too large.", "connection_limit_reached", 14, true},
 	ReasonTooManyInFlight: {503, "Too many in flight", "This replica has as many exchanges as it may have.", "connection_limit_reached", 14, true},
+	ReasonBadKey:          {400, "Bad idempotency key", "", "http_request_error", 3, false},
+	ReasonKeyReused:       {422, "Idempotency key reused", "The key is that of a request that said something else, or came with other credentials. Send a new request with a key of its own.", "http_request_denied", 9, false},
+	ReasonNotKept:         {409, "Answer not kept", "The request of this key was sent and answered, and its answer could not be kept.", "http_request_denied", 9, false},
+	ReasonOutcomeUnknown:  {409, "Outcome unknown", "The request of this key was sent, and what has become of it is not known: the upstream may have acted on it.", "http_request_denied", 9, false},
 	ReasonUpstreamRefused: {502, "Upstream refused", "The upstream could not be reached, or did not speak HTTP.", "destination_unavailable", 14, true},
 	ReasonUpstreamTimeout: {504, "Upstream timeout", "The upstream did not answer in time.", "http_response_timeout", 4, true},
 	ReasonDraining:        {503, "Draining", "This replica has ended before the upstream answered.", "connection_terminated", 14, true},

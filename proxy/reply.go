@@ -97,6 +97,12 @@ func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 		return ReasonDuplicate
 	case cluster.Held:
 		return ReasonHeld
+	case cluster.KeyReused:
+		return ReasonKeyReused
+	case cluster.NotKept:
+		return ReasonNotKept
+	case cluster.OutcomeUnknown:
+		return ReasonOutcomeUnknown
 	case cluster.Busy:
 		for i, c := range x.route.Concurrency {
 			if v.Used == nil || v.Used[i] >= c.Most {

@@ -35,6 +35,7 @@ type Route struct {
 
 	Candidates  []Limit       // budgets that refuse nobody: what they would have refused is reported
 	Concurrency []Concurrency // exchanges at once: its own and its pool's, each with another name than all limits
+	Idempotency Idempotency
 	Wait        time.Duration // longest that a request waits for its budgets and slots; 0 to refuse it at once
 
 	Dedupe          Dedupe
@@ -140,6 +141,7 @@ type route struct {
 	candidates []cluster.Charge
 	slots      []cluster.Slot
 	headers    []string // of the fingerprint, canonical and sorted
+	keyHeaders []string // of what a request with a key says
 	policy     []string // RateLimit-Policy
 	items      []string // of RateLimit, one a limit and then one a concurrency limit, as far as its name
 }
@@ -208,6 +210,7 @@ func newRoute(r Route) (*route, error) {
 	}
 	slices.Sort(headers)
 	rt.headers = slices.Compact(headers)
+	rt.keyHeaders = keyHeaders(rt.headers)
 	rt.json = selects(r.DedupeJSON)
 	rt.alike = !slices.ContainsFunc(callerFields, func(name string) bool { return !slices.Contains(rt.headers, name) })
 	return rt, nil
