@@ -14,10 +14,12 @@ import (
 
 // Report is what a Redis is like, as far as it tells.
 type Report struct {
-	Trip     time.Duration // the shortest of a few round trips
-	Evicts   string        // its maxmemory-policy, if it is one that evicts what has not expired
-	Bound    bool          // it has a maxmemory
-	Followed bool          // replicas follow it
+	Trip   time.Duration // the shortest of a few round trips
+	Evicts string        // its maxmemory-policy, if it is one that evicts what has not expired
+	Bound  bool          // it has a maxmemory
+	// MaxMemory is that, of all masters together; 0 if it has none.
+	MaxMemory int64
+	Followed  bool // replicas follow it
 	// Guarded says that it stops to take writes when it has lost its replicas
 	// (min-replicas-to-write), as a master does that was cut off.
 	Guarded    bool
@@ -122,6 +124,8 @@ func (r *Report) read(info *redis.StringCmd) error {
 		r.Evicts = policy
 	}
 	followers, _ := strconv.Atoi(said["connected_slaves"])
+	bound, _ := strconv.ParseInt(said["maxmemory"], 10, 64)
+	r.MaxMemory += bound
 	r.Bound = r.Bound || said["maxmemory"] != "0"
 	r.Followed = r.Followed || followers > 0
 	r.Guarded = r.Guarded || said["min_slaves_good_slaves"] != ""

@@ -77,7 +77,7 @@ func (c *config) warnOfRedis(found cluster.Report) (warnings []string) {
 	if !found.Followed && !found.Persistent {
 		warnings = append(warnings, "it keeps nothing when it restarts (no replicas, no appendonly): locks and budgets begin anew then")
 	}
-	return warnings
+	return append(warnings, c.warnOfKeys(found.Evicts, found.Followed || found.Persistent, found.MaxMemory)...)
 }
 
 // tooFar says what to write where a round trip takes too much of the time that a

@@ -18,7 +18,7 @@ func (c *config) describe() []string {
 	}
 	var lines []string
 	for _, r := range c.routes {
-		lines = append(lines, fmt.Sprintf("%-*s  %s; %s%s%s", width, r.Name, c.describeLimits(r), describeDedupe(r), describeCoolDown(r), describeHosts(r)))
+		lines = append(lines, fmt.Sprintf("%-*s  %s; %s%s%s", width, r.Name, c.describeLimits(r), describeDedupe(r)+describeIdempotency(r), describeCoolDown(r), describeHosts(r)))
 	}
 	if c.collector.address != "" {
 		lines = append(lines, fmt.Sprintf("traces: to %s (from %s)", c.collector.address, c.collector.source))

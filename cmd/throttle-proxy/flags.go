@@ -35,6 +35,7 @@ type flags struct {
 	DedupeJSON      []string `name:"dedupe-json" sep:"none" group:"duplicates" placeholder:"[R=]PATHS" help:"What JSON bodies are compared by, separated by commas: members ($.event.id), all but some (-$.timestamp), or all in any order ($); none for every byte. (none)"`
 	Hold            []string `sep:"none" group:"duplicates" placeholder:"[R=]TIME" help:"How long equal requests stay refused: TIME after a success, and with ,unknown=TIME where the upstream may have acted and nobody knows. (1s,unknown=1m)"`
 	DuplicateStatus []string `sep:"none" group:"duplicates" placeholder:"[R=]CODE" help:"Status of the answer to a duplicate; 200 to 299 too, with a plain JSON body. (409)"`
+	Idempotency     []string `sep:"none" group:"duplicates" placeholder:"[R=]TIME" help:"TIME[,required][,by=header:NAME], or off: for how long the answer to an Idempotency-Key is kept, and given to whoever repeats the request. (off)"`
 	LockTTL         string   `name:"lock-ttl" group:"duplicates" default:"5s" placeholder:"TIME" help:"Longest that a lock outlives a replica that died (${default})."`
 	MaxBody         string   `group:"duplicates" default:"10MiB" placeholder:"SIZE" help:"Largest body that is read to compare requests (${default})."`
 	BodyMemory      string   `group:"duplicates" default:"256MiB" placeholder:"SIZE" help:"All bodies that are held to compare requests (${default})."`

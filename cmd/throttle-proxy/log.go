@@ -234,6 +234,8 @@ func outcome(e *proxy.Event) string {
 		return string(e.Reason)
 	case e.ClientGone:
 		return string(proxy.ReasonClientGone)
+	case e.Replayed:
+		return "replayed"
 	}
 	return "forwarded"
 }
