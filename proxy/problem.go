@@ -214,7 +214,7 @@ func (p *problem) members(o object) object {
 // Anthropic and Stripe have for it.
 func (p *problem) errorType() string {
 	switch {
-	case p.reason == ReasonDuplicate, p.reason == ReasonHeld:
+	case p.reason == ReasonDuplicate, p.reason == ReasonHeld, p.reason == ReasonKeyReused, p.reason == ReasonNotKept, p.reason == ReasonOutcomeUnknown:
 		return "idempotency_error"
 	case p.status == http.StatusTooManyRequests:
 		return "rate_limit_error"
@@ -234,7 +234,7 @@ var (
 	// exposed are the fields of our answers that a page may read, beside those
 	// that any may.
 	exposed = []string{"Retry-After, Retry-After-Ms, X-Amz-Retry-After, X-Should-Retry, Stripe-Should-Retry, RateLimit, RateLimit-Policy, " +
-		"Proxy-Status, Via, Grpc-Status, Grpc-Message, Grpc-Retry-Pushback-Ms"}
+		"Proxy-Status, Via, Idempotent-Replayed, Cache-Status, Grpc-Status, Grpc-Message, Grpc-Retry-Pushback-Ms"}
 )
 
 func isSuccess(status int) bool { return status >= 200 && status < 300 }
