@@ -178,17 +178,22 @@ func (t *terminal) requestLine(e *proxy.Event, became string, level slog.Level) 
 	begin := fmt.Sprintf("%s %-*s %-6s ", clock(e.Started.Add(e.Duration)), t.routes, fit(route, t.routes), fit(printable(e.Method), 7))
 	verdict := fmt.Sprintf("%d %-16s", e.Status, became)
 	rest := fmt.Sprintf(" %7s", shortTime(e.Duration))
+	if e.Waited > 0 {
+		rest += "  waited " + shortTime(e.Waited)
+	}
 	for _, more := range []struct{ name, value string }{
 		{"limit", strings.Join(e.Limits, ",")},
 		{"holder", e.Holder.RequestID},
 		{"fault", e.Fault},
 		{"shadowed", string(e.Shadowed)},
+		{"candidate", strings.Join(e.Candidates, ",")},
 		{"store", e.StoreFault},
 		{"unknown route", e.Unknown},
 		{"is it", e.Nearest},
 		{"id", e.ID},
 		{"client", client(e)},
 		{"caller", e.Caller},
+		{"trace", e.TraceID},
 	} {
 		if more.value != "" {
 			rest += "  " + more.name + " " + printable(more.value)

@@ -32,6 +32,7 @@ func TestTerminalShowsRequestsInColumns(t *testing.T) {
 	observe := requestLog(logger)
 	for _, e := range []proxy.Event{
 		{Route: "slack", Method: "POST", Status: 201, Duration: 1500 * time.Microsecond},
+		{Route: "slack", Method: "POST", Status: 200, Duration: 2100 * time.Millisecond, Waited: 2 * time.Second, Candidates: []string{"c"}, TraceID: "0af7"},
 		{Route: "quite-long", Method: "POST", Status: 409, Reason: proxy.ReasonDuplicate, Holder: cluster.Holder{RequestID: "FIRST"}},
 		{Route: "slack", Method: "POST", Status: 429, Reason: proxy.ReasonLimited, Limits: []string{"a", "b"}, Caller: "01234567"},
 		{Method: "GET", Status: 404, Reason: proxy.ReasonUnknownRoute, Unknown: "slak", Nearest: "slack"},
@@ -40,6 +41,7 @@ func TestTerminalShowsRequestsInColumns(t *testing.T) {
 		observe(&e)
 	}
 	const want = `10:20:30 slack      POST   201 forwarded          1.5ms  id MINE  client 203.0.113.7
+10:20:32 slack      POST   200 forwarded           2.1s  waited 2.0s  candidate c  id MINE  client …
 10:20:30 quite-long POST   409 duplicate          0.0ms  holder FIRST  id MINE  client 203.0.113.7
 10:20:30 slack      POST   429 limited            0.0ms  limit a,b  id MINE  client 203.0.113.7  ca…
 10:20:30 -          GET    404 unknown-route      0.0ms  unknown route slak  is it slack  id MINE  …
