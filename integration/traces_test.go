@@ -163,7 +163,8 @@ func TestTraceContext(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)
 	u := newUpstream(t)
-	on := []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + c.URL + "/custom", "OTEL_BSP_SCHEDULE_DELAY=10", "OTEL_SERVICE_NAME=mine"}
+	// Nothing is sent before the replica ends: that is what flushes it.
+	on := []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + c.URL + "/custom", "OTEL_BSP_SCHEDULE_DELAY=3600000", "OTEL_SERVICE_NAME=mine"}
 	flags := []string{"--register", "hook=" + u.URL, "--rate", "off", "--dedupe", "off"}
 	traced := startReplica(t, append(on, flags...)...)
 	clients := map[string]*http.Client{
@@ -264,6 +265,9 @@ func TestCollectorThatDoesNotTakeTraces(t *testing.T) {
 			}
 			if strings.Contains(strings.ToLower(log), "canary") {
 				t.Error("the log has what the collector says, or where it is")
+			}
+			if lost := strings.Contains(log, `msg="traces lost`); lost != (name == "silent") {
+				t.Errorf("the end was waited for until spans were given up: %v", lost)
 			}
 			if !strings.Contains(lastLine(log), "msg=stopped") {
 				t.Errorf("the last line is %s", lastLine(log))
