@@ -97,6 +97,11 @@ func TestTraces(t *testing.T) {
 			"http.request.method": "POST", "http.route": test.route, "url.scheme": "http", "network.protocol.version": "1.1",
 			"client.address": "127.0.0.1", "server.address": "127.0.0.1", "server.port": r.addr[strings.LastIndex(r.addr, ":")+1:], "url.path": "", "url.full": "",
 		})
+		for name, child := range children {
+			if child.lasted() == 0 {
+				t.Errorf("%s%s took no time", what, name)
+			}
+		}
 		if sent != nil {
 			compare(sent, test.upstream)
 			compare(sent, spanOf{"http.request.method": "POST", "service.peer.name": test.route, "server.address": "", "url.full": ""})
