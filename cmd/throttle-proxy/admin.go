@@ -29,8 +29,8 @@ type admin struct {
 // last as long as they are asked to, must be shorter.
 const adminWrite = 5 * time.Minute
 
-// server answers operators, who may change things or only read. It tells of
-// panics of its handlers.
+// server answers operators, who may change things or only read. It logs panics of
+// its handlers.
 func (a *admin) server(changes bool) *http.Server {
 	handler := a.reading()
 	if changes {

@@ -71,6 +71,9 @@ func TestMetrics(t *testing.T) {
 	} {
 		m.observe(&e)
 	}
+	if _, err := store.Control(cluster.Order{Deed: cluster.SetPause, Route: "a"}); err != nil {
+		t.Fatal(err)
+	}
 	r.panics.seen.Add(1)
 	lines.dropped.Add(7)
 	value(1, "requests_total", "read", "busy", "a", "429")
@@ -84,6 +87,7 @@ func TestMetrics(t *testing.T) {
 	value(1, "cool_downs_total", "a")
 	value(3, "slots", "slots", "a")
 	value(0, "slots_used", "slots", "a")
+	value(1, "changed_by_hand", "a", "pause")
 	value(1, "panics_total")
 	value(7, "log_lines_dropped_total")
 
