@@ -1,12 +1,17 @@
 package integration
 
 import (
+	"crypto/tls"
 	"encoding/hex"
 	"fmt"
+	"io"
+	"log"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -234,6 +239,55 @@ func TestTraceContext(t *testing.T) {
 		if strings.Contains(off.stderr.String(), "trace") {
 			t.Errorf("%v: traces in the log", words)
 		}
+	}
+}
+
+// Fails if a sampler by its standard name does not decide what is kept, and the
+// upstream is told otherwise, or if a collector is not verified as the variables say.
+func TestTracesAreSampledAndSentSafely(t *testing.T) {
+	t.Parallel()
+	pair, certPEM, keyPEM := newKeyPair(t, "collector")
+	dir := t.TempDir()
+	for name, text := range map[string][]byte{"cert.pem": certPEM, "key.pem": keyPEM} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u := newUpstream(t)
+	trusts := "OTEL_EXPORTER_OTLP_CERTIFICATE=" + dir + "/cert.pem"
+	ourselves := []string{"OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE=" + dir + "/cert.pem", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY=" + dir + "/key.pem"}
+	for name, test := range map[string]struct {
+		env   []string
+		flags string // that the upstream is told
+		kept  bool
+	}{
+		"all":                  {append([]string{trusts, "OTEL_TRACES_SAMPLER=always_on"}, ourselves...), "01", true},
+		"none":                 {append([]string{trusts, "OTEL_TRACES_SAMPLER=always_off"}, ourselves...), "00", false},
+		"no part":              {append([]string{trusts, "OTEL_TRACES_SAMPLER=traceidratio", "OTEL_TRACES_SAMPLER_ARG=0"}, ourselves...), "00", false},
+		"as the client says":   {append([]string{trusts, "OTEL_TRACES_SAMPLER=parentbased_always_off"}, ourselves...), "01", true},
+		"to nobody knows whom": {ourselves, "01", false},
+		"by nobody knows whom": {[]string{trusts}, "01", false},
+		"packed, one by one":   {append([]string{trusts, "OTEL_EXPORTER_OTLP_COMPRESSION=gzip", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=1"}, ourselves...), "01", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newUnstartedCollector(t)
+			c.TLS = tlsConfig(pair)
+			c.TLS.ClientAuth, c.TLS.ClientCAs = tls.RequireAndVerifyClientCert, trusting(pair).RootCAs
+			c.Config.ErrorLog = log.New(io.Discard, "", 0)
+			c.StartTLS()
+			r := startReplica(t, append(append([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL}, test.env...), "--register", "hook="+u.URL)...)
+			_, fields := traceOf(0)
+			expect(t, "the request", post(t, r.url+"/hook", name, fields...), "200")
+			if got := u.last().header.Get("Traceparent"); !strings.HasSuffix(got, "-"+test.flags) {
+				t.Errorf("the upstream got %s, want the flags %s", got, test.flags)
+			}
+			r.end(t)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if kept := len(c.spans) == 3; kept != test.kept {
+				t.Errorf("got %d spans, want some: %v", len(c.spans), test.kept)
+			}
+		})
 	}
 }
 

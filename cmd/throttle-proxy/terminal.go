@@ -45,6 +45,7 @@ type terminal struct {
 // fold is what equal refusals, and failures, have in common.
 type fold struct {
 	route, outcome string
+	limits         string // that refused
 	level          slog.Level
 }
 
@@ -157,7 +158,7 @@ func (t *terminal) request(e *proxy.Event) {
 	if !t.Enabled(context.Background(), level) {
 		return
 	}
-	if e.Reason != "" && e.Panic == nil && t.folded(fold{e.Route, became, level}) {
+	if e.Reason != "" && e.Panic == nil && t.folded(fold{e.Route, became, strings.Join(e.Limits, ","), level}) {
 		return
 	}
 	t.write(t.requestLine(e, became, level))
@@ -241,7 +242,11 @@ func (t *terminal) unfoldLocked() {
 			what = "failures"
 		}
 		if more := n - foldAfter; more > 0 {
-			t.write(fit(fmt.Sprintf("… %s more %s of %s in %s: %s", humanize.Comma(more), what, cmp.Or(f.route, "no route"), foldEvery, f.outcome), t.width()))
+			why := f.outcome
+			if f.limits != "" {
+				why += ", limit " + f.limits
+			}
+			t.write(fit(fmt.Sprintf("… %s more %s of %s in %s: %s", humanize.Comma(more), what, cmp.Or(f.route, "no route"), foldEvery, why), t.width()))
 		}
 	}
 	clear(t.folds)

@@ -124,23 +124,24 @@ func TestTerminalFoldsFloods(t *testing.T) {
 				observe(&e)
 			}
 		}
-		limited := proxy.Event{Route: "slack", Status: 429, Reason: proxy.ReasonLimited}
+		limited := proxy.Event{Route: "slack", Status: 429, Reason: proxy.ReasonLimited, Limits: []string{"a", "b"}}
 		send(foldAfter+1214, limited)
+		send(foldAfter, proxy.Event{Route: "slack", Status: 429, Reason: proxy.ReasonLimited, Limits: []string{"a"}}) // another limit
 		send(foldAfter, proxy.Event{Route: "quite-long", Status: 429, Reason: proxy.ReasonLimited})
 		send(10, proxy.Event{Route: "slack", Status: 200})
 		send(10, proxy.Event{Route: "slack", Status: 500, Reason: proxy.ReasonInternal, Panic: "x"}) // of which there is another line
-		if got, want := strings.Count(seen(), "\n"), foldAfter+foldAfter+10+10*2; got != want {
+		if got, want := strings.Count(seen(), "\n"), 3*foldAfter+10+10*2; got != want {
 			t.Errorf("got %d lines, want %d", got, want)
 		}
 		time.Sleep(foldEvery)
 		synctest.Wait()
-		if got, want := seen(), "… 1,214 more refusals of slack in 1s: limited\n"; got != want {
+		if got, want := seen(), "… 1,214 more refusals of slack in 1s: limited, limit a,b\n"; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 		send(foldAfter+1, proxy.Event{Route: "slack", Status: 502, Reason: proxy.ReasonUpstreamRefused}) // a new second
 		(&life{logger: logger, began: time.Now().Add(-2 * time.Minute)}).stopped(0)
 		want := "… 1 more failures of slack in 1s: upstream-refused\n" +
-			time.Now().Format(time.TimeOnly) + " served 1,244 in 2 min: 1,220 limited, 10 forwarded, 10 internal, 4 upstream-refused\n" +
+			time.Now().Format(time.TimeOnly) + " served 1,247 in 2 min: 1,223 limited, 10 forwarded, 10 internal, 4 upstream-refused\n" +
 			time.Now().Format(time.TimeOnly) + " stopped  status 0  requests 0  uptime_ms 120000\n"
 		if _, after, _ := strings.Cut(seen(), "…"); "…"+after != want {
 			t.Errorf("got\n…%s, want\n%s", after, want)
