@@ -42,8 +42,8 @@ func TestRedis_LockOfAReplicaThatIsNotKnownIsFound(t *testing.T) {
 		}},
 		"the store cannot tell who lives": {Duplicate, func(t *testing.T, server *redistest.Server, _ *Redis) {
 			client := server.Client()
-			must(t, client.Del(t.Context(), "throttle:2:replicas"))
-			must(t, client.RPush(t.Context(), "throttle:2:replicas", "value"))
+			must(t, client.Del(t.Context(), "throttle:2:{fleet}:replicas"))
+			must(t, client.RPush(t.Context(), "throttle:2:{fleet}:replicas", "value"))
 			admit(t, join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}}), request("a", one))
 		}},
 	} {

@@ -26,6 +26,7 @@ type Fingerprint [sha256.Size]byte
 
 // Ask is what one request needs before it may go on.
 type Ask struct {
+	Route       string        // its name, by which operators pause it
 	Tag         string        // the route's name, or its pool's: what all keys of an ask have in common
 	Pauses      []string      // names of the cool-downs that it must not be under, within the tag; the first is that of every equal ask
 	OneCaller   bool          // equal asks are of one caller: all of Pauses are theirs in common
@@ -80,6 +81,7 @@ const (
 	Held                // an equal request has just succeeded, or may have
 	Limited             // at least one budget refuses
 	Busy                // all slots of a kind are taken
+	Paused              // an operator has paused the route
 
 	queued // has a place in a budget, to be sent at a later instant; never told outside
 )
@@ -89,7 +91,9 @@ type Verdict struct {
 	Outcome   Outcome
 	Grant     *Grant             // of an admitted ask, to be ended; nil if it wants nothing
 	Holder    Holder             // whose lock stands in the way, for Duplicate and Held
-	Wait      time.Duration      // until the pause is over, for CoolingDown; for Limited, until the caller is to come back: see [limiter.Spread]
+	Wait      time.Duration      // until the pause is over, for CoolingDown, and for Paused, of which 0 is not known; for Limited, until the caller is to come back: see [limiter.Spread]
+	Message   string             // an operator's, for Paused
+	Limits    []limiter.Limit    // by which it was decided, one for each charge, if operators have changed any; else nil
 	Status    int                // with which the upstream asked for the pause, for CoolingDown
 	Decisions []limiter.Decision // one for each charge if Admitted or Limited, else nil; some may be unknown
 	Used      []int              // how many slots of each kind are taken, by its own too, if Admitted or Busy; nil if not known
@@ -103,6 +107,7 @@ type Verdict struct {
 	Fault    string // why, by [FaultOf]
 	Share    int    // the number of replicas by which each budget was divided, if so decided under [Local]
 
+	value   string        // of the lock, for Duplicate and Held by the store
 	place   int           // of the charge that was spent, if queued; of slots that are all taken, if Busy
 	instant time.Duration // when it may be sent, on the clock of what is known, if queued
 }

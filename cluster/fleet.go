@@ -122,15 +122,17 @@ func (f *fleet) alike() bool {
 	return f.known && !f.odd
 }
 
-func (r *Redis) replicaKey(id string) string { return r.key("replica:" + id) }
+func (r *Redis) replicaKey(id string) string { return r.key("{fleet}:replica:" + id) }
+func (r *Redis) replicasKey() string         { return r.key("{fleet}:replicas") }
 
-// beat tells the store that this replica lives, and asks who else does.
+// beat tells the store that this replica lives, and asks who else does, and what
+// operators have changed.
 func (r *Redis) beat() {
 	whole := r.parts.whole
 	if whole != nil && whole.away() {
 		return
 	}
-	ids, err := r.heartbeat()
+	ids, control, err := r.heartbeat()
 	if whole != nil { // in a cluster it says nothing of the routes' parts
 		r.record(whole, err)
 	} else {
@@ -138,6 +140,7 @@ func (r *Redis) beat() {
 	}
 	if err == nil {
 		r.meet(ids)
+		r.obey(control)
 	}
 	// A store that is away is told of by itself.
 	if unknown := FaultOf(err) == faultWrongType; unknown != r.uncounted {
@@ -147,30 +150,62 @@ func (r *Redis) beat() {
 	}
 }
 
-func (r *Redis) heartbeat() (ids []string, err error) {
+func (r *Redis) heartbeat() (ids []string, control news, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	client, self := r.redis(), r.options.Self
 	pipe := client.Pipeline()
 	kept := pipe.PExpire(ctx, r.replicaKey(self.ID), beatExpiry)
-	beat := heartbeatScript.EvalSha(ctx, pipe, []string{r.key("replicas")}, self.ID, beatExpiry.Milliseconds())
+	keys := []string{r.replicasKey(), r.controlKey(), r.followedKey(self.ID)}
+	args := []any{self.ID, beatExpiry.Milliseconds(), r.known.version(), r.follows}
+	beat := heartbeatScript.EvalSha(ctx, pipe, keys, args...)
 	_, _ = pipe.Exec(ctx) // each reply has its own error
 	if redis.HasErrorPrefix(beat.Err(), "NOSCRIPT") {
-		beat = heartbeatScript.Eval(ctx, client, []string{r.key("replicas")}, self.ID, beatExpiry.Milliseconds())
+		beat = heartbeatScript.Eval(ctx, client, keys, args...)
 	}
 	if err := kept.Err(); err != nil {
-		return nil, err
+		return nil, news{}, err
 	}
 	if !kept.Val() {
 		value, err := json.Marshal(self)
 		if err != nil {
-			return nil, err
+			return nil, news{}, err
 		}
 		if err := client.Set(ctx, r.replicaKey(self.ID), value, beatExpiry).Err(); err != nil {
-			return nil, err
+			return nil, news{}, err
 		}
 	}
-	return beat.StringSlice()
+	reply, err := beat.Slice()
+	if err != nil {
+		return nil, news{}, err
+	}
+	return readHeartbeat(reply)
+}
+
+// news is what a heartbeat has found of what operators have changed.
+type news struct {
+	at      time.Duration // by the store's clock
+	version uint64        // that is stored
+	text    string        // what is, if it is newer than what is known here
+}
+
+// readHeartbeat reads what heartbeat.lua answered.
+func readHeartbeat(reply []any) (ids []string, control news, err error) {
+	if len(reply) < 3 {
+		return nil, news{}, errReply(reply)
+	}
+	micros, _ := reply[0].(int64)
+	version, _ := reply[1].(int64)
+	control.at, control.version = time.Duration(micros)*time.Microsecond, uint64(max(0, version))
+	control.text, _ = reply[2].(string)
+	for _, id := range reply[3:] {
+		text, ok := id.(string)
+		if !ok {
+			return nil, news{}, errReply(reply)
+		}
+		ids = append(ids, text)
+	}
+	return ids, control, nil
 }
 
 // meet takes note of who lives, and tells of those that differ from this
@@ -225,8 +260,9 @@ func (r *Redis) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
 	defer cancel()
 	pipe := r.redis().Pipeline()
-	pipe.ZRem(ctx, r.key("replicas"), r.options.Self.ID)
+	pipe.ZRem(ctx, r.replicasKey(), r.options.Self.ID)
 	pipe.Del(ctx, r.replicaKey(r.options.Self.ID))
+	pipe.Del(ctx, r.followedKey(r.options.Self.ID))
 	_, _ = pipe.Exec(ctx) // or its heartbeat expires
 }
 

@@ -111,10 +111,10 @@ func testFleet(t *testing.T, url string) {
 	if err := fleet[2].Close(); err != nil {
 		t.Error(err)
 	}
-	if ids := slices.Sorted(slices.Values(must(t, client.ZRange(t.Context(), "throttle:2:replicas", 0, -1)))); !slices.Equal(ids, []string{"replica-0", "replica-1"}) {
+	if ids := slices.Sorted(slices.Values(must(t, client.ZRange(t.Context(), "throttle:2:{fleet}:replicas", 0, -1)))); !slices.Equal(ids, []string{"replica-0", "replica-1"}) {
 		t.Errorf("got %v, want the two others", ids)
 	}
-	if n := must(t, client.Exists(t.Context(), "throttle:2:replica:replica-2")); n != 0 {
+	if n := must(t, client.Exists(t.Context(), "throttle:2:{fleet}:replica:replica-2")); n != 0 {
 		t.Error("its key is left")
 	}
 	live(2, fleet[:2]...)
@@ -125,7 +125,7 @@ func testFleet(t *testing.T, url string) {
 	go func() {
 		defer close(beating)
 		for {
-			_ = heartbeatScript.Run(t.Context(), client, []string{"throttle:2:replicas"}, "odd", beatExpiry.Milliseconds()).Err()
+			_ = heartbeatScript.Run(t.Context(), client, []string{"throttle:2:{fleet}:replicas", "throttle:2:{fleet}:control", "throttle:2:{fleet}:followed:odd"}, "odd", beatExpiry.Milliseconds(), 0, "0 0").Err()
 			select {
 			case <-stop:
 				return
@@ -135,12 +135,12 @@ func testFleet(t *testing.T, url string) {
 			}
 		}
 	}()
-	must(t, client.Set(t.Context(), "throttle:2:replica:odd", "no JSON", time.Hour))
+	must(t, client.Set(t.Context(), "throttle:2:{fleet}:replica:odd", "no JSON", time.Hour))
 	live(3, fleet[:2]...)
 	for i := range 2 {
 		told[i].none(t)
 	}
-	must(t, client.Set(t.Context(), "throttle:2:replica:odd", `{"id":"odd","name":"odd","routes":{"slack":{"upstream":"v","policy":"p"},"teams":{"upstream":"u","policy":"p"}}}`, time.Hour))
+	must(t, client.Set(t.Context(), "throttle:2:{fleet}:replica:odd", `{"id":"odd","name":"odd","routes":{"slack":{"upstream":"v","policy":"p"},"teams":{"upstream":"u","policy":"p"}}}`, time.Hour))
 	for i := range 2 {
 		change := told[i].next(t, ReplicaDiffers)
 		if change.Peer.ID != "odd" || !slices.Equal(change.Peer.Differences, []Difference{{"slack", "upstream"}}) {
@@ -157,7 +157,7 @@ func testFleet(t *testing.T, url string) {
 		}
 		told[i].none(t)
 	}
-	for _, key := range []string{"throttle:2:replica:replica-0", "throttle:2:replica:replica-1"} {
+	for _, key := range []string{"throttle:2:{fleet}:replica:replica-0", "throttle:2:{fleet}:replica:replica-1"} {
 		if n := must(t, client.Exists(t.Context(), key)); n != 0 {
 			t.Errorf("%s is left", key)
 		}
@@ -171,7 +171,7 @@ func TestRedis_SilentReplicaIsGoneInTime(t *testing.T) {
 	r := join(t, server.URL(), Options{})
 	eventually(t, "alone", func() bool { return r.Status().Live == 1 })
 	heard := time.Now()
-	must(t, client.ZAdd(t.Context(), "throttle:2:replicas", redis.Z{Score: float64(must(t, client.Time(t.Context())).UnixMilli()), Member: "silent"}))
+	must(t, client.ZAdd(t.Context(), "throttle:2:{fleet}:replicas", redis.Z{Score: float64(must(t, client.Time(t.Context())).UnixMilli()), Member: "silent"}))
 	eventually(t, "known", func() bool { return r.Status().Live == 2 })
 	eventually(t, "gone", func() bool { return r.Status().Live == 1 })
 	if gone := time.Since(heard); gone < beatExpiry-time.Second {
@@ -187,7 +187,7 @@ func TestRedis_FleetIsKnownAfterAFlush(t *testing.T) {
 	r := join(t, server.URL(), Options{Self: Replica{ID: "replica-0", Name: "host-0"}})
 	for range 2 {
 		eventually(t, "known", func() bool {
-			return r.Status().Live == 1 && strings.Contains(client.Get(t.Context(), "throttle:2:replica:replica-0").Val(), "host-0")
+			return r.Status().Live == 1 && strings.Contains(client.Get(t.Context(), "throttle:2:{fleet}:replica:replica-0").Val(), "host-0")
 		})
 		must(t, client.FlushAll(t.Context()))
 	}
@@ -237,8 +237,8 @@ func TestRedis_ReplicasOfAWrongTypeAreTold(t *testing.T) {
 	}
 	for range 2 {
 		live := r.Status().Live
-		must(t, client.Del(t.Context(), "throttle:2:replicas"))
-		must(t, client.RPush(t.Context(), "throttle:2:replicas", "value"))
+		must(t, client.Del(t.Context(), "throttle:2:{fleet}:replicas"))
+		must(t, client.RPush(t.Context(), "throttle:2:{fleet}:replicas", "value"))
 		if change := told.next(t, FleetUnknown); FaultOf(change.Err) != "wrong-type" {
 			t.Errorf("got %+v, want a wrong type", change)
 		}
@@ -253,9 +253,9 @@ func TestRedis_ReplicasOfAWrongTypeAreTold(t *testing.T) {
 		before := r.Status().Faults["wrong-type"]
 		eventually(t, "missed again", func() bool { return r.Status().Faults["wrong-type"] > before })
 		told.none(t)
-		must(t, client.Del(t.Context(), "throttle:2:replicas"))
+		must(t, client.Del(t.Context(), "throttle:2:{fleet}:replicas"))
 		eventually(t, "counted", func() bool {
-			return r.Status().Live == 1 && client.Exists(t.Context(), "throttle:2:replicas").Val() == 1
+			return r.Status().Live == 1 && client.Exists(t.Context(), "throttle:2:{fleet}:replicas").Val() == 1
 		})
 	}
 }

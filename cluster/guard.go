@@ -264,9 +264,9 @@ func (a *answer) readBudgets(ask Ask, replies []any, place int) error {
 func heldBy(value string, at time.Duration) Verdict {
 	holder, held := parseHolder(value, at)
 	if held {
-		return Verdict{Outcome: Held, Holder: holder}
+		return Verdict{Outcome: Held, Holder: holder, value: value}
 	}
-	return Verdict{Outcome: Duplicate, Holder: holder}
+	return Verdict{Outcome: Duplicate, Holder: holder, value: value}
 }
 
 func errReply(reply []any) error {

@@ -18,7 +18,7 @@ import (
 func keysOf(t *testing.T, client *redis.Client) []string {
 	t.Helper()
 	return slices.DeleteFunc(must(t, client.Keys(t.Context(), "*")), func(key string) bool {
-		return strings.HasPrefix(key, "throttle:2:replica") || strings.Contains(key, ":probe:")
+		return strings.HasPrefix(key, "throttle:2:{fleet}:") || strings.Contains(key, ":probe:")
 	})
 }
 
@@ -55,8 +55,9 @@ func TestRedis_KeysAndValues(t *testing.T) {
 		"throttle:2:{slack}:rate:slack-2":          15 * time.Minute,
 		"throttle:2:{slack}:rate:by-caller:5e8848": time.Hour,
 		"throttle:2:{pool}:rate:slack":             24 * time.Hour,
-		"throttle:2:replicas":                      beatExpiry,
-		"throttle:2:replica:replica-0":             beatExpiry,
+		"throttle:2:{fleet}:replicas":              beatExpiry,
+		"throttle:2:{fleet}:followed:replica-0":    beatExpiry,
+		"throttle:2:{fleet}:replica:replica-0":     beatExpiry,
 	}
 	for _, key := range must(t, client.Keys(t.Context(), "*")) {
 		most, known := longest[key]

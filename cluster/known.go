@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"throttle-proxy/limiter"
@@ -34,6 +35,8 @@ type known struct {
 	spread   *limiter.Spread  // likewise
 	pauses   pauses
 	unlocked *limiter.Deadlines[freeLock, struct{}] // see isUnlocked
+
+	control atomic.Pointer[control] // what operators have changed; nil for nothing. Stored with mu held.
 }
 
 func newKnown(replica string) *known {
@@ -138,6 +141,9 @@ func (k *known) duplicateLocked(ask Ask, now time.Duration) (v Verdict, refused 
 
 func (k *known) coolingLocked(ask Ask, now time.Duration) (v Verdict, refused bool) {
 	k.pauses.note(ask)
+	if v, paused := k.pausedLocked(ask, now); paused {
+		return v, true
+	}
 	if !k.pauses.expire(now) {
 		return Verdict{}, false
 	}

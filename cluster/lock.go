@@ -27,6 +27,8 @@ type lockID struct {
 //	in flight  held       Grant.Release with a hold                    Grant.ended, then known.mu
 //	in flight  gone       Grant.Release without one, Grant.Unsent      Grant.ended, then known.mu
 //	held       gone       known, when the hold is over                 known.mu
+//	in flight, held
+//	           gone       known.freeLocked, by an operator's order     known.mu
 //
 // The store's copy follows. It is taken by the guard, renewed by [Redis.renew]
 // while the lock is in flight (and taken again where it was missing, or lost
@@ -42,6 +44,7 @@ type lock struct {
 	stored   atomic.Bool // the store may have it
 	doubtful atomic.Bool // the store may get to take it only after it was told of the end
 	renewing atomic.Bool // the store is being asked to renew it
+	freed    atomic.Bool // by an operator: its exchange goes on without, and leaves no hold
 	lost     atomic.Bool // found another's; written by the run loop alone
 
 	// Guarded by known.mu.
@@ -114,7 +117,7 @@ func (r *Redis) release(g *Grant, hold time.Duration) {
 	r.known.release(g, hold)
 	awaited := r.freeing(g.taken)
 	switch {
-	case g.lock == nil:
+	case g.lock == nil, g.lock.freed.Load():
 	case hold > 0:
 		r.queue.add(r.ending(g.lock, hold))
 	case g.lock.stored.Load():

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"throttle-proxy/limiter"
@@ -12,6 +13,8 @@ import (
 type Memory struct {
 	known   *known
 	budgets *limiter.Budgets // guarded by the mutex of what is known
+
+	ordering sync.Mutex // held while an order is followed
 }
 
 // NewMemory returns an empty Memory. replica names this process to the
@@ -26,17 +29,18 @@ func (m *Memory) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	began := m.known.now()
 	v, err := m.decide(m.known.behind(ask))
 	if v.waits(ask) {
-		return m.known.await(ctx, ask, v, began, m.decide)
+		v, err = m.known.await(ctx, ask, v, began, m.decide)
 	}
-	return v, err
+	return v.under(m.known.controlled(ask)), err
 }
 
 func (m *Memory) decide(ask Ask) (Verdict, error) {
-	g := newGrant(ask, m)
-	spent := &spentHere{budgets: m.budgets, charges: ask.charges()}
 	m.known.mu.Lock()
 	defer m.known.mu.Unlock()
 	now := m.known.now()
+	ask, _ = m.known.controlledLocked(ask, now)
+	g := newGrant(ask, m)
+	spent := &spentHere{budgets: m.budgets, charges: ask.charges()}
 	v := m.known.decideLocked(ask, g, ask.Slots, spent, now)
 	switch v.Outcome {
 	case Limited:
@@ -57,8 +61,9 @@ func (m *Memory) decide(ask Ask) (Verdict, error) {
 // body is read, with the Fingerprint still nil. Of budgets that have not refused
 // it says nothing.
 func (m *Memory) Refusal(ask Ask) (v Verdict, refused bool) {
+	ask, changed := m.known.controlled(ask)
 	v, refused = m.known.refusal(ask)
-	return m.known.told(ask, v, limiter.Alone), refused && !v.waits(ask)
+	return m.known.told(ask, v.under(ask, changed), limiter.Alone), refused && !v.waits(ask)
 }
 
 // Pause lets no ask that names the cool-down be admitted for d from now on: its

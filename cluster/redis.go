@@ -36,6 +36,10 @@ var (
 	freeSlotsSource string
 	//go:embed heartbeat.lua
 	heartbeatSource string
+	//go:embed weigh.lua
+	weighSource string
+	//go:embed control.lua
+	controlSource string
 
 	renewScript     = newScript(renewSource)
 	releaseScript   = newScript(releaseSource)
@@ -43,6 +47,8 @@ var (
 	chargeScript    = newScript(prelude + chargeSource)
 	refundScript    = newScript(prelude + refundSource)
 	heartbeatScript = newScript(heartbeatSource)
+	controlScript   = newScript(controlSource)
+	weighScript     = newScript(prelude + cooldownSource + weighSource)
 
 	lookScript       = newScript(cooldownSource + lookSource)
 	renewSlotsScript = newScript(renewSlotsSource)
@@ -93,10 +99,19 @@ type Redis struct {
 	deadlines deadlines // of asks
 	fleet     fleet
 	counts    counts
-	policy    string      // maxmemory-policy, as last seen by the run loop
-	uncounted bool        // the store could not tell who lives; the run loop's
-	far       atomic.Bool // it was told that the store is far
-	changed   sync.Map    // changes of limits that were told
+	policy    string        // maxmemory-policy, as last seen by the run loop
+	uncounted bool          // the store could not tell who lives; the run loop's
+	far       atomic.Bool   // it was told that the store is far
+	changed   sync.Map      // changes of limits that were told
+	ordered   chan struct{} // has one element when there is an order to be followed
+
+	asks epochs // between what operators change
+
+	// The run loop's, of what operators have changed.
+	follows  string           // what the store is told that this replica follows
+	freedNow int              // locks, by the last of it
+	settled  <-chan time.Time // when to look whether it is; nil if it is
+	settleBy time.Duration    // when it is in any case: no ask lasts longer
 
 	changes  observer
 	queue    queue
@@ -126,6 +141,8 @@ func NewRedis(o Options) (*Redis, error) {
 		queue:     newQueue(),
 		changes:   newObserver(),
 		returned:  make(chan struct{}),
+		ordered:   make(chan struct{}, 1),
+		follows:   "0 0",
 		started:   make(chan struct{}),
 		stop:      make(chan struct{}),
 		ran:       make(chan struct{}),
@@ -168,14 +185,24 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 	began := r.known.now()
 	v, err := r.decide(r.known.behind(ask))
 	if v.waits(ask) {
-		return r.known.await(ctx, ask, v, began, r.decide)
+		v, err = r.known.await(ctx, ask, v, began, r.decide)
+	}
+	return v.under(r.known.controlled(ask)), err
+}
+
+func (r *Redis) decide(ask Ask) (Verdict, error) {
+	defer r.asks.leave(r.asks.enter())
+	ask, _ = r.known.controlled(ask)
+	v, err := r.decideOnce(ask)
+	if err == nil && r.unlocked(ask, v) {
+		return r.decideOnce(ask)
 	}
 	return v, err
 }
 
-func (r *Redis) decide(ask Ask) (Verdict, error) {
+func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 	if v, refused := r.known.refusal(ask); refused {
-		if v.Outcome == CoolingDown || v.Outcome == Limited || v.Outcome == Busy {
+		if v.Outcome == CoolingDown || v.Outcome == Limited || v.Outcome == Busy || v.Outcome == Paused {
 			v = r.lookElsewhere(ask, v)
 		}
 		return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), nil
@@ -290,8 +317,9 @@ func (r *Redis) Drain(left time.Duration) { r.known.drain(left) }
 // Refusal returns the verdict on ask if this replica knows by itself that it
 // is a refusal, as [Memory.Refusal] does.
 func (r *Redis) Refusal(ask Ask) (v Verdict, refused bool) {
+	ask, changed := r.known.controlled(ask)
 	v, refused = r.known.refusal(ask)
-	return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), refused && !v.waits(ask)
+	return r.known.told(ask, v.under(ask, changed), r.fleet.place(r.options.Replicas)), refused && !v.waits(ask)
 }
 
 // Pause lets no ask that names the cool-down be admitted for d from now on, on

@@ -13,8 +13,8 @@ func (r *Redis) run() {
 	defer close(r.ran)
 	r.load()
 	r.reconnectIfFar()
+	r.beat() // who is known to live is waited for when operators change something
 	close(r.started)
-	r.beat()
 	r.warn()
 	renewal := time.NewTicker(r.options.LockTTL / 3)
 	defer renewal.Stop()
@@ -28,6 +28,10 @@ func (r *Redis) run() {
 		case <-heartbeat.C:
 			r.beat()
 			r.lookForPauses()
+		case <-r.ordered:
+			r.beat()
+		case <-r.settled:
+			r.settle()
 		case <-r.returned:
 			r.load()
 			renewed = r.renewAll() // takes what was admitted meanwhile has
@@ -69,7 +73,7 @@ func (r *Redis) reconnectIfFar() {
 func (r *Redis) load() {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
-	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, refundScript, heartbeatScript, renewSlotsScript, freeSlotsScript} {
+	for _, script := range []*script{r.guard, renewScript, releaseScript, pauseScript, chargeScript, refundScript, heartbeatScript, controlScript, renewSlotsScript, freeSlotsScript} {
 		if script.Load(ctx, r.redis()).Err() != nil {
 			return
 		}

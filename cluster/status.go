@@ -13,6 +13,7 @@ type Status struct {
 	Pauses  []PauseStatus // cool-downs, the last to end first
 	Slots   []SlotStatus  // those that exchanges of this replica have, by kind
 	Waiting int           // requests that wait for budgets or slots
+	Changed []Changed     // by operators, while it holds
 
 	// What follows is empty without a store.
 	Away    []AwayStatus
@@ -70,6 +71,7 @@ func (k *known) status() (s Status) {
 		}
 	}
 	s.Slots, s.Waiting = k.slotStatus()
+	s.Changed = k.changed()
 	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
 	slices.SortFunc(s.Pauses, func(a, b PauseStatus) int { return cmp.Compare(b.Left, a.Left) })
 	return s

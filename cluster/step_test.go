@@ -25,7 +25,7 @@ func TestRedis_ClockOfTheStoreIsSetBack(t *testing.T) {
 		admit(t, r, unlocked(five))
 	}
 	now := must(t, client.Time(t.Context()))
-	must(t, client.ZAdd(t.Context(), "throttle:2:replicas", redis.Z{Score: float64(now.UnixMilli()), Member: "gone"}))
+	must(t, client.ZAdd(t.Context(), "throttle:2:{fleet}:replicas", redis.Z{Score: float64(now.UnixMilli()), Member: "gone"}))
 	must(t, client.Set(t.Context(), lockKey(dead), fmt.Sprintf("1 token gone id %d", now.UnixMicro()), ttl))
 	admit(t, r, living)
 	admit(t, r, held).Grant.Release(time.Second)

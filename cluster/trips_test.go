@@ -136,7 +136,7 @@ func (m *meter) count(cmd redis.Cmder) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch args := fmt.Sprint(cmd.Args()...); {
-	case strings.Contains(args, "throttle:2:replica"): // a heartbeat's
+	case strings.Contains(args, "throttle:2:{fleet}:"): // a heartbeat's
 	case cmd.Name() == "evalsha", cmd.Name() == "eval":
 		m.scripts++
 	case cmd.Name() == "get":

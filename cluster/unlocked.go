@@ -1,6 +1,9 @@
 package cluster
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // freeLock is a lock that was found to be free, and until when something refused
 // all who want it.
@@ -43,6 +46,9 @@ func (k *known) foundUnlockedLocked(ask Ask, refused, now time.Duration) {
 // allRefusedLocked returns until when all asks that are equal to ask are refused,
 // by what is known; 0 if they are not. It changes with what refuses them.
 func (k *known) allRefusedLocked(ask Ask, now time.Duration) (until time.Duration) {
+	if _, paused := k.pausedLocked(ask, now); paused {
+		return math.MaxInt64
+	}
 	for i, name := range ask.Pauses {
 		if i == 0 || ask.OneCaller {
 			until = max(until, k.pauses.get(pauseID{ask.Tag, name}).until)

@@ -208,7 +208,7 @@ func (k *known) look(w *waiter, v Verdict, until, now time.Duration) (refusal Ve
 		w.spare = true
 		k.slots.leave(w)
 		switch {
-		case cooling && v.instant < now+refusal.Wait: // one whose place comes after it has lost nothing
+		case cooling && (v.instant < now+refusal.Wait || refusal.Outcome == Paused && refusal.Wait == 0): // one whose place comes after it has lost nothing
 			return refusal, 0
 		case k.drained > 0 && v.instant > k.drained:
 			refusal = Verdict{Outcome: Limited, Decisions: slices.Clone(v.Decisions)}

@@ -80,7 +80,7 @@ func TestReplicasKnowWhoLives(t *testing.T) {
 	f.awaitBeats(t, 3)
 	names := map[string]string{}
 	for id := range f.registered(t) {
-		key := keyPrefix + "replica:" + id
+		key := keyPrefix + "{fleet}:replica:" + id
 		value, err := f.redis.Get(t.Context(), key).Bytes()
 		if err != nil {
 			t.Fatal(err)
@@ -122,11 +122,11 @@ func TestReplicasKnowWhoLives(t *testing.T) {
 					return false
 				}
 			}
-			return len(registered) == len(want) && int(f.redis.Exists(t.Context(), keyPrefix+"replica:"+names[want[len(want)-1]]).Val()) == 1
+			return len(registered) == len(want) && int(f.redis.Exists(t.Context(), keyPrefix+"{fleet}:replica:"+names[want[len(want)-1]]).Val()) == 1
 		})
 	}
 	three.end(t)
-	if n := f.redis.Exists(t.Context(), keyPrefix+"replica:"+names["replica-3"]).Val(); n != 0 {
+	if n := f.redis.Exists(t.Context(), keyPrefix+"{fleet}:replica:"+names["replica-3"]).Val(); n != 0 {
 		t.Error("a replica that has ended is still there")
 	}
 	lives("one that has ended is gone", "replica-1", "replica-2")
@@ -174,8 +174,8 @@ func TestDisagreementIsNamed(t *testing.T) {
 	const told = `"route slack: replica-9 uses another upstream" replica=foreign version=v9`
 	eventually(t, "the log says "+told, func() bool {
 		for id, value := range map[string]string{"foreign": foreign, "unreadable": "\x00"} {
-			client.Set(t.Context(), keyPrefix+"replica:"+id, value, time.Hour)
-			client.ZAdd(t.Context(), keyPrefix+"replicas", redis.Z{Score: float64(time.Now().UnixMilli()), Member: id})
+			client.Set(t.Context(), keyPrefix+"{fleet}:replica:"+id, value, time.Hour)
+			client.ZAdd(t.Context(), keyPrefix+"{fleet}:replicas", redis.Z{Score: float64(time.Now().UnixMilli()), Member: id})
 		}
 		return strings.Contains(one.stderr.String(), told)
 	})

@@ -138,6 +138,26 @@ func (b *Budgets) Refund(c Charge, tat time.Duration) (given bool) {
 	return true
 }
 
+// Look tells of each charge's budget whether it would admit one more, and what is
+// left of it. It spends nothing.
+func (b *Budgets) Look(now time.Duration, charges []Charge) (decisions []Decision) {
+	for i := range charges {
+		k := b.find(&charges[i], now)
+		next, allowed := charges[i].Limit.spend(k.budget, now)
+		_, d := charges[i].Limit.settle(k.budget, next, now, allowed, false)
+		decisions = append(decisions, d)
+	}
+	return decisions
+}
+
+// Fill has nothing spent of the budget of c's key from now on.
+func (b *Budgets) Fill(now time.Duration, c Charge) {
+	budgets := b.of(&c)
+	if m := budgets.get(c.Key); m != nil {
+		budgets.set(m, c.Key, min(m.at, now), m.value)
+	}
+}
+
 // known is a budget while it is asked, and where it is remembered.
 type known struct {
 	budget

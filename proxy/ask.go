@@ -13,6 +13,7 @@ import (
 // ask returns what the request needs, but for the lock.
 func (x *exchange) ask() cluster.Ask {
 	ask := cluster.Ask{
+		Route:         x.route.Name,
 		Tag:           x.route.tag,
 		Pauses:        x.pauses(),
 		LongestPause:  x.route.CoolDown.Longest,

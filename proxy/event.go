@@ -38,9 +38,10 @@ type Event struct {
 	// Decisions are those of the route's limits, by the store; nil where it did
 	// not decide, and unknown for some limits of a refusal.
 	Decisions  []limiter.Decision
-	Degraded   bool          // decided, or not, without the store
-	StoreFault string        // why, by [cluster.FaultOf]
-	CoolDown   time.Duration // for which the upstream has asked; 0 if it has not
+	Changed    []limiter.Limit // the limits that they are of, if operators have changed any; else nil
+	Degraded   bool            // decided, or not, without the store
+	StoreFault string          // why, by [cluster.FaultOf]
+	CoolDown   time.Duration   // for which the upstream has asked; 0 if it has not
 
 	Started        time.Time
 	Duration       time.Duration

@@ -225,7 +225,7 @@ func TestEventTellsNoSecrets(t *testing.T) {
 			case ReasonLimited:
 				send("canary 1")
 				send("canary 2")
-			case ReasonBusy, ReasonCoolingDown, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight, ReasonDraining:
+			case ReasonBusy, ReasonCoolingDown, ReasonPaused, ReasonUndecided, ReasonBodyTooLarge, ReasonNoMemory, ReasonTooManyInFlight, ReasonDraining:
 				x.before(t, r)
 			case ReasonInternal, ReasonClientGone:
 				r.over(x.upstream)

@@ -34,6 +34,7 @@ type exchange struct {
 	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
 	used      []int              // slots of each of its concurrency limits, likewise
+	limits    []limiter.Limit    // the route's, if operators have changed any
 	counted   bool               // as in flight
 
 	sent    time.Time // when it was sent on; zero if it was not
@@ -154,12 +155,16 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 	x.event.Waited = v.Waited
 	x.event.Verdict = time.Since(asked) - v.Waited
 	x.event.Degraded, x.event.StoreFault = v.Degraded, v.Fault
+	x.limits, x.event.Changed = v.Limits, v.Limits
 	switch {
 	case errors.Is(err, errClientLeft):
 		x.refuse(ReasonClientGone)
 		return false
 	case errors.Is(err, errCut):
 		x.refuse(ReasonDraining)
+		return false
+	case v.Outcome == cluster.Paused: // also in shadow mode: somebody wants it now
+		x.refuseVerdict(v)
 		return false
 	case err != nil && x.route.Shadow:
 		x.event.Shadowed = ReasonUndecided

@@ -22,6 +22,7 @@ type problem struct {
 	title    string         // likewise
 	detail   string         // in place of the reason's, and of whether the request was sent
 	cause    string         // error type of RFC 9209, in place of the reason's
+	openEnd  bool           // coming back cannot help until somebody says so
 	wait     time.Duration  // until coming back can help; 0 if nobody knows
 	holder   cluster.Holder // of the lock that stands in the way
 	violated []string       // names of the limits that refused
@@ -64,7 +65,7 @@ const (
 // What the upstream may have acted on never is, and a refusal of what stays as it
 // is cannot be helped by that.
 func (p *problem) again() bool {
-	return !p.sent && (p.about.again || p.status == http.StatusRequestTimeout)
+	return !p.sent && !p.openEnd && (p.about.again || p.status == http.StatusRequestTimeout)
 }
 
 // answer makes the answer to in: its fields, which it sets in h, its status and

@@ -28,6 +28,8 @@ type Cluster interface {
 	// Pause lets no ask that names the cool-down be admitted for d from now on: its
 	// upstream has asked for that with a status.
 	Pause(tag, name string, d time.Duration, status int)
+	// Weigh tells what would decide ask now, and takes nothing.
+	Weigh(ask cluster.Ask) (cluster.Weighed, error)
 }
 
 // Options configure a [Proxy].

@@ -13,6 +13,7 @@ const (
 	ReasonLimited         Reason = "limited"        // a budget is spent
 	ReasonBusy            Reason = "busy"           // all slots of a concurrency limit are taken
 	ReasonCoolingDown     Reason = "cooling-down"   // the upstream has asked for a pause
+	ReasonPaused          Reason = "paused"         // an operator has paused the route
 	ReasonUndecided       Reason = "undecided"      // the store gave no answer
 	ReasonUnknownRoute    Reason = "unknown-route"  // no route of that name
 	ReasonBadRequest      Reason = "bad-request"    // it cannot be read, or not in one way only
@@ -58,6 +59,7 @@ var reasons = map[Reason]about{
 	ReasonLimited:         {429, "Too many requests", "The budget is spent.", "http_request_denied", 8, true},
 	ReasonBusy:            {429, "Too many at once", "As many requests as may be are under way.", "http_request_denied", 8, true},
 	ReasonCoolingDown:     {429, "Too many requests", "The upstream has asked for a pause, which is not over.", "http_request_denied", 8, true},
+	ReasonPaused:          {503, "Paused", "An operator has paused this route.", "http_request_denied", 14, true},
 	ReasonUndecided:       {503, "Undecided", "Whether this request may go on could not be decided.", "proxy_internal_error", 14, true},
 	ReasonUnknownRoute:    {404, "Unknown route", "", "http_request_error", 12, false},
 	ReasonBadRequest:      {400, "Bad request", "The request cannot be read in one way only.", "http_request_error", 3, false},

@@ -53,7 +53,13 @@ func (x *exchange) refuseUnknownRoute(name string) {
 // refuseVerdict answers a request that the cluster refused.
 func (x *exchange) refuseVerdict(v cluster.Verdict) {
 	p := problem{reason: x.recordRefusal(v), holder: v.Holder, degraded: v.Degraded}
+	x.limits, x.event.Changed = v.Limits, v.Limits
 	switch p.reason {
+	case ReasonPaused:
+		p.wait, p.openEnd = v.Wait, v.Wait == 0
+		if v.Message != "" {
+			p.detail = "An operator has paused this route: " + strings.TrimSuffix(v.Message, ".") + "." + wasNotSent
+		}
 	case ReasonDuplicate, ReasonHeld:
 		p.status = x.route.DuplicateStatus
 	case ReasonCoolingDown:
@@ -85,6 +91,8 @@ func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 	switch v.Outcome {
 	case cluster.CoolingDown:
 		return ReasonCoolingDown
+	case cluster.Paused:
+		return ReasonPaused
 	case cluster.Duplicate:
 		return ReasonDuplicate
 	case cluster.Held:
@@ -147,7 +155,7 @@ func (x *exchange) addRateLimit(decisions []limiter.Decision, used []int) {
 		item(len(x.route.Limits)+i, max(0, x.route.Concurrency[i].Most-n))
 	}
 	if len(items) > 0 {
-		addSpelt(x.client.Header(), "RateLimit-Policy", "Ratelimit-Policy", x.route.policy)
+		addSpelt(x.client.Header(), "RateLimit-Policy", "Ratelimit-Policy", x.route.policyUnder(x.limits))
 		addSpelt(x.client.Header(), "RateLimit", "Ratelimit", []string{string(items)})
 	}
 }

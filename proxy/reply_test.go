@@ -113,6 +113,13 @@ var refusals = map[Reason]refusal{
 		status: 429, kind: quotaExceeded, title: "Too many requests", grpc: "8", retryAfter: "7", errorType: "rate_limit_error",
 		before: func(_ *testing.T, r *rig) { r.options.Cluster.Pause("hook", "", 7*time.Second, 429) },
 	},
+	ReasonPaused: {
+		status: 503, kind: reducedCapacity, title: "Paused", grpc: "14", retryAfter: "60", errorType: "api_error",
+		detail: "An operator has paused this route: back at \\u003cnoon\\u003e. This request was not sent.",
+		before: func(t *testing.T, r *rig) {
+			order(t, r, cluster.Order{Deed: cluster.SetPause, Route: "hook", For: time.Minute, Message: "back at <noon>."})
+		},
+	},
 	ReasonUndecided: {
 		status: 503, kind: reducedCapacity, title: "Undecided", grpc: "14", retryAfter: "1", errorType: "api_error",
 		before: func(_ *testing.T, r *rig) { r.options.Cluster = away{r.options.Cluster} },
@@ -331,7 +338,7 @@ func (x refusal) body(id, first string) string {
 	if detail == "" {
 		detail = reasons[x.reason].detail + map[bool]string{false: " This request was not sent.", true: " The upstream may have acted on this request."}[x.sent]
 	}
-	if x.reason == ReasonUnknownRoute || x.detail != "" && x.reason != ReasonAmbiguousField {
+	if x.reason == ReasonUnknownRoute || x.detail != "" && x.reason != ReasonAmbiguousField && x.reason != ReasonPaused {
 		route = ""
 	}
 	if x.retryAfter != "" {

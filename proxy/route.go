@@ -176,11 +176,9 @@ func newRoute(r Route) (*route, error) {
 	if r.Dedupe == DedupeKey {
 		headers = append(headers, "Idempotency-Key")
 	}
-	var policies httpsfv.List
 	for _, l := range r.Limits {
 		rt.charges = append(rt.charges, cluster.Charge{Name: l.Name, Limit: l.Limit})
 		headers = append(headers, l.By.headers()...)
-		policies = append(policies, l.policy())
 	}
 	for _, l := range r.Candidates {
 		rt.candidates = append(rt.candidates, cluster.Charge{Name: l.Name, Limit: l.Limit})
@@ -189,8 +187,8 @@ func newRoute(r Route) (*route, error) {
 	for _, c := range r.Concurrency {
 		rt.slots = append(rt.slots, cluster.Slot{Name: c.Name, Most: c.Most})
 		headers = append(headers, c.By.headers()...)
-		policies = append(policies, c.policy())
 	}
+	policies := r.policies()
 	for _, policy := range policies {
 		item, err := httpsfv.Marshal(httpsfv.NewItem(policy.(httpsfv.Item).Value))
 		if err != nil {
@@ -213,6 +211,35 @@ func newRoute(r Route) (*route, error) {
 	rt.json = selects(r.DedupeJSON)
 	rt.alike = !slices.ContainsFunc(callerFields, func(name string) bool { return !slices.Contains(rt.headers, name) })
 	return rt, nil
+}
+
+// policies are those that clients are told of.
+func (r Route) policies() (policies httpsfv.List) {
+	for _, l := range r.Limits {
+		policies = append(policies, l.policy())
+	}
+	for _, c := range r.Concurrency {
+		policies = append(policies, c.policy())
+	}
+	return policies
+}
+
+// policyUnder is RateLimit-Policy where operators have set limits in place of the
+// route's; nil where they have not.
+func (rt *route) policyUnder(limits []limiter.Limit) []string {
+	if len(limits) != len(rt.Limits) || limits == nil {
+		return rt.policy
+	}
+	changed := rt.Route
+	changed.Limits = slices.Clone(rt.Limits)
+	for i := range limits {
+		changed.Limits[i].Limit = limits[i]
+	}
+	policy, err := httpsfv.Marshal(changed.policies())
+	if err != nil {
+		return rt.policy
+	}
+	return []string{policy}
 }
 
 // policy is the limit as an item of RateLimit-Policy: q requests in any w

@@ -1,14 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -29,20 +30,16 @@ type admin struct {
 // last as long as they are asked to, must be shorter.
 const adminWrite = 5 * time.Minute
 
-// listenAdmin takes the address of --admin. A unix socket that a killed process
-// has left is in the way, and not looked at: it is the operator's path.
-func (c *config) listenAdmin() (net.Listener, error) {
-	listener, err := net.Listen(c.adminNetwork, c.adminAddress)
-	if err != nil {
-		return nil, fmt.Errorf("--admin: cannot listen: %w%s", cause(err), toListen(err))
+// server answers operators, who may change things or only read. It logs panics of
+// its handlers.
+func (a *admin) server(changes bool, logger *slog.Logger) *http.Server {
+	handler := a.reading()
+	if changes {
+		handler = a.changing()
 	}
-	return listener, nil
-}
-
-// server answers operators. It logs panics of its handlers.
-func (a *admin) server(logger *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           recovering(a.handler(), logger),
+		Handler:           recovering(handler, logger),
+		ConnContext:       withPeer,
 		ReadHeaderTimeout: a.config.headerTimeout,
 		ReadTimeout:       a.config.bodyIdle,
 		WriteTimeout:      adminWrite,
@@ -51,17 +48,36 @@ func (a *admin) server(logger *slog.Logger) *http.Server {
 	}
 }
 
-func (a *admin) handler() http.Handler {
+// reading answers whoever can connect: it changes nothing, and has no secret.
+func (a *admin) reading() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /-/status", a.status)
+	mux.HandleFunc("POST /-/control", refuseChange)
+	mux.HandleFunc("POST /-/explain", refuseChange)
+	mux.HandleFunc("/debug/pprof/", refuseChange)
+	mux.Handle("/", a.replica.health.wrap(http.NotFoundHandler()))
+	return mux
+}
+
+// changing answers who can open the unix socket: the user of this process. What a
+// browser sends for another site changes nothing all the same.
+func (a *admin) changing() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", a.reading())
+	mux.HandleFunc("POST /-/control", a.control)
+	mux.HandleFunc("POST /-/explain", a.explain)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", http.NotFound) // flags can hold secrets
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.Handle("/", a.replica.health.wrap(http.NotFoundHandler()))
-	return mux
+	return http.NewCrossOriginProtection().Handler(mux)
+}
+
+// refuseChange answers where only reading is allowed.
+func refuseChange(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "this address is for reading: start the replica with --admin unix:/path too, and ask there", http.StatusForbidden)
 }
 
 // maxLocks is how many locks a status lists, the oldest.
@@ -83,6 +99,18 @@ type status struct {
 	Locks     statusLocks       `json:"locks"`
 	Slots     []statusSlots     `json:"slots"`
 	Waiting   int               `json:"waiting"` // requests, for their budgets or for slots
+	Changed   []statusChanged   `json:"changed_by_hand"`
+}
+
+// statusChanged is what operators have changed, while it holds.
+type statusChanged struct {
+	What    string  `json:"what"` // "limit" or "pause"
+	Of      string  `json:"of"`   // the route or pool
+	Limit   string  `json:"limit,omitempty"`
+	Rate    string  `json:"rate,omitempty"`
+	Message string  `json:"message,omitempty"`
+	Left    float64 `json:"seconds_left,omitempty"` // 0 until it is restored
+	By      string  `json:"by"`
 }
 
 type statusSlots struct {
@@ -143,21 +171,44 @@ type statusLock struct {
 	Seconds   float64 `json:"age_seconds"`
 }
 
-func (a *admin) status(w http.ResponseWriter, _ *http.Request) {
+// status answers for all routes, or for the one that ?route= names.
+func (a *admin) status(w http.ResponseWriter, r *http.Request) {
+	s := a.snapshot()
+	if name := r.URL.Query().Get("route"); name != "" {
+		_, tag, _, ok := a.config.target(name)
+		if !ok {
+			writeJSON(w, http.StatusBadRequest, errorAnswer{fmt.Sprintf("there is no route or pool %s here: write one of %s", quote(name), strings.Join(a.config.targets(), ", "))})
+			return
+		}
+		s = s.of(name, tag)
+	}
+	writeJSON(w, http.StatusOK, s)
+}
+
+// snapshot is this replica now.
+func (a *admin) snapshot() status {
 	s := a.store.Status()
 	_, ready := a.replica.health.ready()
 	out := status{
 		Replica: a.config.replica, ID: a.self.ID, Version: a.self.Version, Started: a.self.Started,
 		Ready: ready, InFlight: a.replica.proxy.InFlight(), Routes: map[string]string{},
 		Store: statusStore{Address: "memory", Breaker: "closed"},
-		Locks: statusLocks{Held: len(s.Locks)}, Slots: []statusSlots{}, Waiting: s.Waiting,
+		Locks: statusLocks{Held: len(s.Locks), Oldest: []statusLock{}}, Slots: []statusSlots{}, Waiting: s.Waiting,
+		Budgets: []statusBudget{}, CoolDowns: []statusCoolDown{}, Changed: []statusChanged{},
+	}
+	for _, c := range s.Changed {
+		changed := statusChanged{What: string(c.Deed), Of: cmp.Or(c.Tag, c.Route), Limit: c.Limit, Message: c.Message, Left: c.Left.Seconds(), By: c.By}
+		if c.Deed == cluster.SetLimit {
+			changed.Rate = c.Rate.String()
+		}
+		out.Changed = append(out.Changed, changed)
 	}
 	for _, r := range a.config.routes {
 		out.Routes[r.Name] = a.config.describeLimits(r) + "; " + describeDedupe(r) + describeCoolDown(r)
 	}
 	if a.config.endpoint != nil {
 		out.Store.Address, out.Store.Policy = a.config.redisAddress, a.config.whenUndecided()
-		out.Replicas = &statusReplicas{Live: s.Live}
+		out.Replicas = &statusReplicas{Live: s.Live, Peers: []statusPeer{}}
 		for _, p := range s.Peers {
 			out.Replicas.Peers = append(out.Replicas.Peers, statusPeer{p.Name, p.ID, p.Version, p.Started, p.Differences})
 		}
@@ -167,7 +218,7 @@ func (a *admin) status(w http.ResponseWriter, _ *http.Request) {
 		out.Store.Away = append(out.Store.Away, statusAway{away.Tag, time.Since(away.Since).Seconds(), away.Fault})
 	}
 	for _, b := range a.metrics.budgets.all {
-		out.Budgets = append(out.Budgets, statusBudget{b.Name, b.Tag, b.limit.String(), b.remaining()})
+		out.Budgets = append(out.Budgets, statusBudget{b.Name, b.Tag, b.now().String(), b.remaining()})
 	}
 	for _, p := range s.Pauses {
 		out.CoolDowns = append(out.CoolDowns, statusCoolDown{p.Tag, p.Caller, p.Left.Seconds()})
@@ -178,8 +229,13 @@ func (a *admin) status(w http.ResponseWriter, _ *http.Request) {
 	for _, l := range s.Slots[:min(len(s.Slots), maxLocks)] {
 		out.Slots = append(out.Slots, statusSlots{l.Limit, l.Tag, l.Caller, l.Used, l.Most})
 	}
+	return out
+}
+
+func writeJSON(w http.ResponseWriter, status int, value any) {
 	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	_ = encoder.Encode(out) // the operator has left
+	_ = encoder.Encode(value) // the operator has left
 }

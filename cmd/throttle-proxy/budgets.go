@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
@@ -23,7 +24,8 @@ type budget struct {
 	limit limiter.Limit
 
 	mu   sync.Mutex
-	full time.Time // when all of it is there again, as last seen
+	full time.Time     // when all of it is there again, as last seen
+	set  limiter.Limit // by an operator, likewise; zero for the configured one
 }
 
 func newBudgets(c *config) *budgets {
@@ -58,7 +60,10 @@ func (b *budgets) observe(e *proxy.Event) {
 	for i, d := range e.Decisions {
 		if limit := b.of[e.Route][i]; limit != nil && d.Known() && (d.Allowed || d.ResetAfter > 0) {
 			limit.mu.Lock()
-			limit.full = time.Now().Add(d.ResetAfter)
+			limit.full, limit.set = time.Now().Add(d.ResetAfter), limiter.Limit{}
+			if e.Changed != nil {
+				limit.set = e.Changed[i]
+			}
 			limit.mu.Unlock()
 		}
 	}
@@ -67,7 +72,14 @@ func (b *budgets) observe(e *proxy.Event) {
 func (b *budget) remaining() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.limit.Remaining(time.Until(b.full))
+	return cmp.Or(b.set, b.limit).Remaining(time.Until(b.full))
+}
+
+// now is the limit by which it was decided last.
+func (b *budget) now() limiter.Limit {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return cmp.Or(b.set, b.limit)
 }
 
 // Describe implements [prometheus.Collector].

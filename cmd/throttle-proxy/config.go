@@ -46,7 +46,7 @@ type config struct {
 	drainDelay   time.Duration
 	drainTimeout time.Duration
 
-	adminNetwork, adminAddress string // both empty for none
+	admins []adminAddress
 
 	replica   string
 	logFormat string // empty for text, or what suits a terminal
@@ -85,12 +85,7 @@ func (f *flags) parse(env environment) (*config, error) {
 	c.warnOfWaits(f.Wait)
 	f.parseStore(p, c)
 
-	if f.Admin != "off" {
-		c.adminNetwork, c.adminAddress = p.parseAddress("admin", f.Admin)
-		if c.adminAddress == c.address && !strings.HasSuffix(c.address, ":0") {
-			p.fail("admin", "this is where clients connect: write another address")
-		}
-	}
+	f.parseAdmin(p, c)
 	f.parseBounds(p, c)
 	f.parseTrust(p, c)
 	if c.replica == "" {

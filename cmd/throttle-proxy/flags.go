@@ -70,8 +70,8 @@ type flags struct {
 	DrainDelay   string `group:"operation" default:"0s" placeholder:"TIME" help:"After SIGTERM, serve on for this long while readiness fails (${default})."`
 	DrainTimeout string `group:"operation" default:"25s" placeholder:"TIME" help:"Then, longest that exchanges in flight, streams and tunnels may take to end (${default})."`
 
-	Admin       string `group:"operation" default:"off" placeholder:"ADDRESS" help:"host:port or unix:/path for metrics, status and pprof, without authentication (${default})."`
-	ReplicaName string `group:"operation" placeholder:"NAME" help:"Name of this replica, for operators (host name)."`
-	LogFormat   string `group:"operation" placeholder:"text|json" help:"Format of the log on standard error. (text; short lines at a terminal)"`
-	LogLevel    string `group:"operation" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
+	Admin       []string `sep:"none" group:"operation" placeholder:"ADDRESS" help:"Where operators ask: host:port to read metrics and status, without authentication; unix:/path, which only this user can open, to change things too. Repeatable, or off. (off)"`
+	ReplicaName string   `group:"operation" placeholder:"NAME" help:"Name of this replica, for operators (host name)."`
+	LogFormat   string   `group:"operation" placeholder:"text|json" help:"Format of the log on standard error. (text; short lines at a terminal)"`
+	LogLevel    string   `group:"operation" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
 }

@@ -102,7 +102,6 @@ var wrong = []struct{ line, says string }{
 	{"health --register a=CANARY", "unknown flag --register: it is one of serve's: write throttle-proxy serve … --register"},
 	{"--data-raw CANARY", "unknown flag --data-raw: take it out: that is curl's, and this starts a server"},
 	{"--data-raw {}", "unknown flag --data-raw: take it out: that is curl's, and this starts a server"},
-	{"--json {}", "unknown flag --json: it is one of simulate's: write throttle-proxy simulate … --json"},
 	{"curl", "unexpected argument: write try NAME to send a message to a route of a replica that runs"},
 	{"try", "a word is missing: write throttle-proxy try <route> [flags]"},
 	{"http://localhost:44444", "unexpected argument that looks like a URL: write --register NAME=URL"},

@@ -62,14 +62,8 @@ func (c *config) listen(ctx context.Context, announce func(string)) (net.Listene
 		return listener, err
 	}
 	if c.network == "unix" {
-		// What a killed process left behind is in the way; a living one's is not
-		// ours to take.
-		if conn, err := net.Dial("unix", c.address); err == nil {
-			_ = conn.Close()
-			return nil, fmt.Errorf("--listen: something else listens on %s", c.address)
-		}
-		if info, err := os.Lstat(c.address); err == nil && info.Mode()&os.ModeSocket != 0 {
-			_ = os.Remove(c.address)
+		if err := clearSocket(c.address); err != nil {
+			return nil, fmt.Errorf("--listen: %w", err)
 		}
 	}
 	var system net.ListenConfig
@@ -97,6 +91,19 @@ func (c *config) listen(ctx context.Context, announce func(string)) (net.Listene
 		return nil, fmt.Errorf("%s: cannot listen: %w%s", c.listenFlag, cause(err), toListen(err))
 	}
 	return listener, nil
+}
+
+// clearSocket removes a unix socket that a killed process has left behind, which is
+// in the way; a living one's is not ours to take.
+func clearSocket(path string) error {
+	if conn, err := net.Dial("unix", path); err == nil {
+		_ = conn.Close()
+		return fmt.Errorf("something else listens on %s", path)
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+		_ = os.Remove(path)
+	}
+	return nil
 }
 
 // toListen says what to write where err is why nothing can listen.

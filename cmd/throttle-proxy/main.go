@@ -19,6 +19,7 @@ import (
 const (
 	exitFailed = 1
 	exitUsage  = 2 // something on the command line or in the environment cannot be used
+	// 3 is exitPartly.
 )
 
 func main() {
@@ -34,6 +35,14 @@ type cli struct {
 	Health   healthCommand   `cmd:"" help:"Ask a running replica whether it is ready: exit status 0 or 1."`
 	Simulate simulateCommand `cmd:"" help:"Read an access log and say what budgets would have refused, when and of whom."`
 	Version  versionCommand  `cmd:"" help:"Print the version."`
+
+	Status  statusCommand  `cmd:"" help:"Say what a replica knows: its routes, budgets and locks, and what was changed by hand. As in: throttle-proxy status slack --admin unix:/run/throttle-proxy/admin.sock"`
+	Explain explainCommand `cmd:"" help:"Say what would become of a request: what it is compared by, which lock, cool-down, slot or budget stands in its way. Takes nothing. As in: throttle-proxy explain slack -d '{\"text\":\"hello\"}'"`
+	Limit   limitCommand   `cmd:"" help:"Put another limit in place of a route's, on all replicas, from when this returns. As in: throttle-proxy limit slack 2/s --for 10m"`
+	Pause   pauseCommand   `cmd:"" help:"Refuse all requests of a route with 503, on all replicas. As in: throttle-proxy pause slack --for 10m --message 'back at noon'"`
+	Restore restoreCommand `cmd:"" help:"Take limit and pause back: the route is as it was configured. As in: throttle-proxy restore slack"`
+	Reset   resetCommand   `cmd:"" help:"Have nothing spent of a route's budgets. As in: throttle-proxy reset slack"`
+	Unlock  unlockCommand  `cmd:"" help:"Free the lock of a request in flight, or its hold: equal requests pass. As in: throttle-proxy unlock slack RJVSEWOA4L4QOT6Z"`
 
 	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete this command line."`
 	Man        manCommand        `cmd:"" help:"Print the manual page."`
@@ -54,9 +63,13 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 	p := &process{environment: newEnvironment(environ), stdout: stdout, stderr: newLogWriter(stderr)}
 	defer p.stderr.close()
 	err := p.run(args)
+	_, partly := errors.AsType[partlyError](err)
 	switch _, usage := errors.AsType[usageError](err); {
 	case err == nil:
 		return 0
+	case partly:
+		_, _ = fmt.Fprintf(p.stderr, "throttle-proxy: %v\n", err)
+		return exitPartly
 	case usage:
 		_, _ = fmt.Fprintln(p.stderr, err)
 		return exitUsage

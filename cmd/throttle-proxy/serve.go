@@ -56,12 +56,12 @@ func (s *serveCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	var adminListener net.Listener
-	if c.adminAddress != "" {
-		if adminListener, err = c.listenAdmin(); err != nil {
-			return err
-		}
-		defer adminListener.Close()
+	admins, err := c.listenAdmin()
+	if err != nil {
+		return err
+	}
+	defer admins.close()
+	if len(admins) > 0 {
 		r.metrics = newMetrics(c, r.proxy, store, p.stderr)
 	}
 	listener, err := c.listen(ctx, announce)
@@ -74,12 +74,12 @@ func (s *serveCommand) Run(p *process) error {
 	for _, line := range c.describe() {
 		announce(line)
 	}
-	if adminListener != nil {
-		a := &admin{config: c, self: self, store: store, replica: r, metrics: r.metrics}
-		server := a.server(logger)
-		go func() { _ = server.Serve(adminListener) }()
+	a := &admin{config: c, self: self, store: store, replica: r, metrics: r.metrics}
+	for _, l := range admins {
+		server := a.server(l.changes, logger)
+		go func() { _ = server.Serve(l) }()
 		defer server.Close() // it answers while the replica drains
-		announce("admin on " + adminListener.Addr().String())
+		announce(l.announcement())
 	}
 	whose := ""
 	if c.inherited {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +17,8 @@ type store interface {
 	// Drain refuses requests that would wait for longer than until the process ends,
 	// after left.
 	Drain(left time.Duration)
+	// Control has an operator's order followed by all replicas.
+	Control(cluster.Order) (cluster.Receipt, error)
 }
 
 // storeCollector reads a store's status when Prometheus does.
@@ -35,6 +38,7 @@ var (
 	waitingNow   = describe("waiting", "Requests that wait for their budgets or for slots.")
 	slotsUsed    = describe("slots_used", "Slots of concurrency limits that exchanges of this replica have; those of all callers together.", "limit", "of")
 	slotsLost    = describe("slots_lost_total", "Slots that could not be renewed, since others had taken all.")
+	byHand       = describe("changed_by_hand", "Limits and pauses that operators have set, and that hold.", "what", "of")
 	cooling      = describe("cool_downs", "Cool-downs that this replica knows of.")
 	storeUp      = describe("store_up", "1 while all of the store is asked, 0 while the breaker of it, or of a part, is open.")
 	storeFaults  = describe("store_faults_total", "Asks and other calls that the store did not answer, or by an error.", "fault")
@@ -45,7 +49,7 @@ var (
 
 // Describe implements [prometheus.Collector].
 func (c *storeCollector) Describe(descs chan<- *prometheus.Desc) {
-	all := []*prometheus.Desc{locksHeld, cooling, waitingNow, slotsUsed}
+	all := []*prometheus.Desc{locksHeld, cooling, waitingNow, slotsUsed, byHand}
 	if c.shared {
 		all = append(all, slotsLost, locksRenewed, locksLost, storeUp, storeFaults, storeAway, replicasLive, differing)
 	}
@@ -73,6 +77,14 @@ func (c *storeCollector) Collect(values chan<- prometheus.Metric) {
 	}
 	for l, n := range used {
 		values <- prometheus.MustNewConstMetric(slotsUsed, prometheus.GaugeValue, float64(n), l.name, l.tag)
+	}
+	type change struct{ what, of string }
+	changes := map[change]int{}
+	for _, changed := range s.Changed {
+		changes[change{string(changed.Deed), cmp.Or(changed.Tag, changed.Route)}]++
+	}
+	for of, n := range changes {
+		values <- prometheus.MustNewConstMetric(byHand, prometheus.GaugeValue, float64(n), of.what, of.of)
 	}
 	if !c.shared {
 		return

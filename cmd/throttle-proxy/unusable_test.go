@@ -265,6 +265,8 @@ var unusable = []struct{ line, flag, says string }{
 	{"--admin 9090", "--admin", "write host:port, :port or unix:/path"},
 	{"--admin unix:", "--admin", "write unix:/path/to/socket"},
 	{"--listen 127.0.0.1:7 --admin 127.0.0.1:7", "--admin", "write another address"},
+	{"--admin off --admin 127.0.0.1:7", "--admin", "write one of them"},
+	{"--admin 127.0.0.1:7 --admin 127.0.0.1:7", "--admin", "write it once"},
 	{"--replicas 0", "--replicas", "write a whole number from 1 to 10000"},
 	{"--replicas many", "--replicas", "write a whole number from 1 to 10000"},
 	{"--cool-down yes", "--cool-down", "write on, off or learn"},

@@ -1,0 +1,135 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// What operators have set outlives all replicas, and a Redis that loses what it
+// has.
+func TestControl_OutlivesReplicasAndRedis(t *testing.T) {
+	server := startRedis(t)
+	client := connect(t, server.URL(), time.Minute)
+	wide := unlocked(charge("wide", "1000/h"))
+	first := open(t, server.URL(), Options{})
+	order(t, first, limitTo("wide", "1/d"))
+	order(t, first, Order{Deed: SetPause, Route: "slack", Message: "back soon"})
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	if ttl := must(t, client.PTTL(t.Context(), "throttle:2:{fleet}:control")); ttl != -1 {
+		t.Errorf("got a TTL of %v, want none", ttl)
+	}
+
+	second := join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
+	<-second.Started()
+	expect(t, second, Paused, routed(request("a")))
+	admit(t, second, wide)
+	expect(t, second, Limited, wide)
+	must(t, client.FlushAll(t.Context()))
+	eventually(t, "Redis is told", func() bool { return client.Exists(t.Context(), "throttle:2:{fleet}:control").Val() == 1 })
+	third := join(t, server.URL(), Options{Self: Replica{ID: "replica-2"}})
+	<-third.Started()
+	expect(t, third, Paused, routed(request("a")))
+
+	// One order later it is another's to tell.
+	must(t, client.FlushAll(t.Context()))
+	if receipt := order(t, third, restore("wide")); receipt.Version != 3 {
+		t.Errorf("got version %d, want 3", receipt.Version)
+	}
+	eventually(t, "all follow", func() bool { return len(second.Status().Changed) == 0 })
+	admit(t, second, routed(request("a"))).Grant.Release(0)
+}
+
+// Nobody renews the lock of a replica that has died, and nobody knows it.
+func TestControl_FreesTheLockOfAReplicaThatIsGone(t *testing.T) {
+	server := startRedis(t)
+	living := join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
+	gone := open(t, server.URL(), Options{})
+	held := request("a")
+	admit(t, gone, held).Grant.Release(time.Hour)
+	if err := gone.Close(); err != nil {
+		t.Error(err)
+	}
+	expect(t, living, Held, request("a"))
+	if receipt := order(t, living, Order{Deed: FreeLock, Tag: "slack", RequestID: held.RequestID}); receipt.Freed != 0 {
+		t.Errorf("got %+v, want that nobody has it", receipt)
+	}
+	next := admit(t, living, request("a")).Grant
+	expect(t, living, Duplicate, request("a"))
+	next.Release(0)
+}
+
+// Orders of several operators at once are all followed.
+func TestControl_OrdersAtOnce(t *testing.T) {
+	server := startRedis(t)
+	fleet := []*Redis{join(t, server.URL(), Options{}), join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})}
+	var all sync.WaitGroup
+	const orders = 8
+	for i := range orders {
+		all.Go(func() {
+			if _, err := fleet[i%2].Control(limitTo(fmt.Sprint("limit-", i), "1/d")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for _, r := range fleet {
+		eventually(t, "all are followed", func() bool { return len(r.Status().Changed) == orders })
+		if got := r.known.version(); got != orders {
+			t.Errorf("got version %d, want %d", got, orders)
+		}
+	}
+}
+
+func TestControl_NamesReplicasThatGiveNoWord(t *testing.T) {
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{Self: Replica{ID: "replica-0", Name: "web-0"}})
+	client := connect(t, server.URL(), time.Minute)
+	eventually(t, "it lives", func() bool { return r.Status().Live == 1 })
+	must(t, client.Do(t.Context(), "ZADD", "throttle:2:{fleet}:replicas", time.Now().Add(time.Second).UnixMilli(), "silent"))
+	began := time.Now()
+	receipt, err := r.Control(limitTo("wide", "1/d"))
+	if err != nil || !slices.Equal(receipt.Holds, []string{"web-0"}) || !slices.Equal(receipt.Missing, []string{"silent"}) {
+		t.Errorf("got %+v, %v, want one that follows, and one that gives no word", receipt, err)
+	}
+	if took := time.Since(began); took < orderTime {
+		t.Errorf("gave up after %v, want %v", took, orderTime)
+	}
+}
+
+func TestControl_ChangesNothingWithoutTheStore(t *testing.T) {
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{Timeout: 200 * time.Millisecond, LockTTL: time.Minute})
+	<-r.Started()
+	server.Kill()
+	if _, err := r.Control(limitTo("wide", "1/d")); !errors.Is(err, ErrStoreAway) {
+		t.Errorf("got %v, want that the store is away", err)
+	}
+	if changed := r.Status().Changed; changed != nil {
+		t.Errorf("got %+v, want nothing changed", changed)
+	}
+}
+
+// What is in the store may be another's, or nonsense: what is known stays.
+func TestControl_UnreadableIsNotObeyed(t *testing.T) {
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{})
+	client := connect(t, server.URL(), time.Minute)
+	order(t, r, limitTo("wide", "1/d"))
+	for _, value := range []string{"99 no JSON", "nonsense", `98 {"set":[{"deed":"limit","tag":"slack","limit":"wide","rate":{"Rate":-1}}]}`} {
+		must(t, client.Set(t.Context(), "throttle:2:{fleet}:control", value, 0))
+		r.ordered <- struct{}{}
+		r.ordered <- struct{}{} // by now the first has been looked at
+		if strings.HasPrefix(value, "98") {
+			eventually(t, "an impossible limit is left out", func() bool { return r.known.version() == 98 && len(r.Status().Changed) == 0 })
+		} else if changed := r.Status().Changed; len(changed) != 1 {
+			t.Errorf("%s: got %+v, want what was known", value, changed)
+		}
+	}
+}
