@@ -173,7 +173,7 @@ func TestLogThatIsNoTerminal(t *testing.T) {
 		t.Error("got a display for a buffer")
 	}
 	c := parse(t, "--register a=http://host --log-format text")
-	if handler := c.logHandler(new(bytes.Buffer), &display{}); fmt.Sprintf("%T", handler) != "*slog.TextHandler" {
+	if handler := c.logHandler(new(bytes.Buffer), &display{}); fmt.Sprintf("%T", handler) != "*main.textHandler" {
 		t.Errorf("got %T for --log-format text at a terminal", handler)
 	}
 }
