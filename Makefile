@@ -47,7 +47,7 @@ run: build
 	fi
 
 test: deps
-	PATH="$$PATH:/usr/sbin" $(GO) test -race -shuffle=on -timeout 20m ./...
+	PATH="$$PATH:/usr/sbin" $(GO) test -race -shuffle=on -timeout 30m ./...
 	cd integration/deploy && $(GO) test -race -shuffle=on .
 
 # Tools of a release, which are large: compiled once, and there without a network from then on.
@@ -100,6 +100,7 @@ check:
 	$(GO) mod tidy -diff
 	$(GO) run $(STATICCHECK) ./...
 	cd integration/deploy && $(GO) vet ./... && $(GO) mod tidy -diff && $(GO) run $(STATICCHECK) ./...
+	cd integration/clients && $(GO) mod tidy -diff
 	@# The database of vulnerabilities is on the network: without it there is nothing to compare with.
 	@if curl -fsS --max-time 10 -o /dev/null https://vuln.go.dev/index/db.json; then $(GO) run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck: its database cannot be reached, skipped"; fi

@@ -230,8 +230,10 @@ var outages = map[string]func(*testing.T) outage{
 // Fails if a replica is never well again, or says more of an event than that it
 // began and ended. What it costs is what the documentation has.
 func TestCostOfEachEventOfEachTopology(t *testing.T) {
+	t.Parallel()
 	for name, start := range outages {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			o := start(t)
 			s := startSteady(t, "--redis", o.url)
 			for _, r := range s.replicas {

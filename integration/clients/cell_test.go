@@ -101,6 +101,13 @@ func (x *cell) accept(w http.ResponseWriter) {
 	_, _ = io.WriteString(w, x.client.answer)
 }
 
+// then has act called with the next answer to the client.
+func (x *cell) then(act func()) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.onAnswer = act
+}
+
 // note counts an answer to the client.
 func (x *cell) note(res *http.Response) error {
 	x.mu.Lock()

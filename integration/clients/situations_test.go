@@ -94,7 +94,7 @@ func playCut(x *cell, words ...string) error {
 func playRefused(x *cell) error {
 	link := redistest.NewLink(x, x.upstream.Listener.Addr().String())
 	link.Refuse()
-	x.onAnswer = link.Heal
+	x.then(link.Heal)
 	_, address := startReplica(x.T, x.words("http://"+link.Addr)...)
 	x.to(address)
 	return x.send()
@@ -132,7 +132,7 @@ func playDraining(x *cell, store string) error {
 // until the client has been told so.
 func playTooMany(x *cell) error {
 	x.start("--max-in-flight", "1")
-	x.onAnswer = x.occupy()
+	x.then(x.occupy())
 	return x.send()
 }
 
