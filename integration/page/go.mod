@@ -1,0 +1,10 @@
+// A browser that looks at the operators' page, so that the product does not depend on its driver.
+module throttle-proxy/integration/page
+
+go 1.26.0
+
+require (
+	github.com/chromedp/cdproto v0.159.0 // indirect
+	github.com/chromedp/chromedp v0.23.0 // indirect
+	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
+)
