@@ -24,15 +24,15 @@ type plot struct {
 // plotStep is how many requests of one step had which end.
 type plotStep struct{ forwarded, limited, duplicates, failed float64 }
 
-// refused is what hangs below the axis.
-func (s plotStep) refused() float64 { return s.limited + s.duplicates + s.failed }
+// below is what hangs below the axis.
+func (s plotStep) below() float64 { return s.limited + s.duplicates + s.failed }
 
 // drawPlot draws steps, the latest last, with a tick every so many.
 func drawPlot(steps []plotStep, tick int) plot {
 	p := plot{Axis: plotAxis}
 	above, below := 0.0, 0.0
 	for _, s := range steps {
-		above, below = max(above, s.forwarded), max(below, s.refused())
+		above, below = max(above, s.forwarded), max(below, s.below())
 	}
 	scale := max(above/(plotAxis-2), below/(plotHeight-plotAxis-2))
 	if scale == 0 {
@@ -56,7 +56,7 @@ func drawPlot(steps []plotStep, tick int) plot {
 	p.Forwarded = area(edge(func(s plotStep) float64 { return -s.forwarded }), axis)
 	p.Limited = area(axis, limited)
 	p.Duplicates = area(limited, duplicates)
-	p.Failed = area(duplicates, edge(plotStep.refused))
+	p.Failed = area(duplicates, edge(plotStep.below))
 	return p
 }
 
