@@ -134,6 +134,7 @@ deps:
 	@PATH="$$PATH:/usr/sbin"; missing=""; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	command -v nginx >/dev/null || missing="$$missing nginx-light"; \
+	command -v promtool >/dev/null || missing="$$missing prometheus"; \
 	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
 	for package in haproxy caddy zsh fish; do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \

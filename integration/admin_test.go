@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -63,7 +62,7 @@ series:
 }
 
 // Fails if a request is not counted as what it was, a metric breaks the rules of
-// its field, or docs/operating.md and the replica do not know the same ones.
+// its field, or docs/metrics.md does not know one.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
@@ -111,28 +110,21 @@ func TestMetrics(t *testing.T) {
 	if err != nil || len(problems) > 0 {
 		t.Errorf("promlint: %v, %v", problems, err)
 	}
-	page, err := os.ReadFile("../docs/operating.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	documented := map[string]bool{}
-	for _, match := range regexp.MustCompile("(?m)^\\| `(throttle_proxy_[a-z_]+)").FindAllStringSubmatch(string(page), -1) {
+	for _, match := range regexp.MustCompile("(?m)^\\| `(throttle_proxy_[a-z_]+)").FindAllStringSubmatch(readFile(t, "../docs/metrics.md"), -1) {
 		documented[match[1]] = true
 	}
-	families := r.metrics(t)
-	for name := range families {
+	for name := range r.metrics(t) {
 		if strings.HasPrefix(name, "throttle_proxy_") && !documented[name] {
-			t.Errorf("docs/operating.md does not know %s", name)
+			t.Errorf("docs/metrics.md does not know %s", name)
 		}
 	}
-	// Each rule of the example is about metrics that there are.
-	rules, err := os.ReadFile("testdata/prometheus-rules.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range regexp.MustCompile(`throttle_proxy_[a-z_]+`).FindAllString(string(rules), -1) {
-		if !documented[strings.TrimSuffix(name, "_bucket")] {
-			t.Errorf("the rules name %s, which docs/operating.md does not know", name)
+	// Each rule and each query of the dashboard is about metrics that there are.
+	for _, path := range []string{"../deploy/prometheus/rules.yml", "../deploy/grafana/dashboard.json"} {
+		for _, name := range regexp.MustCompile(`throttle_proxy_[a-z_]+`).FindAllString(readFile(t, path), -1) {
+			if !documented[strings.TrimSuffix(name, "_bucket")] {
+				t.Errorf("%s names %s, which docs/metrics.md does not know", path, name)
+			}
 		}
 	}
 }

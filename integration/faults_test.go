@@ -156,7 +156,7 @@ func TestStoreFaults(t *testing.T) {
 			for i := range replicas {
 				eventually(t, "it knows the other", func() bool {
 					a := send(i, "/limited", fmt.Sprint("before ", len(answers)))
-					return a.status == http.StatusOK && len(s.keys(keyPrefix+"replica:*")) == 2
+					return a.status == http.StatusOK && len(s.keys(keyPrefix+"{fleet}:replica:*")) == 2
 				})
 			}
 			running := u.occupy(t, replicas[0].url+"/local", "running")

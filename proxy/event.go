@@ -16,6 +16,8 @@ type Event struct {
 	Method          string
 	ID              string     // made by this replica: what its client is told, and duplicates of their holder
 	ClientRequestID string     // the client's X-Request-Id, if it sent a valid one
+	TraceID         string     // of the trace that it is a part of; empty without one
+	TraceKept       bool       // and what this replica tells of it is kept
 	Client          netip.Addr // whom it comes from, by [Trust]; not valid for a unix socket
 
 	// Caller is the beginning of the digest by which the limit that refused, or
@@ -44,6 +46,7 @@ type Event struct {
 	CoolDown   time.Duration   // for which the upstream has asked; 0 if it has not
 
 	Started        time.Time
+	Asked          time.Time // when the ask for its verdict began; zero if none was needed
 	Duration       time.Duration
 	Verdict        time.Duration // from the ask to its answer, but for what it waited; 0 if none was needed
 	Waited         time.Duration // for its budgets and slots

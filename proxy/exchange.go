@@ -22,6 +22,7 @@ type exchange struct {
 	client client
 	id     string
 	event  Event
+	trace  Trace // nil if nobody follows it
 
 	nonsense *nonsense   // what a trusted proxy said in place of the client's address
 	looked   bool        // whether the operator was to be warned of it
@@ -150,10 +151,10 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 		defer context.AfterFunc(ctx, func() { end(errClientLeft) })()
 		ctx = waits
 	}
-	asked := time.Now()
+	x.event.Asked = time.Now()
 	v, err := x.proxy.options.Cluster.Admit(ctx, ask)
 	x.event.Waited = v.Waited
-	x.event.Verdict = time.Since(asked) - v.Waited
+	x.event.Verdict = time.Since(x.event.Asked) - v.Waited
 	x.event.Degraded, x.event.StoreFault = v.Degraded, v.Fault
 	x.limits, x.event.Changed = v.Limits, v.Limits
 	switch {
@@ -277,6 +278,9 @@ func (x *exchange) finish() {
 	x.event.Duration = time.Since(x.event.Started)
 	x.event.Caller = x.knownAs()
 	defer x.leave()
+	if x.trace != nil {
+		x.trace.End(&x.event)
+	}
 	if x.proxy.options.Observe != nil {
 		x.proxy.options.Observe(&x.event)
 	}

@@ -22,6 +22,32 @@ const (
 	lentChunk  = 32 << 10 // as copyBuffers has them
 )
 
+// growing lends the chunks of bodies that have not grown to long ones yet, by size:
+// 4, 8 and 16 KiB.
+var growing [3]sync.Pool
+
+// lendChunk returns an empty chunk of one of the sizes that are lent.
+func lendChunk(size int64) []byte {
+	if size == lentChunk {
+		return copyBuffers.Get()[:0]
+	}
+	if chunk, ok := growing[size/(2*firstChunk)].Get().(*[]byte); ok {
+		return *chunk
+	}
+	return make([]byte, 0, size)
+}
+
+// returnChunk ends the use of one; of another size it does nothing.
+func returnChunk(chunk []byte) {
+	chunk = chunk[:0]
+	switch size := cap(chunk); size {
+	case lentChunk:
+		copyBuffers.Put(chunk[:lentChunk])
+	case firstChunk, 2 * firstChunk, 4 * firstChunk:
+		growing[size/(2*firstChunk)].Put(&chunk)
+	}
+}
+
 func newHeldBody() *heldBody {
 	b := new(heldBody)
 	b.users.Store(1)
@@ -33,11 +59,11 @@ func newHeldBody() *heldBody {
 func (b *heldBody) space(n int64) []byte {
 	last := len(b.chunks) - 1
 	if last < 0 || len(b.chunks[last]) == cap(b.chunks[last]) {
-		size := min(n, max(firstChunk, min(b.size, lentChunk)))
-		if size == lentChunk {
-			b.chunks = append(b.chunks, copyBuffers.Get()[:0])
+		size := max(firstChunk, min(b.size, lentChunk))
+		if last < 0 || n < size {
+			b.chunks = append(b.chunks, make([]byte, 0, min(n, size)))
 		} else {
-			b.chunks = append(b.chunks, make([]byte, 0, size))
+			b.chunks = append(b.chunks, lendChunk(size))
 		}
 		last++
 	}
@@ -67,9 +93,9 @@ func (b *heldBody) done() {
 	if b.users.Add(-1) > 0 {
 		return
 	}
-	for _, chunk := range b.chunks {
-		if cap(chunk) == lentChunk {
-			copyBuffers.Put(chunk[:lentChunk])
+	for i, chunk := range b.chunks {
+		if i > 0 {
+			returnChunk(chunk)
 		}
 	}
 	b.chunks = nil
@@ -111,6 +137,9 @@ func (r *heldReader) WriteTo(w io.Writer) (written int64, err error) {
 		}
 	}
 }
+
+// Parts returns all of the body, until Close.
+func (r *heldReader) Parts() [][]byte { return r.body.chunks }
 
 // restLocked returns what is left of the chunk at which the reader stands.
 func (r *heldReader) restLocked() ([]byte, error) {

@@ -46,6 +46,11 @@ type Options struct {
 	// on, with what its Event has by then. It is called concurrently.
 	Sent func(*Event)
 
+	// Trace, unless it is nil, is called for each request when it begins, with an
+	// Event that has its method, ids and start, and returns who follows it. It is
+	// called concurrently.
+	Trace func(*http.Request, *Event) Trace
+
 	// Observe is called once for each finished request, with an Event that is
 	// valid until it returns. It is called concurrently.
 	Observe func(*Event)
@@ -120,6 +125,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.event.ID = x.id
 	if id := r.Header.Get("X-Request-Id"); id != "" && validRequestID.MatchString(id) {
 		x.event.ClientRequestID = id
+	}
+	if p.options.Trace != nil {
+		x.trace = p.options.Trace(r, &x.event)
 	}
 	defer x.finish() // also while the panic that cuts an answer passes
 	defer x.survive()

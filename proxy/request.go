@@ -76,6 +76,9 @@ func (x *exchange) fillHeader(out *upstream.Request) {
 	if h.Get("X-Request-Id") == "" {
 		h.Set("X-Request-Id", x.id)
 	}
+	if x.trace != nil {
+		x.trace.Sending(h)
+	}
 	for _, field := range x.route.SetHeaders {
 		if field.Name == "Host" {
 			out.Host = field.Value

@@ -45,7 +45,8 @@ func TestConnectionThatTheUpstreamEndsIsNotUsedAgain(t *testing.T) {
 func TestBodiesOfAnySize(t *testing.T) {
 	handler, arrivals := records()
 	r := newRig(t, nil, upstreamURL(t, serve(t, handler).URL))
-	for _, size := range []int{0, 1, 4 << 10, 16 << 10, 16<<10 + 1, 1 << 20} {
+	r.options.MaxBody = 8 << 20 // more than sockets hold
+	for _, size := range []int{0, 1, 4 << 10, 16 << 10, 16<<10 + 1, 1 << 20, 8 << 20} {
 		body := strings.Repeat("b", size)
 		wantOutcome(t, r.do(post(body)), "200")
 		if got := next(t, arrivals).body; got != body {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"log/slog"
 	"net/http"
 	"net/http/pprof"
 	"strings"
@@ -32,13 +31,13 @@ const adminWrite = 5 * time.Minute
 
 // server answers operators, who may change things or only read. It logs panics of
 // its handlers.
-func (a *admin) server(changes bool, logger *slog.Logger) *http.Server {
+func (a *admin) server(changes bool) *http.Server {
 	handler := a.reading()
 	if changes {
 		handler = a.changing()
 	}
 	return &http.Server{
-		Handler:           recovering(handler, logger),
+		Handler:           recovering(handler, a.replica.panics),
 		ConnContext:       withPeer,
 		ReadHeaderTimeout: a.config.headerTimeout,
 		ReadTimeout:       a.config.bodyIdle,
@@ -51,7 +50,7 @@ func (a *admin) server(changes bool, logger *slog.Logger) *http.Server {
 // reading answers whoever can connect: it changes nothing, and has no secret.
 func (a *admin) reading() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /-/status", a.status)
 	mux.HandleFunc("POST /-/control", refuseChange)
 	mux.HandleFunc("POST /-/explain", refuseChange)

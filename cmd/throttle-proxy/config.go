@@ -48,6 +48,8 @@ type config struct {
 
 	admins []adminAddress
 
+	collector collector // of traces
+
 	replica   string
 	logFormat string // empty for text, or what suits a terminal
 	logLevel  slog.Level
@@ -88,6 +90,7 @@ func (f *flags) parse(env environment) (*config, error) {
 	f.parseAdmin(p, c)
 	f.parseBounds(p, c)
 	f.parseTrust(p, c)
+	p.parseTraces(c)
 	if c.replica == "" {
 		c.replica, _ = os.Hostname() // no name is as good as a wrong one
 	}

@@ -89,7 +89,7 @@ func (d *demoCommand) Run(p *process) error {
 	serving, stop := context.WithCancel(context.Background())
 	defer stop()
 	for range demoReplicas {
-		r, err := newReplica(c, store, &life{logger: slog.New(slog.DiscardHandler)}, &health{})
+		r, err := newReplica(c, store, &life{logger: slog.New(slog.DiscardHandler)}, &health{}, nil)
 		if err != nil {
 			return err
 		}

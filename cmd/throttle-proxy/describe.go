@@ -20,6 +20,9 @@ func (c *config) describe() []string {
 	for _, r := range c.routes {
 		lines = append(lines, fmt.Sprintf("%-*s  %s; %s%s%s", width, r.Name, c.describeLimits(r), describeDedupe(r), describeCoolDown(r), describeHosts(r)))
 	}
+	if c.collector.address != "" {
+		lines = append(lines, fmt.Sprintf("traces: to %s (from %s)", c.collector.address, c.collector.source))
+	}
 	if c.endpoint == nil {
 		return append(lines, "store: this process alone; with --redis replicas would decide together")
 	}

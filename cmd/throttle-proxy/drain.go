@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -129,7 +128,7 @@ func (l *drainListener) stop(ctx context.Context) {
 
 // traffic is what a replica waits for when it drains.
 type traffic struct {
-	logger    *slog.Logger  // told of panics
+	panics    *panics
 	writeIdle time.Duration // longest that an HTTP/2 client may leave a write unread
 
 	closing  atomic.Bool  // answers end their connections
@@ -142,8 +141,8 @@ type traffic struct {
 	changed time.Time             // when a connection last began or ended a request, since closing
 }
 
-func newTraffic(logger *slog.Logger, writeIdle time.Duration) *traffic {
-	return &traffic{logger: logger, writeIdle: writeIdle, unused: map[net.Conn]struct{}{}}
+func newTraffic(panics *panics, writeIdle time.Duration) *traffic {
+	return &traffic{panics: panics, writeIdle: writeIdle, unused: map[net.Conn]struct{}{}}
 }
 
 // end lets each answer be the last of its connection from now on.
@@ -189,7 +188,7 @@ func (t *traffic) count(next http.Handler) http.Handler {
 			counted.stream, counted.idle = http.NewResponseController(w), t.writeIdle
 			defer counted.pace() // what is left is written when the handler has ended
 		}
-		defer counted.recover(t.logger, r, true)
+		defer counted.recover(t.panics, r, true)
 		next.ServeHTTP(counted, r)
 	})
 }

@@ -96,7 +96,7 @@ func (c *pipeClient) ended(t *testing.T) {
 // draining starts a replica, and returns how to tell it to drain.
 func draining(t *testing.T, words string) (p *pipes, drain func(), served <-chan error) {
 	t.Helper()
-	r, err := newReplica(parse(t, "--register a=http://host "+words), cluster.NewMemory("a"), &life{logger: slog.New(slog.DiscardHandler)}, &health{})
+	r, err := newReplica(parse(t, "--register a=http://host "+words), cluster.NewMemory("a"), &life{logger: slog.New(slog.DiscardHandler)}, &health{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -167,6 +167,9 @@ func appendAttrs(attrs []slog.Attr, e *proxy.Event, client string) []slog.Attr {
 	if e.ClientRequestID != "" {
 		attrs = append(attrs, slog.String("client_request_id", e.ClientRequestID))
 	}
+	if e.TraceID != "" {
+		attrs = append(attrs, slog.String("trace_id", e.TraceID))
+	}
 	attrs = append(attrs, slog.String("client", client))
 	if e.Caller != "" {
 		attrs = append(attrs, slog.String("caller", e.Caller))

@@ -20,14 +20,14 @@ import (
 // no other.
 func TestFieldsOfTheLogAreDocumented(t *testing.T) {
 	e := &proxy.Event{
-		Route: "slack", Method: "POST", ID: "ours", ClientRequestID: "the client's", Client: netip.IPv6Loopback(), Caller: "01234567", Status: 409, Reason: proxy.ReasonDuplicate,
+		Route: "slack", Method: "POST", ID: "ours", ClientRequestID: "the client's", TraceID: "1", TraceKept: true, Client: netip.IPv6Loopback(), Caller: "01234567", Status: 409, Reason: proxy.ReasonDuplicate,
 		Shadowed: proxy.ReasonLimited, Holder: cluster.Holder{RequestID: "another"}, Limits: []string{"a"}, Candidates: []string{"b"},
 		Fault: "dns_error", Unknown: "slak", Nearest: "slack", Degraded: true, StoreFault: "timeout", CoolDown: 1,
 		Duration: 1, Verdict: 1, Waited: 1, Upstream: 1, ClientGone: true, UpstreamWentOn: true, Panic: "p",
 	}
 	for field := range reflect.ValueOf(*e).NumField() {
 		name := reflect.TypeOf(*e).Field(field).Name
-		if reflect.ValueOf(*e).Field(field).IsZero() && !slices.Contains([]string{"Started", "Stack", "Decisions", "Changed"}, name) {
+		if reflect.ValueOf(*e).Field(field).IsZero() && !slices.Contains([]string{"Started", "Asked", "Stack", "Decisions", "Changed"}, name) {
 			t.Errorf("%s is not tested here", name)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -23,6 +24,7 @@ type metrics struct {
 	durations *prometheus.HistogramVec
 	verdicts  *prometheus.HistogramVec
 	upstreams *prometheus.HistogramVec
+	refused   *prometheus.CounterVec
 	degraded  *prometheus.CounterVec
 	shadowed  *prometheus.CounterVec
 	tried     *prometheus.CounterVec
@@ -45,9 +47,8 @@ type children struct {
 	duration, verdict, upstream prometheus.Observer
 }
 
-// newMetrics returns the metrics of a replica of p that decides by store and
-// logs to lines.
-func newMetrics(c *config, p *proxy.Proxy, store store, lines *logWriter) *metrics {
+// newMetrics returns the metrics of r, which decides by store and logs to lines.
+func newMetrics(c *config, r *replica, store store, lines *logWriter) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	}
@@ -60,6 +61,7 @@ func newMetrics(c *config, p *proxy.Proxy, store store, lines *logWriter) *metri
 		durations: histogram("request_duration_seconds", "From a request's header to the end of its answer."),
 		verdicts:  histogram("verdict_duration_seconds", "From an ask to its verdict, the trip to the store included."),
 		upstreams: histogram("upstream_duration_seconds", "From sending a request on until the header of its answer."),
+		refused:   counter("limit_refusals_total", "Requests that a limit has refused, be it a budget or one of concurrency; one that several refuse counts for each.", "route", "limit"),
 		degraded:  counter("degraded_requests_total", "Requests decided, or left undecided, without the store, by why it gave no answer.", "route", "fault"),
 		shadowed:  counter("shadowed_refusals_total", "Requests that shadow mode has let through.", "route", "reason"),
 		tried:     counter("candidate_refusals_total", "Requests that were admitted, and that a candidate limit would have refused.", "route", "limit"),
@@ -67,22 +69,33 @@ func newMetrics(c *config, p *proxy.Proxy, store store, lines *logWriter) *metri
 		coolDowns: counter("cool_downs_total", "Answers of the upstream that began or extended a cool-down.", "route"),
 		budgets:   newBudgets(c),
 	}
-	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "in_flight", Help: "Exchanges under way.",
-	}, func() float64 { return float64(p.InFlight()) })
-	bodyMemory := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "body_memory_bytes", Help: "Bytes of clients' bodies that are held to compare requests.",
-	}, func() float64 { return float64(p.BodyMemory()) })
-	logDropped := prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Namespace: namespace, Name: "log_lines_dropped_total", Help: "Lines of the log that are lost, since they were not read in time.",
-	}, func() float64 { return float64(lines.dropped.Load()) })
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": buildName()},
-	})
-	build.Set(1)
-	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.degraded, m.shadowed, m.tried, m.waited, m.coolDowns, m.budgets, inFlight, bodyMemory, logDropped, build,
-		&storeCollector{store: store, shared: c.endpoint != nil},
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	// What is not there before it counts cannot be seen to begin.
+	for _, r := range c.routes {
+		m.coolDowns.WithLabelValues(r.Name)
+		for _, l := range r.Limits {
+			m.refused.WithLabelValues(r.Name, l.Name)
+		}
+		for _, l := range r.Concurrency {
+			m.refused.WithLabelValues(r.Name, l.Name)
+		}
+		for _, l := range r.Candidates {
+			m.tried.WithLabelValues(r.Name, l.Name)
+		}
+	}
+	m.registry.MustRegister(m.requests, m.durations, m.verdicts, m.upstreams, m.refused, m.degraded, m.shadowed, m.tried, m.waited, m.coolDowns, m.budgets,
+		newStoreCollector(c, store), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	gauge := func(name, help string, labels prometheus.Labels, value func() float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help, ConstLabels: labels}, value))
+	}
+	total := func(name, help string, value func() float64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, value))
+	}
+	gauge("in_flight", "Exchanges under way.", nil, func() float64 { return float64(r.proxy.InFlight()) })
+	gauge("body_memory_bytes", "Bytes of clients' bodies that are held to compare requests.", nil, func() float64 { return float64(r.proxy.BodyMemory()) })
+	gauge("build_info", "Always 1; the version is a label.", prometheus.Labels{"version": buildName()}, func() float64 { return 1 })
+	total("panics_total", "Mistakes of the proxy's that ended the handling of a request.", func() float64 { return float64(r.panics.seen.Load()) })
+	total("log_lines_dropped_total", "Lines of the log that are lost, since they were not read in time.", func() float64 { return float64(lines.dropped.Load()) })
+	total("trace_spans_dropped_total", "Spans that the collector never got, since it did not take them in time.", r.traces.dropped)
 	return m
 }
 
@@ -102,15 +115,20 @@ func (m *metrics) observe(e *proxy.Event) {
 	}
 	of := known.(*children)
 	of.requests.Inc()
-	of.duration.Observe(e.Duration.Seconds())
+	observe(of.duration, e.Duration, e)
 	if e.Verdict > 0 {
-		of.verdict.Observe(e.Verdict.Seconds())
+		observe(of.verdict, e.Verdict, e)
 	}
 	if e.Upstream > 0 {
-		of.upstream.Observe(e.Upstream.Seconds())
+		observe(of.upstream, e.Upstream, e)
 	}
 	if e.Degraded {
 		m.degraded.WithLabelValues(e.Route, e.StoreFault).Inc()
+	}
+	if e.Reason == proxy.ReasonLimited || e.Reason == proxy.ReasonBusy {
+		for _, name := range e.Limits {
+			m.refused.WithLabelValues(e.Route, name).Inc()
+		}
 	}
 	for _, name := range e.Candidates {
 		m.tried.WithLabelValues(e.Route, name).Inc()
@@ -125,6 +143,16 @@ func (m *metrics) observe(e *proxy.Event) {
 		m.coolDowns.WithLabelValues(e.Route).Inc()
 	}
 	m.budgets.observe(e)
+}
+
+// observe counts how long something of e took, with e's trace as an example if that
+// is kept.
+func observe(in prometheus.Observer, took time.Duration, e *proxy.Event) {
+	if e.TraceKept {
+		in.(prometheus.ExemplarObserver).ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": e.TraceID})
+	} else {
+		in.Observe(took.Seconds())
+	}
 }
 
 // methodClass keeps methods, which clients make up, to a closed list.

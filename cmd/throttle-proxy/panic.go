@@ -7,25 +7,32 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 
 	"throttle-proxy/proxy"
 )
 
-// recovering answers an operator's request whose handler panics, and logs the
+// panics is where those of handlers are told, and how many there were.
+type panics struct {
+	logger *slog.Logger
+	seen   atomic.Int64
+}
+
+// recovering answers an operator's request whose handler panics, and tells of the
 // panic.
-func recovering(next http.Handler, logger *slog.Logger) http.Handler {
+func recovering(next http.Handler, to *panics) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := &answerWriter{ResponseWriter: w}
-		defer answer.recover(logger, r, false)
+		defer answer.recover(to, r, false)
 		next.ServeHTTP(answer, r)
 	})
 }
 
-// recover ends the panic of a handler, if it is in one: it logs it, and answers
+// recover ends the panic of a handler, if it is in one: it tells of it, and answers
 // 500 where no answer has begun, or else cuts the connection. It is to be
 // deferred. A panic that only means a cut goes on. sent says whether the handler
 // may have sent r to an upstream.
-func (w *answerWriter) recover(logger *slog.Logger, r *http.Request, sent bool) {
+func (w *answerWriter) recover(to *panics, r *http.Request, sent bool) {
 	value := recover()
 	switch value {
 	case nil:
@@ -33,7 +40,8 @@ func (w *answerWriter) recover(logger *slog.Logger, r *http.Request, sent bool) 
 	case http.ErrAbortHandler:
 		panic(value)
 	}
-	logger.LogAttrs(context.Background(), slog.LevelError, "panic", panicAttrs(value, debug.Stack())...)
+	to.seen.Add(1)
+	to.logger.LogAttrs(context.Background(), slog.LevelError, "panic", panicAttrs(value, debug.Stack())...)
 	if w.began {
 		panic(http.ErrAbortHandler)
 	}

@@ -37,10 +37,10 @@ func TestPanicIsAnsweredAndLogged(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var log bytes.Buffer
-			logger := slog.New(slog.NewTextHandler(&log, nil))
+			told := &panics{logger: slog.New(slog.NewTextHandler(&log, nil))}
 			for name, handler := range map[string]http.Handler{
-				"clients":   newTraffic(logger, time.Minute).count(test.handler),
-				"operators": recovering(test.handler, logger),
+				"clients":   newTraffic(told, time.Minute).count(test.handler),
+				"operators": recovering(test.handler, told),
 			} {
 				log.Reset()
 				server := httptest.NewServer(handler)
@@ -61,6 +61,9 @@ func TestPanicIsAnsweredAndLogged(t *testing.T) {
 				sent := map[string]string{"clients": `"reason":"internal","sent":"maybe"`, "operators": `"reason":"internal","sent":"no"`}[name]
 				if status != 0 && (!strings.Contains(string(body), sent) || res.Header.Get("X-Should-Retry") != "false") {
 					t.Errorf("%s: got %s, want %s, not to be retried", name, body, sent)
+				}
+				if counted := told.seen.Swap(0) > 0; counted != (test.logged != "") {
+					t.Errorf("%s: counted: %v, want %v", name, counted, !counted)
 				}
 				if got := log.String(); (got == "") != (test.logged == "") || !strings.Contains(got, test.logged) || strings.Contains(got, canary) {
 					t.Errorf("%s: got %q in the log, want %q", name, got, test.logged)

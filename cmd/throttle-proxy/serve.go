@@ -52,7 +52,11 @@ func (s *serveCommand) Run(p *process) error {
 		return err
 	}
 	defer closeStore()
-	r, err := newReplica(c, store, life, h)
+	traces, err := c.openTraces(self, logger)
+	if err != nil {
+		return err
+	}
+	r, err := newReplica(c, store, life, h, traces)
 	if err != nil {
 		return err
 	}
@@ -62,7 +66,7 @@ func (s *serveCommand) Run(p *process) error {
 	}
 	defer admins.close()
 	if len(admins) > 0 {
-		r.metrics = newMetrics(c, r.proxy, store, p.stderr)
+		r.metrics = newMetrics(c, r, store, p.stderr)
 	}
 	listener, err := c.listen(ctx, announce)
 	switch {
@@ -76,7 +80,7 @@ func (s *serveCommand) Run(p *process) error {
 	}
 	a := &admin{config: c, self: self, store: store, replica: r, metrics: r.metrics}
 	for _, l := range admins {
-		server := a.server(l.changes, logger)
+		server := a.server(l.changes)
 		go func() { _ = server.Serve(l) }()
 		defer server.Close() // it answers while the replica drains
 		announce(l.announcement())
@@ -89,6 +93,7 @@ func (s *serveCommand) Run(p *process) error {
 	hangups.obey(func() { r.reload(func() (*config, error) { return s.parse(p.environment) }) })
 	defer r.watch()()
 	err = r.serve(ctx, listener)
+	traces.close()
 	status := 0
 	if err != nil {
 		status = exitFailed
@@ -108,18 +113,27 @@ type replica struct {
 	metrics     *metrics     // nil without --admin; set before it serves
 	drainStore  func(left time.Duration)
 	logger      *slog.Logger
+	panics      *panics
+	traces      *traces // nil for none
 }
 
-func newReplica(c *config, store store, life *life, h *health) (*replica, error) {
+func newReplica(c *config, store store, life *life, h *health, traces *traces) (*replica, error) {
 	logger := life.logger
-	r := &replica{config: c, health: h, traffic: newTraffic(logger, c.writeIdle), logger: logger, drainStore: store.Drain}
+	panics := &panics{logger: logger}
+	r := &replica{
+		config: c, health: h, traffic: newTraffic(panics, c.writeIdle), logger: logger, drainStore: store.Drain,
+		panics: panics, traces: traces,
+	}
 	observe := requestLog(logger)
-	p, err := proxy.New(c.routes, proxy.Options{
+	options := proxy.Options{
 		Cluster: store,
 		Trust:   c.trust,
 		Sent:    sentLog(logger),
 		Observe: func(e *proxy.Event) {
 			life.requests.Add(1)
+			if e.Panic != nil {
+				panics.seen.Add(1)
+			}
 			observe(e)
 			if r.metrics != nil {
 				r.metrics.observe(e)
@@ -131,7 +145,11 @@ func newReplica(c *config, store store, life *life, h *health) (*replica, error)
 		BodyTimeout: c.bodyIdle,
 		MaxInFlight: c.maxInFlight,
 		Warn:        func(text string) { logger.Warn(text) },
-	})
+	}
+	if traces != nil {
+		options.Trace = traces.begin
+	}
+	p, err := proxy.New(c.routes, options)
 	if err != nil {
 		return nil, err
 	}

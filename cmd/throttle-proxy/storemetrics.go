@@ -25,6 +25,20 @@ type store interface {
 type storeCollector struct {
 	store  store
 	shared bool // by replicas
+	limits map[slotsOf]float64
+}
+
+// slotsOf is a concurrency limit, by its name and the route or pool that has it.
+type slotsOf struct{ name, tag string }
+
+func newStoreCollector(c *config, store store) *storeCollector {
+	limits := map[slotsOf]float64{}
+	for _, r := range c.routes {
+		for _, l := range r.Concurrency {
+			limits[slotsOf{l.Name, cmp.Or(r.Pool, r.Name)}] = float64(l.Most)
+		}
+	}
+	return &storeCollector{store: store, shared: c.endpoint != nil, limits: limits}
 }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -37,6 +51,7 @@ var (
 	locksLost    = describe("locks_lost_total", "Locks that were another's when they were to be renewed.")
 	waitingNow   = describe("waiting", "Requests that wait for their budgets or for slots.")
 	slotsUsed    = describe("slots_used", "Slots of concurrency limits that exchanges of this replica have; those of all callers together.", "limit", "of")
+	slotsMost    = describe("slots", "Slots of concurrency limits over all replicas; where one goes by caller, those of each.", "limit", "of")
 	slotsLost    = describe("slots_lost_total", "Slots that could not be renewed, since others had taken all.")
 	byHand       = describe("changed_by_hand", "Limits and pauses that operators have set, and that hold.", "what", "of")
 	cooling      = describe("cool_downs", "Cool-downs that this replica knows of.")
@@ -49,7 +64,7 @@ var (
 
 // Describe implements [prometheus.Collector].
 func (c *storeCollector) Describe(descs chan<- *prometheus.Desc) {
-	all := []*prometheus.Desc{locksHeld, cooling, waitingNow, slotsUsed, byHand}
+	all := []*prometheus.Desc{locksHeld, cooling, waitingNow, slotsUsed, slotsMost, byHand}
 	if c.shared {
 		all = append(all, slotsLost, locksRenewed, locksLost, storeUp, storeFaults, storeAway, replicasLive, differing)
 	}
@@ -61,8 +76,8 @@ func (c *storeCollector) Describe(descs chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (c *storeCollector) Collect(values chan<- prometheus.Metric) {
 	s := c.store.Status()
-	gauge := func(desc *prometheus.Desc, v float64) {
-		values <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v)
+	gauge := func(desc *prometheus.Desc, v float64, labels ...string) {
+		values <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...)
 	}
 	counter := func(desc *prometheus.Desc, v float64, labels ...string) {
 		values <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, v, labels...)
@@ -70,13 +85,13 @@ func (c *storeCollector) Collect(values chan<- prometheus.Metric) {
 	gauge(locksHeld, float64(len(s.Locks)))
 	gauge(cooling, float64(len(s.Pauses)))
 	gauge(waitingNow, float64(s.Waiting))
-	type limit struct{ name, tag string }
-	used := map[limit]int{}
+	used := map[slotsOf]int{}
 	for _, slots := range s.Slots {
-		used[limit{slots.Limit, slots.Tag}] += slots.Used
+		used[slotsOf{slots.Limit, slots.Tag}] += slots.Used
 	}
-	for l, n := range used {
-		values <- prometheus.MustNewConstMetric(slotsUsed, prometheus.GaugeValue, float64(n), l.name, l.tag)
+	for of, most := range c.limits {
+		gauge(slotsMost, most, of.name, of.tag)
+		gauge(slotsUsed, float64(used[of]), of.name, of.tag)
 	}
 	type change struct{ what, of string }
 	changes := map[change]int{}

@@ -4,6 +4,7 @@ module throttle-proxy/integration/deploy
 go 1.26.0
 
 require (
+	github.com/grafana/grafana-foundation-sdk/go v0.0.22
 	k8s.io/api v0.34.0
 	k8s.io/apimachinery v0.34.0
 	sigs.k8s.io/json v0.0.0-20241014173422-cfa47c3a1cc8

@@ -103,24 +103,16 @@ func newNames(t *testing.T, answer func(name string, asked int64) string) *names
 	return n
 }
 
-// bySenders are requests for each way to an upstream: directly, by net/http's
-// Transport, by its pool of HTTP/2, and as an upgrade.
+// bySenders are requests for each way to an upstream, and upgrades.
 func bySenders(t *testing.T, ask func(t *testing.T, scheme string, req *Request)) {
 	t.Helper()
 	upgrade := held(http.MethodGet, "/", "")
 	upgrade.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"x"}}
-	for name, by := range map[string]struct {
-		scheme string
-		req    *Request
-	}{
-		"direct":      {"http", held(http.MethodGet, "/", "")},
-		"transport":   {"http", held(http.MethodPost, "/", strings.Repeat("b", directBody+1))},
-		"http2":       {"h2c", held(http.MethodPost, "/", "body")},
-		"upgrade":     {"http", upgrade},
-		"h2c upgrade": {"h2c", upgrade},
-	} {
-		t.Run(name, func(t *testing.T) { ask(t, by.scheme, by.req) })
+	for name, by := range ways {
+		t.Run(name, func(t *testing.T) { ask(t, by.scheme, by.post("/")) })
 	}
+	t.Run("upgrade", func(t *testing.T) { ask(t, "http", upgrade) })
+	t.Run("h2c upgrade", func(t *testing.T) { ask(t, "h2c", upgrade) })
 }
 
 // speaksAll is an upstream of HTTP/1 and HTTP/2 without TLS that tells how many

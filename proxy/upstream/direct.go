@@ -15,9 +15,13 @@ import (
 )
 
 const (
-	// directBody is the longest body that is sent directly. It fits into the
-	// socket's buffer, so that no answer has to be read meanwhile.
-	directBody = 16 << 10
+	// bufferedBody is the longest body that is written before the answer is read:
+	// it fits into the socket's buffer. A longer one is written while it is read.
+	bufferedBody = 16 << 10
+
+	// lateWrite is how long an answer that has ended waits for the rest of its
+	// request to be written, before that costs the connection.
+	lateWrite = 50 * time.Millisecond
 
 	sweepInterval = 5 * time.Second // longest that an idle connection stays open which the upstream has closed
 
@@ -26,11 +30,12 @@ const (
 	maxHandshakes = 32
 )
 
-// direct sends small requests to one upstream by HTTP/1.1, on the goroutine that
-// asks. An http.Transport has two more for each connection, and hands every
-// request and every answer over between them: half the cost of forwarding a
-// small one. It also looks at a connection before it uses it again, which costs
-// no client an error where the upstream has closed it.
+// direct sends requests whose body is in memory to one upstream by HTTP/1.1, on
+// the goroutine that asks, but for the bodies of large ones. An http.Transport has
+// two more for each connection, and hands every request and every answer over
+// between them: half the cost of forwarding a small one. It also looks at a
+// connection before it uses it again, which costs no client an error where the
+// upstream has closed it.
 type direct struct {
 	options Options
 	dial    dialFunc
@@ -66,6 +71,7 @@ func newDirect(u *URL, o Options) *direct {
 	d := &direct{options: o, dial: u.dialer(o), address: address, host: field, handshakes: make(chan struct{}, maxHandshakes)}
 	if u.url.Scheme == "https" {
 		d.tls = o.tlsConfig(name, "http/1.1")
+		d.tls.DynamicRecordSizingDisabled = true // a record is a system call
 		d.tls.ClientSessionCache = tls.NewLRUClientSessionCache(maxHandshakes)
 	}
 	return d
@@ -73,7 +79,7 @@ func newDirect(u *URL, o Options) *direct {
 
 // speaks reports whether req is sent directly.
 func (d *direct) speaks(req *Request) bool {
-	if req.Body != nil && (!req.Held || req.Length < 0 || req.Length > directBody) {
+	if req.Body != nil && (!req.Held || req.Length < 0) {
 		return false
 	}
 	isGRPC := strings.HasPrefix(req.Header.Get("Content-Type"), "application/grpc") // which is HTTP/2's

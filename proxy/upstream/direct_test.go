@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -176,10 +177,77 @@ func TestEarlyRefusalOverTLS(t *testing.T) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 		}
 	})
-	for range 40 {
-		wantOutcome(t, send(t, c, held(http.MethodPost, "/", strings.Repeat("b", directBody))), "413")
+	for _, size := range []int{bufferedBody, bufferedBody + 1} {
+		for range 40 {
+			wantOutcome(t, send(t, c, held(http.MethodPost, "/", strings.Repeat("b", size))), "413")
+		}
 	}
 }
+
+// TestLargeBodies are written while their answer is awaited: what the upstream
+// says before it has read one is the answer, each part has a time of its own, and
+// an exchange that ends leaves no writer behind.
+func TestLargeBodies(t *testing.T) {
+	const (
+		size = 1 << 20
+		ok   = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+		no   = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno"
+	)
+	for name, tt := range map[string]struct {
+		talk        func(conn net.Conn, body io.Reader, ended <-chan bool)
+		want        string
+		connections int // for two such requests
+	}{
+		"all is read":         {func(conn net.Conn, body io.Reader, _ <-chan bool) { take(body, size, 0); say(conn, ok) }, "200 ok", 1},
+		"answered, then read": {func(conn net.Conn, body io.Reader, _ <-chan bool) { say(conn, ok); take(body, size, 0) }, "200 ok", 1},
+		"slowly read":         {func(conn net.Conn, body io.Reader, _ <-chan bool) { take(body, size, patient.Timeout/2); say(conn, ok) }, "200 ok", 1},
+		"refused unread":      {func(conn net.Conn, _ io.Reader, ended <-chan bool) { say(conn, no); <-ended }, "413 no", 2},
+		"refused within":      {func(conn net.Conn, body io.Reader, ended <-chan bool) { take(body, size/2, 0); say(conn, no); <-ended }, "413 no", 2},
+		"closed within":       {func(conn net.Conn, body io.Reader, _ <-chan bool) { take(body, size/2, 0); _ = conn.Close() }, "closed: connection_terminated, sent", 2},
+		"closed unread":       {func(conn net.Conn, _ io.Reader, _ <-chan bool) { _ = conn.Close() }, "closed: connection_terminated, sent", 2},
+		"never read":          {func(conn net.Conn, _ io.Reader, ended <-chan bool) { <-ended }, "timed out: http_response_timeout, sent", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := New(mustParse(t, "http://upstream.test"), patient)
+				connections, ended := 0, make(chan bool)
+				c.current.Load().direct.dial = func(context.Context, string, string) (net.Conn, error) {
+					connections++
+					ours, theirs := net.Pipe()
+					go func() {
+						defer theirs.Close()
+						r := bufio.NewReader(theirs)
+						for req, err := http.ReadRequest(r); err == nil; req, err = http.ReadRequest(r) {
+							tt.talk(theirs, req.Body, ended)
+						}
+					}()
+					return ours, nil
+				}
+				req := held(http.MethodPost, "/", strings.Repeat("b", size))
+				whole := req.Body
+				req.Body = func() io.ReadCloser { return struct{ io.ReadCloser }{whole()} } // in parts
+				for range 2 {
+					wantOutcome(t, send(t, c, req), tt.want)
+				}
+				if connections != tt.connections {
+					t.Errorf("got %d connections, want %d", connections, tt.connections)
+				}
+				close(ended)
+				c.CloseIdleConnections()
+			})
+		})
+	}
+}
+
+// take reads so much of a body, and pauses four times meanwhile.
+func take(body io.Reader, size int64, pause time.Duration) {
+	for range 4 {
+		_, _ = io.CopyN(io.Discard, body, size/4)
+		time.Sleep(pause)
+	}
+}
+
+func say(conn net.Conn, answer string) { _, _ = io.WriteString(conn, answer) }
 
 func TestUpstreamOfHTTP2AloneOverTLS(t *testing.T) {
 	up := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }))

@@ -8,13 +8,15 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-const maxAnswerHeader = 10 << 20 // bytes, as http.Transport has it
+const (
+	maxAnswerHeader = 10 << 20 // bytes, as http.Transport has it
+	keptOut         = 8 << 10  // bytes that an idle connection keeps for its next request
+)
 
 // lookConn is a connection that can be looked at: then a read takes what has
 // come, and does not wait.
@@ -51,17 +53,21 @@ type directConn struct {
 	look     *lookConn
 	direct   *direct
 	r        *bufio.Reader
-	w        *bufio.Writer
+	out      []byte       // the header of the request, and a short body
 	asked    http.Request // what net/http is to know of a request to read its answer
 	since    time.Time    // when it became idle
 	read     int64        // bytes since the last request began
 	most     int64        // of them that are read
-	written  int64
+	written  int64        // likewise; the writer's while there is one
+
+	watch   *watch     // of the request
+	writer  chan error // gets the error of a request that is written meanwhile; nil for none
+	unwrote error      // why not all of it was written, once that is known
 }
 
 func newDirectConn(d *direct, conn net.Conn, look *lookConn) *directConn {
 	c := &directConn{Conn: conn, look: look, direct: d}
-	c.r, c.w = bufio.NewReader(c), bufio.NewWriter(c)
+	c.r = bufio.NewReader(c)
 	return c
 }
 
@@ -74,12 +80,6 @@ func (c *directConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	c.read += int64(n)
-	return n, err
-}
-
-func (c *directConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.written += int64(n)
 	return n, err
 }
 
@@ -117,21 +117,23 @@ func (c *directConn) roundTrip(ctx context.Context, w *watch, req *Request) (*An
 }
 
 func (c *directConn) exchange(w *watch, req *Request) (*http.Response, error) {
-	timeout := c.direct.options.Timeout
-	w.await(sending, timeout, errTimeout)
-	unwritten := c.writeRequest(req)
-	if unwritten != nil && c.written == 0 {
-		return nil, unwritten
+	c.header(req)
+	if req.Body != nil && req.Length > bufferedBody {
+		c.writer = make(chan error, 1)
+		go func() { c.writer <- c.write(w, req) }()
+	} else if c.unwrote = c.write(w, req); c.unwrote != nil && c.written == 0 {
+		return nil, c.unwrote
 	}
-	w.await(sending, timeout, errTimeout)
 	informer := informer{tell: req.Inform}
 	c.asked.Method = req.Method
 	for {
 		res, err := http.ReadResponse(c.r, &c.asked)
 		switch {
-		case err != nil && unwritten != nil:
-			return nil, unwritten
 		case err != nil:
+			_ = c.Close()
+			if c.join(); c.unwrote != nil && errors.Is(err, net.ErrClosed) {
+				err = c.unwrote // why it was closed
+			}
 			return nil, err
 		case res.StatusCode < 200 && res.StatusCode != http.StatusSwitchingProtocols:
 			if !informer.inform(res.StatusCode, res.Header) {
@@ -141,60 +143,9 @@ func (c *directConn) exchange(w *watch, req *Request) (*http.Response, error) {
 		case !checked(req, res):
 			return nil, errAnswer
 		default:
-			// What came in spite of a write that failed is the answer, and the last.
-			res.Close = res.Close || unwritten != nil
 			return res, nil
 		}
 	}
-}
-
-// writeRequest writes what [http.Request.Write] would, but for the order of
-// fields, which has no meaning. What is written was valid when it was read, from
-// the client or at the start.
-func (c *directConn) writeRequest(req *Request) error {
-	host := req.Host
-	if host == "" {
-		host = c.direct.host
-	}
-	w := c.w
-	w.Reset(c) // or it would keep the error of a request before
-	for _, s := range [...]string{req.Method, " ", req.Target, " HTTP/1.1\r\nHost: ", host, "\r\n"} {
-		_, _ = w.WriteString(s) // w keeps the first error
-	}
-	for name, values := range req.Header {
-		switch name {
-		case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
-			continue // said otherwise, or not at all
-		}
-		for _, value := range values {
-			if name != "User-Agent" || value != "" {
-				writeField(w, name, value)
-			}
-		}
-	}
-	switch {
-	case req.Body != nil:
-		writeField(w, "Content-Length", strconv.FormatInt(req.Length, 10))
-	case req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
-		writeField(w, "Content-Length", "0")
-	}
-	if c.direct.options.Idle == 0 {
-		writeField(w, "Connection", "close")
-	}
-	_, _ = w.WriteString("\r\n")
-	if req.Body != nil {
-		body := req.Body()
-		_, _ = io.Copy(w, body) // from memory
-		_ = body.Close()
-	}
-	return w.Flush()
-}
-
-func writeField(w *bufio.Writer, name, value string) {
-	_, _ = w.WriteString(name)
-	_, _ = w.WriteString(": ")
-	_, _ = w.WriteString(value)
-	_, _ = w.WriteString("\r\n")
 }
 
 // directBodyReader is the body of an answer. When it has been read its
@@ -240,9 +191,10 @@ func (b *directBodyReader) end(reusable bool) {
 		return
 	}
 	cancelled := !b.uncancel()
-	if reusable && !cancelled && b.c.r.Buffered() == 0 {
+	if reusable && !cancelled && b.c.r.Buffered() == 0 && b.c.wrote() {
 		b.c.direct.put(b.c)
-	} else {
-		_ = b.c.Close()
+		return
 	}
+	_ = b.c.Close()
+	b.c.join()
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,11 +17,7 @@ import (
 func TestAChangedAnswerOfDNSIsFollowed(t *testing.T) {
 	port, _ := speaksAll(t, "127.0.0.1:0", says("old"))
 	_, _ = speaksAll(t, "127.0.0.2:"+port, says("new"))
-	for name, by := range map[string]struct{ scheme, body string }{
-		"direct":    {"http", ""},
-		"transport": {"http", strings.Repeat("b", directBody+1)},
-		"http2":     {"h2c", "body"},
-	} {
+	for name, by := range ways {
 		t.Run(name, func(t *testing.T) {
 			var moved atomic.Bool
 			resolver := newNames(t, func(string, int64) string {
@@ -40,7 +35,7 @@ func TestAChangedAnswerOfDNSIsFollowed(t *testing.T) {
 			for range 4 {
 				load.Go(func() {
 					for range 100_000 {
-						switch got := send(t, c, held(http.MethodPost, "/", by.body)); got {
+						switch got := send(t, c, by.post("/")); got {
 						case "200 old":
 							if !moved.Swap(true) {
 								continue
@@ -93,9 +88,7 @@ func TestConnectionsAreUsedUntilTheyAreOfAge(t *testing.T) {
 // TestConnectionsThatAreNotKept: each request has one of its own, which ends with
 // it.
 func TestConnectionsThatAreNotKept(t *testing.T) {
-	for name, by := range map[string]struct{ scheme, body string }{
-		"direct": {"http", ""}, "transport": {"http", strings.Repeat("b", directBody+1)}, "http2": {"h2c", "body"},
-	} {
+	for name, by := range ways {
 		t.Run(name, func(t *testing.T) {
 			const together = 5
 			var waiting sync.WaitGroup
@@ -113,12 +106,12 @@ func TestConnectionsThatAreNotKept(t *testing.T) {
 			o.Idle, o.count = 0, counted.count
 			c := New(mustParse(t, by.scheme+"://127.0.0.1:"+port), o)
 			for range together {
-				wantOutcome(t, send(t, c, held(http.MethodPost, "/", by.body)), "200")
+				wantOutcome(t, send(t, c, by.post("/")), "200")
 			}
 			waiting.Add(together)
 			var asking sync.WaitGroup
 			for range together {
-				asking.Go(func() { wantOutcome(t, send(t, c, held(http.MethodPost, "/together", by.body)), "200") })
+				asking.Go(func() { wantOutcome(t, send(t, c, by.post("/together")), "200") })
 			}
 			asking.Wait()
 			if got := made.Load(); got != 2*together {
@@ -132,9 +125,7 @@ func TestConnectionsThatAreNotKept(t *testing.T) {
 // TestRequestsOutliveTheAgeOfTheirConnections: what is under way ends as it
 // would, and its connection with it.
 func TestRequestsOutliveTheAgeOfTheirConnections(t *testing.T) {
-	for name, by := range map[string]struct{ scheme, body string }{
-		"direct": {"http", ""}, "transport": {"http", strings.Repeat("b", directBody+1)}, "http2": {"h2c", "body"},
-	} {
+	for name, by := range ways {
 		t.Run(name, func(t *testing.T) {
 			arrived, goOn := make(chan bool), make(chan bool)
 			port, made := speaksAll(t, "127.0.0.1:0", func(w http.ResponseWriter, r *http.Request) {
@@ -152,10 +143,10 @@ func TestRequestsOutliveTheAgeOfTheirConnections(t *testing.T) {
 			c := New(mustParse(t, by.scheme+"://127.0.0.1:"+port), o)
 			t.Cleanup(c.CloseIdleConnections)
 			slow := make(chan string, 1)
-			go func() { slow <- send(t, c, held(http.MethodPost, "/slow", by.body)) }()
+			go func() { slow <- send(t, c, by.post("/slow")) }()
 			<-arrived
 			c.current.Load().until = time.Now()
-			wantOutcome(t, send(t, c, held(http.MethodPost, "/", by.body)), "200")
+			wantOutcome(t, send(t, c, by.post("/")), "200")
 			close(goOn)
 			wantOutcome(t, <-slow, "200 slow")
 			if got := made.Load(); got != 2 {

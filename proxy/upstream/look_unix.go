@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // canLook tells whether readNow can be asked here.
@@ -26,6 +28,22 @@ func readNow(fd uintptr, p []byte) (int, error) {
 			return 0, io.EOF
 		default:
 			return n, nil
+		}
+	}
+}
+
+// writeNow writes what a socket takes at once of parts, of which none is empty.
+// Where a write would wait, the error is [os.ErrDeadlineExceeded].
+func writeNow(fd uintptr, parts [][]byte) (int, error) {
+	const most = 64 // parts in one call: systems have bounds of at least 1024
+	for {
+		n, err := unix.Writev(int(fd), parts[:min(most, len(parts))])
+		switch {
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			return 0, os.ErrDeadlineExceeded
+		default:
+			return max(n, 0), err
 		}
 	}
 }

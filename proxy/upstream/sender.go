@@ -1,8 +1,8 @@
 // Package upstream answers one question: how does a request get to an upstream,
 // and its answer back?
 //
-// A [Client] has the connections of one route. It sends small requests by a
-// sender of its own and all others by net/http's Transport; both hold to the
+// A [Client] has the connections of one route. It sends requests that are
+// held in memory by a sender of its own and all others by net/http's Transport; both hold to the
 // same rules, which are stated once: what may be sent again ([Request]), how
 // long is waited for what (watch), what an answer may be (checked), and what a
 // failure means ([Failure]).
@@ -63,6 +63,13 @@ type Request struct {
 	Inform func(status int, header http.Header)
 	// Recycle is told that Header is not used any more. It may not be called.
 	Recycle func()
+}
+
+// Parted is a body of a [Request] that is in memory.
+type Parted interface {
+	io.ReadCloser
+	// Parts returns all of it, before any of it was read. It holds until Close.
+	Parts() [][]byte
 }
 
 // Answer is what the upstream answered. Its Body is to be closed, which ends the

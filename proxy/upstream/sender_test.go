@@ -23,6 +23,26 @@ func held(method, target, body string) *Request {
 	return r
 }
 
+// way is one through a Client to an upstream.
+type way struct {
+	scheme, body string
+	streams      bool
+}
+
+var ways = map[string]way{
+	"direct":        {scheme: "http"},
+	"direct, large": {scheme: "http", body: strings.Repeat("b", bufferedBody+1)},
+	"transport":     {scheme: "http", body: "body", streams: true},
+	"http2":         {scheme: "h2c", body: "body"},
+}
+
+// post returns a request that goes this way.
+func (w way) post(target string) *Request {
+	r := held(http.MethodPost, target, w.body)
+	r.Held = !w.streams
+	return r
+}
+
 // send says what becomes of req: the status and body of its answer, or the
 // failure.
 func send(t *testing.T, c *Client, req *Request) string {
