@@ -43,11 +43,14 @@ func pageIcon(drawing string) template.URL {
 	return template.URL("data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>" + drawing + "</svg>")
 }
 
-// servePage shows a view of the fleet.
-func servePage(w http.ResponseWriter, v *pageView) {
+// servePage shows what all replicas do.
+func (a *admin) servePage(w http.ResponseWriter, r *http.Request) {
+	writePage(w, newPageView(a.fleet(r.Context()), r.URL.Query()))
+}
+
+func writePage(w http.ResponseWriter, v *pageView) {
+	v.Style, v.Icon = template.CSS(pageStyle), pageIcons[v.Tone]
 	var text bytes.Buffer
-	v.Style = template.CSS(pageStyle)
-	v.Icon = pageIcons[v.Tone]
 	if err := pageTemplate.Execute(&text, v); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -58,5 +61,5 @@ func servePage(w http.ResponseWriter, v *pageView) {
 	header.Set("Cache-Control", "no-store")
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("X-Content-Type-Options", "nosniff")
-	_, _ = w.Write(text.Bytes()) // the operator has left
+	_, _ = w.Write(text.Bytes()) // or the operator has left
 }

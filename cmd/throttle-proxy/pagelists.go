@@ -33,12 +33,12 @@ const (
 )
 
 func (v *pageView) addLocks(f *fleetStatus) {
-	listed, _ := v.cut(len(f.Locks), mostRows, "")
-	if more := f.LocksHeld - listed; more > 0 {
+	listed, _ := v.cut(len(f.Locks.Oldest), mostRows, "")
+	if more := f.Locks.Held - listed; more > 0 {
 		v.MoreLocks = fmt.Sprintf("and %s more, all of them younger", humanize.Comma(int64(more)))
 	}
-	for _, l := range f.Locks[:listed] {
-		v.Locks = append(v.Locks, pageLock{l.Of, l.RequestID, l.Replica, hour(f.Now.Add(-secondsOf(l.Age))), lasting(l.Age), l.Age >= oldLock})
+	for _, l := range f.Locks.Oldest[:listed] {
+		v.Locks = append(v.Locks, pageLock{l.Of, l.RequestID, l.Replica, hour(f.At.Add(-secondsOf(l.Seconds))), lasting(l.Seconds), l.Seconds >= oldLock})
 	}
 }
 
@@ -50,27 +50,25 @@ func (v *pageView) addCoolDowns(f *fleetStatus) {
 		if c.Caller {
 			whom = "one caller"
 		}
-		v.CoolDowns = append(v.CoolDowns, pageCoolDown{c.Of, whom, lasting(c.Seconds)})
+		v.CoolDowns = append(v.CoolDowns, pageCoolDown{c.Of, whom, lasting(c.Left)})
 	}
 }
 
 func (v *pageView) addBudgets(f *fleetStatus) {
-	share := func(b fleetBudget) float64 { return float64(b.Remaining) / float64(max(1, b.Most)) }
 	near := slices.Clone(f.Budgets)
 	if !v.All {
-		near = slices.DeleteFunc(near, func(b fleetBudget) bool { return share(b) >= lowShare })
+		near = slices.DeleteFunc(near, func(b fleetBudget) bool { return b.share() >= lowShare })
 	}
-	slices.SortStableFunc(near, func(a, b fleetBudget) int { return cmp.Compare(share(a), share(b)) })
 	listed, more := v.cut(len(near), mostRows, "")
 	v.MoreBudgets = more
 	for _, b := range near[:listed] {
-		row := pageBudget{Limit: b.Limit, Of: b.Of, Rate: b.Rate, Left: fmt.Sprintf("%s of %s", humanize.Comma(int64(b.Remaining)), humanize.Comma(int64(b.Most)))}
-		row.Width = int(meterWidth * share(b))
-		row.Share = fmt.Sprintf("%.0f %% left", 100*share(b))
+		row := pageBudget{Limit: b.Limit, Of: b.Of, Rate: b.Rate, Left: fmt.Sprintf("%s of %s", humanize.Comma(int64(b.Left)), humanize.Comma(int64(b.Most)))}
+		row.Width = int(meterWidth * b.share())
+		row.Share = fmt.Sprintf("%.0f %% left", 100*b.share())
 		switch {
-		case b.Remaining == 0:
+		case b.Left == 0:
 			row.Level = "out"
-		case share(b) < lowShare:
+		case b.share() < lowShare:
 			row.Level = "low"
 		}
 		v.Budgets = append(v.Budgets, row)
@@ -85,7 +83,7 @@ func (v *pageView) addCallers(f *fleetStatus) {
 	listed, more := v.cut(len(f.Callers), mostRows, "")
 	v.MoreCallers = more
 	for _, c := range f.Callers[:listed] {
-		v.Callers = append(v.Callers, pageCaller{c.Caller, c.Route, c.Reason, humanize.Comma(c.Refused)})
+		v.Callers = append(v.Callers, pageCaller{c.Caller, c.Route, c.Reason, humanize.Comma(int64(c.Refused))})
 	}
 }
 
@@ -95,7 +93,7 @@ func (v *pageView) addChanged(f *fleetStatus) {
 	for _, c := range f.Changed[:listed] {
 		row := pageChange{Of: c.Of, By: cmp.Or(c.By, "–"), Until: "it is restored", Back: "throttle-proxy restore " + c.Of}
 		if c.Left > 0 {
-			row.Until = fmt.Sprintf("%s, in %s", hour(f.Now.Add(secondsOf(c.Left))), lasting(c.Left))
+			row.Until = fmt.Sprintf("%s, in %s", hour(f.At.Add(secondsOf(c.Left))), lasting(c.Left))
 		}
 		switch c.What {
 		case "limit":
@@ -114,17 +112,21 @@ func (v *pageView) addReplicas(f *fleetStatus) {
 	var rows []pageReplica
 	for _, r := range f.Replicas {
 		row := pageReplica{
-			Tone: "ok", Name: r.Name, State: r.Ready, Store: "answers in " + answerTime(r.Answers), Version: r.Version, Up: lasting(f.Now.Sub(r.Started).Seconds()),
-			InFlight: humanize.Comma(r.InFlight), Waiting: humanize.Comma(r.Waiting),
+			Tone: "ok", Name: r.Name, State: r.State, Store: "–", Version: r.Version, Up: lasting(f.At.Sub(r.StartedAt).Seconds()),
+			InFlight: humanize.Comma(r.InFlight), Waiting: humanize.Comma(int64(r.Waiting)),
+		}
+		if r.TripMS > 0 {
+			row.Store = "answers in " + answerTime(r.TripMS)
 		}
 		switch {
-		case r.Missing:
-			row.Tone, row.State, row.Store = "warn", fmt.Sprintf("missing: last heard of %s ago", lasting(r.Heard)), "–"
-		case r.StoreAway > 0:
-			row.Tone, row.State = "bad", "decides by itself"
-			row.Store = "away for " + lasting(r.StoreAway)
+		case r.State == stateMissing:
+			row.Tone, row.State, row.Up = "warn", "missing for "+lasting(r.SilentFor), "–"
+		case len(r.Away) > 0:
+			row.Tone, row.Store = "bad", "away for "+lasting(r.Away[0].Seconds)
 		case len(r.Differences) > 0:
-			row.Tone, row.State = "warn", "differs in "+differences(r.Differences)
+			row.Tone, row.State = "warn", r.State+", differs in "+differences(r.Differences)
+		case r.State == stateSilent:
+			row.State = "has not said yet"
 		}
 		rows = append(rows, row)
 	}

@@ -29,13 +29,16 @@ func (v *pageView) addRoutes(f *fleetStatus) {
 	var routes []pageRoute
 	for _, r := range f.Routes {
 		routes = append(routes, newPageRoute(r, f.StepSeconds))
-		steps = max(steps, len(r.Steps))
+		steps = max(steps, len(r.Series.Forwarded))
 	}
 	slices.SortStableFunc(routes, func(a, b pageRoute) int {
 		return cmp.Or(cmp.Compare(b.now.below(), a.now.below()), cmp.Compare(b.all.below(), a.all.below()), cmp.Compare(b.all.forwarded, a.all.forwarded))
 	})
 	v.Refusing = refusing(routes)
-	v.Period = lastingWords(f.StepSeconds * float64(steps))
+	v.Period = "minutes"
+	if steps > 0 {
+		v.Period = fmt.Sprintf("%.0f minutes", f.StepSeconds*float64(steps)/60)
+	}
 	listed, more := v.cut(len(routes), mostRoutes, "")
 	if more != "" {
 		refusing := 0
@@ -53,14 +56,21 @@ func (v *pageView) addRoutes(f *fleetStatus) {
 }
 
 func newPageRoute(r fleetRoute, stepSeconds float64) pageRoute {
-	steps := make([]plotStep, len(r.Steps))
-	for i, s := range r.Steps {
-		steps[i] = plotStep{float64(s.Forwarded) / stepSeconds, float64(s.Limited) / stepSeconds, float64(s.Duplicates) / stepSeconds, float64(s.Errors) / stepSeconds}
+	steps := make([]plotStep, len(r.Series.Forwarded))
+	for i := range steps {
+		steps[i] = plotStep{
+			float64(r.Series.Forwarded[i]) / stepSeconds, float64(r.Series.Limited[i]) / stepSeconds,
+			float64(r.Series.Duplicates[i]) / stepSeconds, float64(r.Series.Errors[i]) / stepSeconds,
+		}
 	}
-	now := mean(steps[max(0, len(steps)-int(60/stepSeconds)):])
-	p := pageRoute{Name: r.Name, Policy: r.Policy, Plot: drawPlot(steps, int(60/stepSeconds)), now: now, all: mean(steps)}
-	if r.Paused {
-		p.Notes = append(p.Notes, "paused by hand")
+	minute := int(60 / stepSeconds)
+	now := mean(steps[max(0, len(steps)-minute):])
+	p := pageRoute{Name: r.Name, Policy: r.Policy, Plot: drawPlot(steps, minute), now: now, all: mean(steps)}
+	if r.LastMinute.Paused > 0 {
+		p.Notes = append(p.Notes, "paused, or cooling down")
+	}
+	if r.LastMinute.Waited > 0 {
+		p.Notes = append(p.Notes, perSecond(float64(r.LastMinute.Waited)/60)+" a second waited")
 	}
 	figure := func(is string, n float64, refusal bool) {
 		p.Figures = append(p.Figures, pageFigure{Is: is, Text: perSecond(n), Zero: n == 0, Hot: refusal && n > 0})
@@ -70,8 +80,8 @@ func newPageRoute(r fleetRoute, stepSeconds float64) pageRoute {
 	figure("409", now.duplicates, true)
 	figure("errors", now.failed, true)
 	takes := pageFigure{Is: "takes", Text: "–", Zero: true}
-	if r.P50 > 0 {
-		takes = pageFigure{Is: "takes", Text: answerTime(r.P50), Sub: "p99 " + answerTime(r.P99)}
+	if r.LastMinute.P50 > 0 {
+		takes = pageFigure{Is: "takes", Text: answerTime(r.LastMinute.P50), Sub: "p99 " + answerTime(r.LastMinute.P99)}
 	}
 	p.Figures = append(p.Figures, takes)
 	p.Plot.Label = fmt.Sprintf("%s, requests a second over the last minute: %s forwarded, %s limited (429), %s duplicates (409), %s errors",
@@ -118,11 +128,4 @@ func perSecond(n float64) string {
 		return fmt.Sprintf("%.1f", n)
 	}
 	return fmt.Sprintf("%.0f", n)
-}
-
-func lastingWords(seconds float64) string {
-	if minutes := seconds / 60; minutes >= 1.5 {
-		return fmt.Sprintf("%.0f minutes", minutes)
-	}
-	return "minute"
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"throttle-proxy/cluster"
 )
 
 // judge says in one sentence how the fleet is, and lists what is wrong with it.
@@ -28,44 +30,57 @@ func wellness(f *fleetStatus) string {
 	if f.Store.Address == "memory" {
 		return "this replica decides by itself"
 	}
-	return plural(len(f.Replicas), "replica") + ", Redis answers in " + answerTime(f.Store.Answers)
+	return plural(len(f.Replicas), "replica") + ", Redis answers in " + answerTime(f.Store.TripMS)
 }
 
 func (v *pageView) find(tone, what, do string) {
 	v.Findings = append(v.Findings, pageFinding{tone, what, do})
 }
 
+// findStore looks whether the replica that is asked, and others, reach the store.
 func (v *pageView) findStore(f *fleetStatus) {
 	for _, away := range f.Store.Away {
-		what := "Redis"
-		if away.Routes != "" {
-			what = "Redis' part of " + away.Routes
+		v.find("bad", fmt.Sprintf("%s has been away since %s UTC", partOf(away), hour(f.At.Add(-secondsOf(away.Seconds)))),
+			fmt.Sprintf("For %s, as %s sees it (%s). Meanwhile %s.", lasting(away.Seconds), f.Asked, away.Fault, f.Store.Meanwhile))
+	}
+	if len(f.Store.Away) > 0 {
+		return // nobody else is heard of
+	}
+	for _, r := range f.Replicas {
+		for _, away := range r.Away {
+			v.find("bad", fmt.Sprintf("%s is away for %s alone", partOf(away), r.Name),
+				fmt.Sprintf("For %s (%s). Others reach it: look at what is between them.", lasting(away.Seconds), away.Fault))
 		}
-		v.find("bad", fmt.Sprintf("%s has been away since %s", what, hour(f.Now.Add(-secondsOf(away.Seconds)))),
-			fmt.Sprintf("For %s (%s). Meanwhile %s.", lasting(away.Seconds), away.Fault, f.Store.Policy))
 	}
 }
 
+func partOf(away statusAway) string {
+	if away.Routes == "" {
+		return "Redis"
+	}
+	return "Redis’ part of " + away.Routes
+}
+
+// findReplicas looks for replicas that are missing, that differ and that end.
 func (v *pageView) findReplicas(f *fleetStatus) {
 	for _, r := range f.Replicas {
-		if r.Missing {
-			v.find("warn", r.Name+" is missing", fmt.Sprintf("It was last heard of %s ago, and did not say that it stops.", lasting(r.Heard)))
-		}
-		if r.StoreAway > 0 && len(f.Store.Away) == 0 {
-			v.find("bad", fmt.Sprintf("Redis is away for %s alone", r.Name), "The other replicas reach it: look at the network between them.")
+		if r.State == stateMissing {
+			v.find("warn", r.Name+" is missing", fmt.Sprintf("It was last heard of at %s UTC, %s ago, and did not say that it ends.", hour(f.At.Add(-secondsOf(r.SilentFor))), lasting(r.SilentFor)))
 		}
 		if len(r.Differences) > 0 {
-			v.find("warn", r.Name+" differs in "+differences(r.Differences), "Start all replicas with the same flags.")
+			v.find("warn", fmt.Sprintf("%s differs from %s in %s", r.Name, f.Asked, differences(r.Differences)), "Until they are started with the same flags, each counts by its own.")
 		}
 	}
 }
 
-func differences(all []statusDifference) string {
+// differences says in what a replica differs.
+func differences(all []cluster.Difference) string {
+	const most = 3
 	var parts []string
-	for _, d := range all[:min(len(all), maxNamed)] {
+	for _, d := range all[:min(len(all), most)] {
 		parts = append(parts, "the "+d.In+" of "+d.Route)
 	}
-	if more := len(all) - maxNamed; more > 0 {
+	if more := len(all) - most; more > 0 {
 		parts = append(parts, fmt.Sprintf("%d more", more))
 	}
 	return strings.Join(parts, ", ")

@@ -56,7 +56,7 @@ const (
 
 // newPageView puts a fleet into words.
 func newPageView(f *fleetStatus, query url.Values) *pageView {
-	v := &pageView{Replica: f.Replica, At: f.Now.UTC(), Reload: pageReload, All: query.Has("all")}
+	v := &pageView{Replica: f.Asked, At: f.At, Reload: pageReload, All: query.Has("all")}
 	if query.Has("still") {
 		v.Reload = 0
 	}
