@@ -275,7 +275,8 @@ func (r *Redis) leave() {
 	defer cancel()
 	pipe := r.redis().Pipeline()
 	pipe.ZRem(ctx, r.replicasKey(), r.options.Self.ID)
-	pipe.Set(ctx, r.replicaKey(r.options.Self.ID), farewell, farewellTime)
+	pipe.Del(ctx, r.replicaKey(r.options.Self.ID))
+	pipe.Set(ctx, r.farewellKey(r.options.Self.ID), 1, farewellTime)
 	pipe.Del(ctx, r.followedKey(r.options.Self.ID))
 	_, _ = pipe.Exec(ctx) // or its heartbeat expires
 }

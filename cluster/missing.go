@@ -11,8 +11,7 @@ import (
 )
 
 const (
-	farewell     = "gone"
-	farewellTime = time.Minute
+	farewellTime = 10 * time.Second // in which the others look for one whom they miss
 
 	missingAfter = beatExpiry       // of not being heard of; a store that was empty is told again by then
 	missedFor    = 15 * time.Minute // from then on nobody waits for it any more
@@ -24,6 +23,8 @@ type Missing struct {
 	Replica
 	Silent time.Duration
 }
+
+func (r *Redis) farewellKey(id string) string { return r.key("{fleet}:left:" + id) }
 
 // others returns the ids of the replicas that live, without this one.
 func (f *fleet) others() []string {
@@ -50,7 +51,7 @@ func (r *Redis) missed(ctx context.Context, peers map[string]Peer) map[string]Pe
 		if _, lives := peers[id]; lives || !peer.read || len(lost) >= maxMissing {
 			continue
 		}
-		if value, err := r.redis().Get(ctx, r.replicaKey(id)).Result(); (err == nil || err == redis.Nil) && value != farewell {
+		if r.redis().Get(ctx, r.farewellKey(id)).Err() == redis.Nil {
 			if lost == nil {
 				lost = make(map[string]Peer)
 			}

@@ -34,7 +34,7 @@ func (v *pageView) addRoutes(f *fleetStatus) {
 	slices.SortStableFunc(routes, func(a, b pageRoute) int {
 		return cmp.Or(cmp.Compare(b.now.below(), a.now.below()), cmp.Compare(b.all.below(), a.all.below()), cmp.Compare(b.all.forwarded, a.all.forwarded))
 	})
-	v.Refusing = refusing(routes)
+	v.Refusing = refusing(routes) + without(f)
 	v.Period = "minutes"
 	if steps > 0 {
 		v.Period = fmt.Sprintf("%.0f minutes", f.StepSeconds*float64(steps)/60)
@@ -65,7 +65,8 @@ func newPageRoute(r fleetRoute, stepSeconds float64) pageRoute {
 	}
 	minute := int(60 / stepSeconds)
 	now := mean(steps[max(0, len(steps)-minute):])
-	p := pageRoute{Name: r.Name, Policy: r.Policy, Plot: drawPlot(steps, minute), now: now, all: mean(steps)}
+	limits, _, _ := strings.Cut(r.Policy, ";") // what comes after them is as with most routes
+	p := pageRoute{Name: r.Name, Policy: limits, Plot: drawPlot(steps, minute), now: now, all: mean(steps)}
 	if r.LastMinute.Paused > 0 {
 		p.Notes = append(p.Notes, "paused, or cooling down")
 	}
@@ -104,6 +105,24 @@ func refusing(routes []pageRoute) string {
 	})
 	most := first.now.limited + first.now.duplicates
 	return fmt.Sprintf("Of %s requests a second %s are refused, %s of them of %s.", perSecond(all), perSecond(refused), perSecond(most), first.Name)
+}
+
+// without says whose requests the figures lack.
+func without(f *fleetStatus) string {
+	silent := 0
+	name := ""
+	for _, r := range f.Replicas {
+		if r.State == stateSilent {
+			silent, name = silent+1, r.Name
+		}
+	}
+	switch {
+	case silent == 0:
+		return ""
+	case silent == 1:
+		return " This is without " + name + ", which is not heard of."
+	}
+	return fmt.Sprintf(" This is without %d replicas, which are not heard of.", silent)
 }
 
 func mean(steps []plotStep) (m plotStep) {

@@ -114,6 +114,8 @@ func answerTime(ms float64) string {
 func lasting(seconds float64) string {
 	d := time.Duration(seconds * float64(time.Second))
 	switch {
+	case d < 100*time.Millisecond:
+		return "< 0.1 s"
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.1f s", seconds)
 	case d < time.Minute:

@@ -1,8 +1,10 @@
 package page
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"image/png"
 	"net/url"
 	"os"
 	"os/exec"
@@ -179,7 +181,15 @@ func (b *browser) picture(path string, width, most float64) {
 		CaptureBeyondViewport: &beyond,
 		Clip:                  &page.Viewport{Width: width, Height: min(most, value[float64](b, "document.documentElement.scrollHeight")), Scale: 1},
 	})
-	if err := os.WriteFile(path, got.Data, 0o644); err != nil {
+	picture, err := png.Decode(bytes.NewReader(got.Data))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var small bytes.Buffer
+	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, picture); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, small.Bytes(), 0o644); err != nil {
 		b.t.Fatal(err)
 	}
 }
