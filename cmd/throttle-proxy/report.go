@@ -90,7 +90,7 @@ func (r replicaReport) pack(most int) []byte {
 		refusedB, allB := weight(b)
 		return cmp.Or(cmp.Compare(refusedB, refusedA), cmp.Compare(allB, allA), cmp.Compare(a, b))
 	})
-	for kept := len(names); ; kept = kept * most / (most + most/8) {
+	for kept := len(names); ; {
 		for _, name := range names[kept:] {
 			delete(r.Routes, name)
 		}
@@ -101,6 +101,7 @@ func (r replicaReport) pack(most int) []byte {
 		if packed.Len() <= most || kept == 0 {
 			return packed.Bytes()
 		}
+		kept = kept * most / packed.Len() * 9 / 10
 	}
 }
 

@@ -215,7 +215,7 @@ func quantile(took map[int]uint32, share float64) float64 {
 	sum := 0.0
 	for class := range perOctave * octaves {
 		if sum += float64(took[class]); sum > 0 && sum >= share*all {
-			return shortest * math.Exp2(float64(class)/perOctave)
+			return math.Round(1000*shortest*math.Exp2(float64(class)/perOctave)) / 1000
 		}
 	}
 	return 0

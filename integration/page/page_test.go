@@ -198,7 +198,7 @@ func TestPage(t *testing.T) {
 func pictures(b *browser) {
 	for _, scheme := range []string{"light", "dark"} {
 		b.scheme(scheme)
-		b.picture("../../docs/page-"+scheme+".png", 1200, 1100)
+		b.picture("../../docs/page-"+scheme+".png", 1200, 1040)
 	}
 	b.size(375)
 	b.scheme("light")
