@@ -134,7 +134,7 @@ func (a *admin) fleet(ctx context.Context) *fleetStatus {
 	if len(own.Away) > 0 {
 		f.Store.Meanwhile = a.config.meanwhile("")
 	}
-	sum := newFleetSum(a.config)
+	sum := newFleetSum()
 	self := fleetReplica{Name: a.config.replica, ID: a.self.ID, Version: a.self.Version, StartedAt: a.self.Started}
 	self.tell(own)
 	sum.add(self.Name, own)
@@ -182,7 +182,6 @@ type sumOf struct {
 
 // fleetSum adds up what replicas report.
 type fleetSum struct {
-	config    *config
 	routes    map[string]*routeSum
 	callers   map[string]topCallers // by route
 	budgets   map[sumOf]fleetBudget
@@ -199,9 +198,9 @@ type routeSum struct {
 	took           map[int]uint32
 }
 
-func newFleetSum(c *config) *fleetSum {
+func newFleetSum() *fleetSum {
 	return &fleetSum{
-		config: c, routes: map[string]*routeSum{}, callers: map[string]topCallers{},
+		routes: map[string]*routeSum{}, callers: map[string]topCallers{},
 		budgets: map[sumOf]fleetBudget{}, slots: map[sumOf]fleetSlots{}, coolDowns: map[sumOf]float64{},
 	}
 }
