@@ -3,12 +3,10 @@ package main
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/pprof"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -32,7 +30,7 @@ const adminWrite = 5 * time.Minute
 // server answers operators, who may change things or only read. It logs panics of
 // its handlers.
 func (a *admin) server(changes bool) *http.Server {
-	handler := a.reading()
+	handler := forLocalNames(a.reading())
 	if changes {
 		handler = a.changing()
 	}
@@ -59,11 +57,13 @@ func (a *admin) reading() http.Handler {
 	return mux
 }
 
-// changing answers who can open the unix socket: the user of this process. What a
-// browser sends for another site changes nothing all the same.
+// changing answers who can open the unix socket: the user of this process. Where
+// others can, since its mode was changed, they only read. What a browser sends for
+// another site changes nothing all the same.
 func (a *admin) changing() http.Handler {
+	reading := a.reading()
 	mux := http.NewServeMux()
-	mux.Handle("/", a.reading())
+	mux.Handle("/", reading)
 	mux.HandleFunc("POST /-/control", a.control)
 	mux.HandleFunc("POST /-/explain", a.explain)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -71,12 +71,19 @@ func (a *admin) changing() http.Handler {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return http.NewCrossOriginProtection().Handler(mux)
+	changing := http.NewCrossOriginProtection().Handler(mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if peerIn(r.Context()).mayChange() {
+			changing.ServeHTTP(w, r)
+			return
+		}
+		reading.ServeHTTP(w, r)
+	})
 }
 
 // refuseChange answers where only reading is allowed.
 func refuseChange(w http.ResponseWriter, _ *http.Request) {
-	http.Error(w, "this address is for reading: start the replica with --admin unix:/path too, and ask there", http.StatusForbidden)
+	http.Error(w, "this is for reading: start the replica with --admin unix:/path too, and ask there as its user", http.StatusForbidden)
 }
 
 // maxLocks is how many locks a status lists, the oldest.
@@ -99,6 +106,14 @@ type status struct {
 	Slots     []statusSlots     `json:"slots"`
 	Waiting   int               `json:"waiting"` // requests, for their budgets or for slots
 	Changed   []statusChanged   `json:"changed_by_hand"`
+	Commands  []statusOrder     `json:"last_commands"` // of operators, the latest first
+}
+
+// statusOrder is what an operator has had done.
+type statusOrder struct {
+	Command string  `json:"command"` // as in "unlock slack QJNE5LS5IBG7WALZ"
+	By      string  `json:"by"`
+	Seconds float64 `json:"age_seconds"`
 }
 
 // statusChanged is what operators have changed, while it holds.
@@ -176,7 +191,7 @@ func (a *admin) status(w http.ResponseWriter, r *http.Request) {
 	if name := r.URL.Query().Get("route"); name != "" {
 		_, tag, _, ok := a.config.target(name)
 		if !ok {
-			writeJSON(w, http.StatusBadRequest, errorAnswer{fmt.Sprintf("there is no route or pool %s here: write one of %s", quote(name), strings.Join(a.config.targets(), ", "))})
+			writeJSON(w, http.StatusBadRequest, errorAnswer{a.config.noTarget(name).Error()})
 			return
 		}
 		s = s.of(name, tag)
@@ -193,7 +208,7 @@ func (a *admin) snapshot() status {
 		Ready: ready, InFlight: a.replica.proxy.InFlight(), Routes: map[string]string{},
 		Store: statusStore{Address: "memory", Breaker: "closed"},
 		Locks: statusLocks{Held: len(s.Locks), Oldest: []statusLock{}}, Slots: []statusSlots{}, Waiting: s.Waiting,
-		Budgets: []statusBudget{}, CoolDowns: []statusCoolDown{}, Changed: []statusChanged{},
+		Budgets: []statusBudget{}, CoolDowns: []statusCoolDown{}, Changed: []statusChanged{}, Commands: []statusOrder{},
 	}
 	for _, c := range s.Changed {
 		changed := statusChanged{What: string(c.Deed), Of: cmp.Or(c.Tag, c.Route), Limit: c.Limit, Message: c.Message, Left: c.Left.Seconds(), By: c.By}
@@ -201,6 +216,9 @@ func (a *admin) snapshot() status {
 			changed.Rate = c.Rate.String()
 		}
 		out.Changed = append(out.Changed, changed)
+	}
+	for _, o := range s.Orders {
+		out.Commands = append(out.Commands, statusOrder{o.Text, o.By, o.Ago.Seconds()})
 	}
 	for _, r := range a.config.routes {
 		out.Routes[r.Name] = a.config.describeLimits(r) + "; " + describeDedupe(r) + describeCoolDown(r)
