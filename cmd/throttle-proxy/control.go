@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -83,7 +84,7 @@ func readOrder(w http.ResponseWriter, r *http.Request, longest int64, order any)
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, longest))
 	decoder.DisallowUnknownFields() // what is misspelled is not left out
 	err := decoder.Decode(order)
-	if err == nil && decoder.More() {
+	if err == nil && decoder.Decode(&json.RawMessage{}) != io.EOF {
 		err = errors.New("something follows it")
 	}
 	if err != nil {
