@@ -30,7 +30,7 @@ var Deeds = []Deed{SetLimit, SetPause, TakeBack, FillBudget, FreeLock}
 // Order is a deed of an operator, for all replicas.
 type Order struct {
 	Deed      Deed
-	Route     string        // to pause, or to take back
+	Route     string        // to pause, or to take back; of a limit, whose it is
 	Tag       string        // of the limits or of the lock
 	Limits    []string      // names: of the one to be set, or of those to be taken back or filled
 	Rate      limiter.Limit // to be set
@@ -57,7 +57,7 @@ type Changed struct {
 	Tag     string        // of a limit
 	Limit   string        // its name
 	Rate    limiter.Limit // which it is now
-	Route   string        // that is paused
+	Route   string        // that is paused; or whose limit it is, which may be a pool
 	Message string
 	Left    time.Duration // until it ends by itself; 0 if it does not
 	By      string
@@ -105,7 +105,7 @@ type setControl struct {
 
 // replaces reports whether c is set in place of other.
 func (c setControl) replaces(other setControl) bool {
-	return c.Deed == other.Deed && c.Route == other.Route && c.Tag == other.Tag && c.Limit == other.Limit
+	return c.Deed == other.Deed && c.Tag == other.Tag && c.Limit == other.Limit && (c.Deed == SetLimit || c.Route == other.Route)
 }
 
 type deedDone struct {
@@ -186,7 +186,7 @@ func (c controls) with(o Order, at time.Duration) (controls, error) {
 	}
 	switch o.Deed {
 	case SetLimit:
-		set.Tag, set.Limit, set.Rate = o.Tag, o.Limits[0], o.Rate
+		set.Route, set.Tag, set.Limit, set.Rate = o.Route, o.Tag, o.Limits[0], o.Rate
 	case SetPause:
 		set.Route = o.Route
 	case FillBudget, FreeLock:

@@ -218,7 +218,7 @@ func (k *known) changed() (changed []Changed) {
 		return nil
 	}
 	for _, s := range c.limits {
-		changed = append(changed, Changed{Deed: SetLimit, Tag: s.Tag, Limit: s.Limit, Rate: s.Rate, Left: c.left(s, now), By: s.By})
+		changed = append(changed, Changed{Deed: SetLimit, Route: s.Route, Tag: s.Tag, Limit: s.Limit, Rate: s.Rate, Left: c.left(s, now), By: s.By})
 	}
 	for _, s := range c.pauses {
 		changed = append(changed, Changed{Deed: SetPause, Route: s.Route, Message: s.Message, Left: c.left(s, now), By: s.By})

@@ -107,3 +107,28 @@ func TestWhatIsSetHoldsWithoutTheStore(t *testing.T) {
 	})
 	expect(t, "restored", post(t, r.url+"/hook", "restored"), "200")
 }
+
+// A limit is told under the name by which it is taken back, and from then on.
+func TestWhatIsSetIsTakenBackByTheNameThatIsTold(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	socket := "unix:" + filepath.Join(t.TempDir(), "admin.sock")
+	admin := "--admin=" + socket
+	startReplica(t, "--register", "a="+u.URL, "--register", "b="+u.URL+"/b", "--pool", "ab=a,b", "--rate", "ab=100/s,name=both", "--rate", "a=50/s", "--admin", socket)
+	done(t, "limit both of a is 3/s", "limit", "a", "3/s,name=both", admin)
+	done(t, "limit a of a is 2/s", "limit", "a", "2/s,name=a", admin)
+	done(t, "changed by hand: limit ab 3/s,name=both by ", "status", admin)
+	done(t, "changed by hand: limit a 2/s,name=a by ", "status", "a", admin)
+	done(t, "budget a of ab: 2 left of 2/s\n", "status", "a", admin) // before any request
+	if _, said, _ := command(t, "status", "b", admin); strings.Contains(said, "limit a ") {
+		t.Errorf("got %s, want nothing of another route", said)
+	}
+	done(t, "ab is as it was configured", "restore", "ab", admin)
+	if _, said, _ := command(t, "status", admin); strings.Contains(said, "limit ab 3/s,name=both by") || !strings.Contains(said, "changed by hand: limit a 2/s,name=a by ") {
+		t.Errorf("got %s, want the pool's limit taken back alone", said)
+	}
+	done(t, "a is as it was configured", "restore", "a", admin)
+	if _, said, _ := command(t, "status", admin); strings.Contains(said, "changed by hand: ") || !strings.Contains(said, "budget a of ab: 50 left of 50/s") {
+		t.Errorf("got %s, want nothing changed", said)
+	}
+}

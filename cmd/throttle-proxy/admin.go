@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"throttle-proxy/cluster"
+	"throttle-proxy/limiter"
 )
 
 // admin is what operators ask a replica, on a listener of its own.
@@ -210,10 +211,12 @@ func (a *admin) snapshot() status {
 		Locks: statusLocks{Held: len(s.Locks), Oldest: []statusLock{}}, Slots: []statusSlots{}, Waiting: s.Waiting,
 		Budgets: []statusBudget{}, CoolDowns: []statusCoolDown{}, Changed: []statusChanged{}, Commands: []statusOrder{},
 	}
+	type limitOf struct{ name, tag string }
+	set := map[limitOf]limiter.Limit{} // by operators, of which no request has told yet
 	for _, c := range s.Changed {
-		changed := statusChanged{What: string(c.Deed), Of: cmp.Or(c.Tag, c.Route), Limit: c.Limit, Message: c.Message, Left: c.Left.Seconds(), By: c.By}
+		changed := statusChanged{What: string(c.Deed), Of: cmp.Or(c.Route, c.Tag), Limit: c.Limit, Message: c.Message, Left: c.Left.Seconds(), By: c.By}
 		if c.Deed == cluster.SetLimit {
-			changed.Rate = c.Rate.String()
+			changed.Rate, set[limitOf{c.Limit, c.Tag}] = c.Rate.String(), c.Rate
 		}
 		out.Changed = append(out.Changed, changed)
 	}
@@ -235,7 +238,8 @@ func (a *admin) snapshot() status {
 		out.Store.Away = append(out.Store.Away, statusAway{away.Tag, time.Since(away.Since).Seconds(), away.Fault})
 	}
 	for _, b := range a.metrics.budgets.all {
-		out.Budgets = append(out.Budgets, statusBudget{b.Name, b.Tag, b.now().String(), b.remaining()})
+		limit := cmp.Or(set[limitOf{b.Name, b.Tag}], b.limit)
+		out.Budgets = append(out.Budgets, statusBudget{b.Name, b.Tag, limit.String(), b.remainingOf(limit)})
 	}
 	for _, p := range s.Pauses {
 		out.CoolDowns = append(out.CoolDowns, statusCoolDown{p.Tag, p.Caller, p.Left.Seconds()})

@@ -75,11 +75,11 @@ func (b *budget) remaining() int {
 	return cmp.Or(b.set, b.limit).Remaining(time.Until(b.full))
 }
 
-// now is the limit by which it was decided last.
-func (b *budget) now() limiter.Limit {
+// remainingOf is what would remain under another limit, likewise.
+func (b *budget) remainingOf(limit limiter.Limit) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return cmp.Or(b.set, b.limit)
+	return limit.Remaining(time.Until(b.full))
 }
 
 // Describe implements [prometheus.Collector].

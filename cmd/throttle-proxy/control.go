@@ -156,7 +156,9 @@ func (c *config) order(r orderRequest) (o cluster.Order, err error) {
 	o.Text = strings.TrimSpace(r.Do + " " + r.Route)
 	switch o.Deed {
 	case cluster.SetLimit:
-		err = setLimit(&o, r, limits)
+		if err = setLimit(&o, r, limits); err == nil && slices.Contains(namesOf(c.shared[tag]), o.Limits[0]) {
+			o.Route = tag // it is the pool's, by whichever of its routes it was set
+		}
 	case cluster.SetPause:
 		if isPool {
 			return o, fmt.Errorf("%s is a pool: pause each of its routes", r.Route)

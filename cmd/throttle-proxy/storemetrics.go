@@ -97,7 +97,7 @@ func (c *storeCollector) Collect(values chan<- prometheus.Metric) {
 	type change struct{ what, of string }
 	changes := map[change]int{}
 	for _, changed := range s.Changed {
-		changes[change{string(changed.Deed), cmp.Or(changed.Tag, changed.Route)}]++
+		changes[change{string(changed.Deed), cmp.Or(changed.Route, changed.Tag)}]++
 	}
 	for of, n := range changes {
 		values <- prometheus.MustNewConstMetric(byHand, prometheus.GaugeValue, float64(n), of.what, of.of)
