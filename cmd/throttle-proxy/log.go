@@ -270,6 +270,8 @@ func storeObserver(logger *slog.Logger, timeout time.Duration, meanwhile func(ta
 			log.Warn("lock lost: another request has taken it while its holder was in flight")
 		case cluster.FleetUnknown:
 			log.Warn("replicas cannot be counted", slog.String("fault", cluster.FaultOf(change.Err)), slog.Any("error", change.Err))
+		case cluster.ControlUnread:
+			log.Warn("what was changed by hand cannot be read: what is known here stays, and the next command puts it right", slog.Any("error", change.Err))
 		case cluster.Ordered:
 			logOrder(log, change.Order, change.By, change.Version)
 		case cluster.LimitChanged:

@@ -88,6 +88,8 @@ func TestMetrics(t *testing.T) {
 	value(3, "slots", "slots", "a")
 	value(0, "slots_used", "slots", "a")
 	value(1, "changed_by_hand", "a", "pause")
+	value(1, "changes_by_hand_total", "pause")
+	value(0, "changes_by_hand_total", "unlock")
 	value(1, "panics_total")
 	value(7, "log_lines_dropped_total")
 
