@@ -116,7 +116,7 @@ var flightBehaviours = map[string]func(t *testing.T, fleet []replica){
 		leader := admit(t, fleet[0], sharing(Joined, request("a")))
 		leader.Grant.Share(make([]byte, maxHeldAnswer+1))
 		leader.Grant.Release(time.Hour)
-		for _, r := range fleet {
+		for _, r := range []replica{fleet[1], fleet[2], fleet[0]} { // which knows of the hold before the store does
 			eventually(t, "held", func() bool { return ask(t, r, request("a")).Outcome == Held }) // which wants nothing of it
 			if v := ask(t, r, sharing(Joined, request("a"))); v.Flight != nil {
 				expectEnding(t, follow(t, v), Unshareable, "")
