@@ -70,9 +70,7 @@ func (x *exchange) copyBody(a *upstream.Answer) {
 		}
 		if n > 0 {
 			if _, failure := x.client.Write(buffer[:n]); failure != nil {
-				if err == nil {
-					x.readOn(a, left, buffer)
-				}
+				x.readOn(a, left, buffer, err)
 				x.breakOff()
 			}
 			if left != 0 {

@@ -91,23 +91,19 @@ func (x *exchange) keep() {
 }
 
 // readOn reads the rest of an answer whose client has left, for when it comes again.
-func (x *exchange) readOn(a *upstream.Answer, left int64, buffer []byte) {
-	for x.record.records() {
-		if left == 0 {
-			x.record.end(a)
-			break
-		}
-		n, err := a.Body.Read(buffer)
+// left is what is still to come, -1 if that is not known, and err what the last read
+// has said.
+func (x *exchange) readOn(a *upstream.Answer, left int64, buffer []byte, err error) {
+	for err == nil && left != 0 && x.record.records() {
+		var n int
+		n, err = a.Body.Read(buffer)
 		x.record.add(buffer[:n])
 		if left > 0 {
 			left -= int64(n)
 		}
-		if err == io.EOF && left <= 0 {
-			x.record.end(a)
-		}
-		if err != nil {
-			break
-		}
+	}
+	if left == 0 || err == io.EOF {
+		x.record.end(a)
 	}
 	x.settle()
 }
