@@ -24,7 +24,7 @@ type replica interface {
 // behaviours are what a fleet of three owes its callers, whatever decides for
 // it. A Memory runs them in a bubble, where sleep takes no time, and plays all
 // three replicas itself. No row says that something is fast.
-var behaviours = merged(lockBehaviours, budgetBehaviours, pauseBehaviours, orderBehaviours, grantBehaviours, spreadBehaviours, waitBehaviours, slotBehaviours, turnBehaviours, controlBehaviours, weighBehaviours, keyBehaviours)
+var behaviours = merged(lockBehaviours, budgetBehaviours, pauseBehaviours, orderBehaviours, grantBehaviours, spreadBehaviours, waitBehaviours, slotBehaviours, turnBehaviours, controlBehaviours, weighBehaviours, keyBehaviours, flightBehaviours)
 
 func merged[V any](all ...map[string]V) map[string]V {
 	one := make(map[string]V)

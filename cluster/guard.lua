@@ -94,7 +94,7 @@ end
 local arrived = tonumber(ARGV[10]) or 0
 if lock then
   local value = redis.call('GET', lock)
-  if value and string.sub(value, -5) == ' done' and arrived >= tonumber(string.match(value, '^%S+ %S+ %S+ %S+ (%d+)') or 0) then
+  if value and string.sub(value, -5) == ' done' and (arrived == 0 or arrived >= tonumber(string.match(value, '^%S+ %S+ %S+ %S+ (%d+)') or 0)) then
     redis.call('DEL', lock) -- it refuses nobody, and has no answer for this one
     value = nil
   end

@@ -157,7 +157,7 @@ func (k *known) duplicateLocked(ask Ask, now time.Duration) (v Verdict, refused 
 	case lock.held() && !lock.passed:
 		v.Outcome = Held
 	}
-	v.followLocked(ask, lock, cmp.Or(ask.Arrived, now))
+	v.followLocked(ask, lock, cmp.Or(ask.Arrived, now, 1))
 	return v, true
 }
 
@@ -258,7 +258,7 @@ func (k *known) addLocked(lock *lock, now time.Duration) {
 	}
 	lock.admitted = now
 	if k.alone {
-		lock.started = now
+		lock.started = max(now, 1) // 0 is not known
 	}
 	k.locks.add(lock)
 }

@@ -55,7 +55,7 @@ func (m *Memory) decide(ask Ask) (Verdict, error) {
 		}
 	}
 	if ask.Sharing == Fresh {
-		v.Arrived = cmp.Or(ask.Arrived, now)
+		v.Arrived = cmp.Or(ask.Arrived, now, 1)
 	}
 	return m.known.toldLocked(ask, v, limiter.Alone), nil
 }

@@ -65,7 +65,9 @@ func (r *Redis) listen(s *subscription) {
 	})
 	for ctx.Err() == nil {
 		pubsub := r.connectSubscription(ctx, s)
+		unread := context.AfterFunc(ctx, func() { _ = pubsub.Close() }) // which a read that is under way does not see
 		r.receive(ctx, s, pubsub)
+		unread()
 		r.watches.mu.Lock()
 		s.pubsub = nil
 		r.watches.mu.Unlock()
@@ -90,11 +92,15 @@ func (r *Redis) connectSubscription(ctx context.Context, s *subscription) *redis
 	return s.pubsub
 }
 
+// silence is how long a connection may be silent before it is asked whether it lives,
+// and until it has answered that.
+const silence = 5 * time.Second
+
 // receive passes on what comes, until the connection is lost, or the slot moves.
 func (r *Redis) receive(ctx context.Context, s *subscription, pubsub *redis.PubSub) {
 	silent := false // it was asked whether it lives
 	for {
-		message, err := pubsub.ReceiveTimeout(ctx, r.options.LockTTL)
+		message, err := pubsub.ReceiveTimeout(ctx, silence)
 		var timeout net.Error
 		switch {
 		case err == nil:

@@ -214,11 +214,12 @@ func (r *Redis) shareIn(ask Ask, v *Verdict, arrived time.Duration) {
 	}
 	_, rest, _ := strings.Cut(v.value, " ")
 	token, _, _ := strings.Cut(rest, " ")
-	if own := r.known.flightOf(ask, token); own != nil {
+	switch own, inFlight := r.known.flightOf(ask, token); {
+	case own != nil:
 		v.Flight = &Flight{own: own}
-	} else if r.partOf(ask.Tag).away() {
+	case inFlight || r.partOf(ask.Tag).away():
 		return
-	} else {
+	default:
 		v.Flight = &Flight{watch: watched{r, flightID{ask.Tag, token}, *ask.Fingerprint}}
 	}
 	v.Flight.holder = v.Holder
@@ -230,14 +231,19 @@ func (r *Redis) shareIn(ask Ask, v *Verdict, arrived time.Duration) {
 	}
 }
 
-// flightOf returns the flight of this replica with a token, or nil.
-func (k *known) flightOf(ask Ask, token string) *flight {
+// flightOf returns the flight of this replica with a token, or nil if there is none
+// whose answer can be had, and reports whether it is under way.
+func (k *known) flightOf(ask Ask, token string) (own *flight, inFlight bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if lock := k.locks.known[lockID{ask.Tag, *ask.Fingerprint}]; lock != nil && lock.token() == token {
-		return lock.flight
+	lock := k.locks.known[lockID{ask.Tag, *ask.Fingerprint}]
+	if lock == nil || lock.token() != token {
+		return nil, false
 	}
-	return nil
+	if lock.flight == nil || lock.flight.over && lock.flight.ending.Kind != Answered {
+		return nil, !lock.held()
+	}
+	return lock.flight, !lock.held()
 }
 
 // startedOf returns when the exchange of a lock with that value began, by the store's
