@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -210,11 +211,14 @@ func (p *problem) members(o object) object {
 	return o
 }
 
+// ofDuplicates are the reasons that have to do with an equal request.
+var ofDuplicates = []Reason{ReasonDuplicate, ReasonHeld, ReasonNotShareable, ReasonKeyReused, ReasonNotKept, ReasonOutcomeUnknown}
+
 // errorType is the kind of an error in the words that the SDKs of OpenAI,
 // Anthropic and Stripe have for it.
 func (p *problem) errorType() string {
 	switch {
-	case p.reason == ReasonDuplicate, p.reason == ReasonHeld, p.reason == ReasonNotShareable:
+	case slices.Contains(ofDuplicates, p.reason):
 		return "idempotency_error"
 	case p.status == http.StatusTooManyRequests:
 		return "rate_limit_error"
@@ -234,7 +238,7 @@ var (
 	// exposed are the fields of our answers that a page may read, beside those
 	// that any may.
 	exposed = []string{"Retry-After, Retry-After-Ms, X-Amz-Retry-After, X-Should-Retry, Stripe-Should-Retry, RateLimit, RateLimit-Policy, " +
-		"Proxy-Status, Via, Grpc-Status, Grpc-Message, Grpc-Retry-Pushback-Ms"}
+		"Proxy-Status, Via, Idempotent-Replayed, Cache-Status, Grpc-Status, Grpc-Message, Grpc-Retry-Pushback-Ms"}
 )
 
 func isSuccess(status int) bool { return status >= 200 && status < 300 }

@@ -185,6 +185,35 @@ var refusals = map[Reason]refusal{
 		status: 503, kind: reducedCapacity, title: "Too many in flight", grpc: "14", retryAfter: "1", errorType: "api_error",
 		before: func(_ *testing.T, r *rig) { r.options.MaxInFlight = 0 },
 	},
+	ReasonBadKey: {
+		compared: true, status: 400, kind: "urn:throttle-proxy:problem:bad-key", title: "Bad idempotency key", grpc: "3", errorType: "invalid_request_error",
+		detail: `This route wants an idempotency key: send Idempotency-Key: \"…\" or X-Idempotency-Key, once, with up to 255 printable ASCII characters. This request was not sent.`,
+		route:  func(r *Route) { r.Idempotency = Idempotency{Keep: time.Hour, Required: true} },
+	},
+	ReasonKeyReused: {
+		compared: true, status: 422, kind: "urn:throttle-proxy:problem:key-reused", title: "Idempotency key reused", grpc: "9", errorType: "idempotency_error",
+		route:  keeps(time.Hour),
+		change: keyed("k"),
+		before: func(t *testing.T, r *rig) { wantOutcome(t, r.do(keyed("k")(post("other"))), "200") },
+	},
+	ReasonNotKept: {
+		compared: true, status: 409, kind: "urn:throttle-proxy:problem:answer-not-kept", title: "Answer not kept", grpc: "9", errorType: "idempotency_error",
+		route:  keeps(time.Hour),
+		change: keyed("k"),
+		before: func(t *testing.T, r *rig) {
+			r.over(answers(ok, strings.Repeat("x", maxKept+1)))
+			wantOutcome(t, r.do(keyed("k")(post("same"))), "200")
+		},
+	},
+	ReasonOutcomeUnknown: {
+		compared: true, status: 409, kind: "urn:throttle-proxy:problem:outcome-unknown", title: "Outcome unknown", grpc: "9", errorType: "idempotency_error",
+		route:  keeps(time.Hour),
+		change: keyed("k"),
+		before: func(t *testing.T, r *rig) {
+			r.over(fails(true, io.EOF))
+			wantOutcome(t, r.do(keyed("k")(post("same"))), "upstream-closed")
+		},
+	},
 	ReasonUpstreamRefused: {
 		status: 502, kind: "urn:throttle-proxy:problem:upstream-refused", title: "Upstream refused", grpc: "14", retryAfter: "1", admitted: true, errorType: "api_error",
 		upstream: fails(false, syscall.ECONNREFUSED),
@@ -338,7 +367,7 @@ func (x refusal) body(id, first string) string {
 	if detail == "" {
 		detail = reasons[x.reason].detail + map[bool]string{false: " This request was not sent.", true: " The upstream may have acted on this request."}[x.sent]
 	}
-	if x.reason == ReasonUnknownRoute || x.detail != "" && x.reason != ReasonAmbiguousField && x.reason != ReasonPaused {
+	if x.reason == ReasonUnknownRoute || x.detail != "" && x.reason != ReasonAmbiguousField && x.reason != ReasonPaused && x.reason != ReasonBadKey {
 		route = ""
 	}
 	if x.retryAfter != "" {
