@@ -75,6 +75,24 @@ func (b *budget) remaining() int {
 	return cmp.Or(b.set, b.limit).Remaining(time.Until(b.full))
 }
 
+// spent returns those that are not full, but at most so many.
+func (b *budgets) spent(most int) (spent []fleetBudget) {
+	for _, budget := range b.all {
+		limit := budget.now()
+		if left := budget.remaining(); left < limit.Burst && len(spent) < most {
+			spent = append(spent, fleetBudget{budget.Name, budget.Tag, limit.String(), left, limit.Burst})
+		}
+	}
+	return spent
+}
+
+// now is the limit by which it was decided last.
+func (b *budget) now() limiter.Limit {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return cmp.Or(b.set, b.limit)
+}
+
 // remainingOf is what would remain under another limit, likewise.
 func (b *budget) remainingOf(limit limiter.Limit) int {
 	b.mu.Lock()
