@@ -14,13 +14,18 @@ type Status struct {
 	Slots   []SlotStatus  // those that exchanges of this replica have, by kind
 	Waiting int           // requests that wait for budgets or slots
 	Changed []Changed     // by operators, while it holds
+	Orders  []GivenOrder  // of operators, the latest first; some
+	// Followed is how many orders this replica has followed since its start.
+	Followed map[Deed]uint64
 
 	// What follows is empty without a store.
 	Away    []AwayStatus
 	Live    int // replicas, with this one; 0 while it is not known
 	Peers   []Peer
-	Renewed uint64 // locks, since the start
-	Lost    uint64 // likewise
+	Missing []Missing
+	Trip    time.Duration // of the last heartbeat to the store and back; 0 before the first one
+	Renewed uint64        // locks, since the start
+	Lost    uint64        // likewise
 	// SlotsLost is how often a slot could not be renewed, since the store had lost
 	// it and others have taken all that there are.
 	SlotsLost uint64
@@ -72,6 +77,7 @@ func (k *known) status() (s Status) {
 	}
 	s.Slots, s.Waiting = k.slotStatus()
 	s.Changed = k.changed()
+	s.Orders, s.Followed = k.given()
 	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
 	slices.SortFunc(s.Pauses, func(a, b PauseStatus) int { return cmp.Compare(b.Left, a.Left) })
 	return s
@@ -93,7 +99,9 @@ func (r *Redis) Status() Status {
 	s.Live = r.fleet.live(0)
 	r.fleet.mu.Lock()
 	s.Peers = slices.SortedFunc(maps.Values(r.fleet.peers), func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
+	s.Missing = r.fleet.missing(r.known.now())
 	r.fleet.mu.Unlock()
+	s.Trip = time.Duration(r.trip.Load())
 	s.SlotsLost = r.counts.slotsLost.Load()
 	s.Renewed, s.Lost = r.counts.renewed.Load(), r.counts.lost.Load()
 	r.counts.mu.Lock()
