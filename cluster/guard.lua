@@ -101,7 +101,7 @@ if lock then
   if value then
     value = current(lock, value, now, ARGV[4])
     if ARGV[10] ~= '' and string.find(value, '^%S+ j%S+ %S+ %S+ %d+$') then
-      redis.call('SET', lock, value .. ' wanted', 'KEEPTTL')
+      redis.pcall('SET', lock, value .. ' wanted', 'KEEPTTL') -- it is a duplicate also where memory is short
     end
     return {DUPLICATE, now, value}
   end

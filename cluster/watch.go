@@ -106,6 +106,9 @@ func (r *Redis) look(ctx context.Context, w *watch, subscribed <-chan struct{}) 
 		if ending.Kind == 0 {
 			ending, known = r.readFlight(ctx, w)
 		}
+		if told := r.toldOf(w); known && ending.Kind == Lost && told != 0 { // meanwhile
+			ending.Kind = told
+		}
 		if known {
 			w.ending = ending
 			close(w.ended)
@@ -158,7 +161,11 @@ func (w *watch) read(text string, now time.Duration) (e Ending, known bool) {
 		if err != nil {
 			return Ending{Kind: Unshareable}, true // what is there is nothing of ours
 		}
-		return Ending{Kind: Answered, Answer: answer, Age: max(0, now-at)}, true
+		e := Ending{Kind: Answered, Answer: answer}
+		if at > 0 { // else its leader did not know the time
+			e.Age = max(0, now-at)
+		}
+		return e, true
 	case Unshareable, Again, Lost:
 		return Ending{Kind: kind}, true
 	}
@@ -209,7 +216,7 @@ func (r *Redis) asksToShare(ask Ask, refusal Verdict, equal bool) bool {
 // shareIn lets a follower have the flight of the lock that refuses it, if it has one
 // whose answer is, or will be, there.
 func (r *Redis) shareIn(ask Ask, v *Verdict, arrived time.Duration) {
-	if ask.Sharing == Unshared || v.Flight != nil || v.Outcome != Duplicate && v.Outcome != Held || !isShared(v.value) {
+	if ask.Sharing == Unshared || ask.Sharing == Fresh && arrived == 0 || v.Flight != nil || v.Outcome != Duplicate && v.Outcome != Held || !isShared(v.value) {
 		return
 	}
 	_, rest, _ := strings.Cut(v.value, " ")
