@@ -118,7 +118,7 @@ bench: deps
 	@mkdir -p bin
 	PATH="$$PATH:/usr/sbin" $(GO) test -run '^$$' -bench . -benchmem -count $(RUNS) ./... > bin/bench.txt || { cat bin/bench.txt; exit 1; }
 	$(GO) run $(BENCHSTAT) bin/bench.txt
-	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -plots docs
+	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -plots docs -history integration/bench/history.csv
 
 bench-growth: deps
 	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -growth -runs 3

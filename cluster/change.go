@@ -28,6 +28,7 @@ const (
 	FleetUnknown                         // the store cannot tell who lives: Err says why
 	StoreMoved                           // the sentinels have named another master, which is asked from now on
 	StoreFar                             // a round trip of Trip is too long for the timeout of an ask
+	ControlUnread                        // what operators have changed cannot be read: Err says why
 	Ordered                              // this replica obeys an operator's Order from now on, of By
 	LimitChanged                         // the store has the budget of Limit, which is now Is, from when it was Was
 )

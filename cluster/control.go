@@ -24,10 +24,13 @@ const (
 	FreeLock   Deed = "unlock"  // let equal requests pass
 )
 
+// Deeds are all of them.
+var Deeds = []Deed{SetLimit, SetPause, TakeBack, FillBudget, FreeLock}
+
 // Order is a deed of an operator, for all replicas.
 type Order struct {
 	Deed      Deed
-	Route     string        // to pause, or to take back
+	Route     string        // to pause, or to take back; of a limit, whose it is
 	Tag       string        // of the limits or of the lock
 	Limits    []string      // names: of the one to be set, or of those to be taken back or filled
 	Rate      limiter.Limit // to be set
@@ -54,10 +57,17 @@ type Changed struct {
 	Tag     string        // of a limit
 	Limit   string        // its name
 	Rate    limiter.Limit // which it is now
-	Route   string        // that is paused
+	Route   string        // that is paused; or whose limit it is, which may be a pool
 	Message string
 	Left    time.Duration // until it ends by itself; 0 if it does not
 	By      string
+}
+
+// GivenOrder is an order as operators are told of it.
+type GivenOrder struct {
+	Deed     Deed
+	Text, By string
+	Ago      time.Duration
 }
 
 // tombstone is how long what was done once is remembered, for replicas that were
@@ -70,8 +80,16 @@ type controls struct {
 	Version uint64       `json:"-"`
 	Set     []setControl `json:"set,omitempty"`  // holds until it ends
 	Done    []deedDone   `json:"done,omitempty"` // was done once, the oldest first
-	Text    string       `json:"text"`           // of the last order
-	By      string       `json:"by"`             // likewise
+	Last    []givenOrder `json:"last,omitempty"` // orders, the oldest first
+}
+
+// givenOrder is what operators are told of an order.
+type givenOrder struct {
+	Version uint64 `json:"version"` // with which it was given
+	Deed    Deed   `json:"deed"`
+	Text    string `json:"text"`
+	By      string `json:"by"`
+	At      int64  `json:"at"`
 }
 
 type setControl struct {
@@ -87,7 +105,7 @@ type setControl struct {
 
 // replaces reports whether c is set in place of other.
 func (c setControl) replaces(other setControl) bool {
-	return c.Deed == other.Deed && c.Route == other.Route && c.Tag == other.Tag && c.Limit == other.Limit
+	return c.Deed == other.Deed && c.Tag == other.Tag && c.Limit == other.Limit && (c.Deed == SetLimit || c.Route == other.Route)
 }
 
 type deedDone struct {
@@ -100,18 +118,30 @@ type deedDone struct {
 	Until     int64    `json:"until"` // is forgotten then
 }
 
-// parseControls reads 'VERSION JSON'.
+// errUnreadable is of what is in the store, which may be of another version.
+var errUnreadable = errors.New("it cannot be read")
+
+// maxDigits is how long a version can be, so that Lua's numbers hold it.
+const maxDigits = 15
+
+// parseControls reads 'VERSION JSON'. The error wraps [errUnreadable]; the version is
+// there if it could be read.
 func parseControls(text string) (c controls, err error) {
 	if text == "" {
 		return c, nil
 	}
-	version, rest, _ := strings.Cut(text, " ")
-	if c.Version, err = strconv.ParseUint(version, 10, 63); err == nil {
-		err = json.Unmarshal([]byte(rest), &c)
+	number, rest, _ := strings.Cut(text, " ")
+	version, err := strconv.ParseUint(number, 10, 63)
+	switch {
+	case err != nil:
+		return controls{}, fmt.Errorf("%w: %w", errUnreadable, err)
+	case len(number) > maxDigits:
+		return controls{}, errUnreadable
 	}
-	if err != nil {
-		return c, fmt.Errorf("what operators have changed cannot be read: %w", err)
+	if err := json.Unmarshal([]byte(rest), &c); err != nil {
+		return controls{Version: version}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
+	c.Version = version
 	c.Set = slices.DeleteFunc(c.Set, func(s setControl) bool { return s.Deed == SetLimit && s.Rate.Validate() != nil })
 	return c, nil
 }
@@ -128,6 +158,7 @@ func (c controls) String() string {
 const (
 	maxSet  = 10_000 // limits and pauses: more than routes have
 	maxDone = 256    // the oldest are forgotten, which all replicas have done by then
+	maxLast = 20     // likewise
 )
 
 var errTooManyChanges = errors.New("too much has been changed by hand: restore some of it")
@@ -135,7 +166,9 @@ var errTooManyChanges = errors.New("too much has been changed by hand: restore s
 // with returns c after an order, at an instant of the store's clock.
 func (c controls) with(o Order, at time.Duration) (controls, error) {
 	now := at.Microseconds()
-	next := controls{Version: c.Version + 1, Text: o.Text, By: o.By}
+	next := controls{Version: c.Version + 1}
+	next.Last = append(slices.Clone(c.Last), givenOrder{next.Version, o.Deed, o.Text, o.By, now})
+	next.Last = next.Last[max(0, len(next.Last)-maxLast):]
 	for _, s := range c.Set {
 		taken := o.Deed == TakeBack && (s.Deed == SetPause && s.Route == o.Route || s.Deed == SetLimit && s.Tag == o.Tag && slices.Contains(o.Limits, s.Limit))
 		if !taken && (s.Until == 0 || s.Until > now) {
@@ -153,7 +186,7 @@ func (c controls) with(o Order, at time.Duration) (controls, error) {
 	}
 	switch o.Deed {
 	case SetLimit:
-		set.Tag, set.Limit, set.Rate = o.Tag, o.Limits[0], o.Rate
+		set.Route, set.Tag, set.Limit, set.Rate = o.Route, o.Tag, o.Limits[0], o.Rate
 	case SetPause:
 		set.Route = o.Route
 	case FillBudget, FreeLock:

@@ -12,7 +12,11 @@ local value = redis.pcall('GET', KEYS[1])
 if type(value) ~= 'string' then -- there is none, or nothing of ours
   value = ''
 end
-if tonumber(ARGV[2]) > (tonumber(string.match(value, '^(%d+) ')) or 0) then
+local version = string.match(value, '^(%d+) ')
+if not version or #version > 15 then -- nor is this
+  version = 0
+end
+if tonumber(ARGV[2]) > tonumber(version) then
   value = ARGV[1]
   redis.call('SET', KEYS[1], value)
 end

@@ -133,3 +133,85 @@ func TestControl_UnreadableIsNotObeyed(t *testing.T) {
 		}
 	}
 }
+
+// What nobody can read is told of once, and the next order puts it right: an
+// operator need not know of the key.
+func TestControl_OrderPutsTheUnreadableRight(t *testing.T) {
+	for _, value := range []string{"99 no JSON", "nonsense", "9223372036854775807 {}", "99999999999999999999999 {}"} {
+		server := startRedis(t)
+		told := newChanges()
+		r := join(t, server.URL(), Options{Observe: told.observe})
+		client := connect(t, server.URL(), time.Minute)
+		order(t, r, limitTo("wide", "1/d"))
+		told.next(t, Ordered)
+		must(t, client.Set(t.Context(), "throttle:2:{fleet}:control", value, 0))
+		for range 3 {
+			r.ordered <- struct{}{}
+		}
+		receipt := order(t, r, limitTo("narrow", "1/d"))
+		if changed := r.Status().Changed; len(changed) != 2 || receipt.Version != r.known.version() {
+			t.Errorf("%s: got %+v and %+v, want both limits", value, receipt, changed)
+		}
+		if strings.HasPrefix(value, "99 ") { // else it is older than what is known, which takes its place
+			told.next(t, ControlUnread)
+		}
+		told.next(t, Ordered)
+		told.none(t)
+	}
+}
+
+// An order that another has overtaken before a replica looked is told of there too.
+func TestControl_EachOrderIsTold(t *testing.T) {
+	server := startRedis(t)
+	first := Order{Deed: SetPause, Route: "slack", Text: "pause slack", By: "uid 1"}
+	second := Order{Deed: TakeBack, Route: "slack", Tag: "slack", Text: "restore slack", By: "uid 2"}
+	third := Order{Deed: FreeLock, Tag: "slack", RequestID: "A", Text: "unlock slack A", By: "uid 3"}
+	old := open(t, server.URL(), Options{})
+	order(t, old, first)
+	if err := old.Close(); err != nil {
+		t.Error(err)
+	}
+
+	told := newChanges()
+	r := join(t, server.URL(), Options{Observe: told.observe, Self: Replica{ID: "replica-1"}})
+	<-r.Started()
+	if got := told.next(t, Ordered); got.Order != first.Text || got.By != first.By {
+		t.Errorf("at the start: got %+v, want what explains the pause", got)
+	}
+	stored, _, at, err := r.keep(t.Context(), controls{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []Order{second, third} {
+		if stored, err = stored.with(o, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, kept, _, err := r.keep(t.Context(), stored); err != nil || !kept {
+		t.Fatal(kept, err)
+	}
+	for _, want := range []Order{second, third} {
+		if got := told.next(t, Ordered); got.Order != want.Text || got.By != want.By {
+			t.Errorf("got %+v, want %s", got, want.Text)
+		}
+	}
+	s := r.Status()
+	if len(s.Orders) != 3 || s.Orders[0].Text != third.Text || s.Orders[2].By != first.By || s.Orders[0].Ago > time.Minute {
+		t.Errorf("got %+v, want all three, the latest first", s.Orders)
+	}
+	if f := s.Followed; f[SetPause] != 0 || f[TakeBack] != 1 || f[FreeLock] != 1 {
+		t.Errorf("got %v, want those since the start", f)
+	}
+}
+
+// What is remembered of orders has a bound.
+func TestControl_RemembersTheLastOrders(t *testing.T) {
+	m := NewMemory("replica")
+	for i := range maxLast + 5 {
+		order(t, m, Order{Deed: FreeLock, Tag: "slack", RequestID: "A", Text: fmt.Sprint("unlock ", i)})
+	}
+	s := m.Status()
+	if len(s.Orders) != maxLast || s.Orders[0].Text != fmt.Sprint("unlock ", maxLast+4) || s.Followed[FreeLock] != maxLast+5 {
+		t.Errorf("got %d orders, %v followed, the latest %q", len(s.Orders), s.Followed, s.Orders[0].Text)
+	}
+}

@@ -24,7 +24,10 @@ redis.call('SET', KEYS[3], ARGV[4], 'PX', ARGV[2])
 local control = redis.pcall('GET', KEYS[2])
 local version = 0
 if type(control) == 'string' then
-  version = tonumber(string.match(control, '^(%d+) ')) or 0
+  local digits = string.match(control, '^(%d+) ')
+  if digits and #digits <= 15 then
+    version = tonumber(digits)
+  end
 end
 if version <= tonumber(ARGV[3]) then
   control = ''

@@ -36,7 +36,8 @@ type known struct {
 	pauses   pauses
 	unlocked *limiter.Deadlines[freeLock, struct{}] // see isUnlocked
 
-	control atomic.Pointer[control] // what operators have changed; nil for nothing. Stored with mu held.
+	control  atomic.Pointer[control] // what operators have changed; nil for nothing. Stored with mu held.
+	followed map[Deed]uint64         // orders since the start
 }
 
 func newKnown(replica string) *known {
@@ -51,6 +52,7 @@ func newKnown(replica string) *known {
 		spread:   limiter.NewSpread(Capacity),
 		pauses:   newPauses(),
 		unlocked: limiter.NewDeadlines[freeLock, struct{}](Capacity),
+		followed: make(map[Deed]uint64),
 	}
 }
 

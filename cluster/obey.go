@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 
@@ -139,8 +140,9 @@ func (k *known) pausedLocked(ask Ask, now time.Duration) (v Verdict, refused boo
 }
 
 // obey obeys c from now on: offset is what the store's clock is ahead. It returns
-// the locks that are free by that.
-func (k *known) obey(c controls, offset time.Duration) (freed []*lock) {
+// the locks that are free by that, and the orders that are to be told of: those that
+// came since the start, or else the last one, which explains what holds.
+func (k *known) obey(c controls, offset time.Duration) (freed []*lock, given []givenOrder) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	was := k.control.Load()
@@ -152,7 +154,19 @@ func (k *known) obey(c controls, offset time.Duration) (freed []*lock) {
 			freed = append(freed, k.freeLocked(d.Tag, d.RequestID)...)
 		}
 	}
-	return freed
+	for i, g := range c.Last {
+		if was != nil && g.Version <= was.Version {
+			continue
+		}
+		isNew := time.Duration(g.At)*time.Microsecond-offset > 0
+		if isNew && slices.Contains(Deeds, g.Deed) {
+			k.followed[g.Deed]++
+		}
+		if isNew || i == len(c.Last)-1 {
+			given = append(given, g)
+		}
+	}
+	return freed, given
 }
 
 // freeLocked lets go of the locks that a request has, and returns them. It goes
@@ -181,6 +195,19 @@ func (k *known) version() uint64 {
 	return 0
 }
 
+// given returns the last orders, the latest first, and how many were followed since
+// the start.
+func (k *known) given() (last []GivenOrder, followed map[Deed]uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if c := k.control.Load(); c != nil {
+		for _, g := range slices.Backward(c.Last) {
+			last = append(last, GivenOrder{g.Deed, g.Text, g.By, max(0, k.now()+c.offset-time.Duration(g.At)*time.Microsecond)})
+		}
+	}
+	return last, maps.Clone(k.followed)
+}
+
 // changed returns what operators have changed, and still holds.
 func (k *known) changed() (changed []Changed) {
 	k.mu.Lock()
@@ -191,7 +218,7 @@ func (k *known) changed() (changed []Changed) {
 		return nil
 	}
 	for _, s := range c.limits {
-		changed = append(changed, Changed{Deed: SetLimit, Tag: s.Tag, Limit: s.Limit, Rate: s.Rate, Left: c.left(s, now), By: s.By})
+		changed = append(changed, Changed{Deed: SetLimit, Route: s.Route, Tag: s.Tag, Limit: s.Limit, Rate: s.Rate, Left: c.left(s, now), By: s.By})
 	}
 	for _, s := range c.pauses {
 		changed = append(changed, Changed{Deed: SetPause, Route: s.Route, Message: s.Message, Left: c.left(s, now), By: s.By})

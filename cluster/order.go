@@ -53,9 +53,11 @@ func (r *Redis) Control(o Order) (Receipt, error) {
 // order keeps an order in the store, and returns its version.
 func (r *Redis) order(ctx context.Context, o Order) (version uint64, err error) {
 	stored, _, at, err := r.keep(ctx, controls{})
-	for err == nil {
-		if own := r.known.control.Load(); own != nil && own.Version > stored.Version {
-			stored = own.controls // of a store that has come back empty
+	for err == nil || errors.Is(err, errUnreadable) {
+		if own := r.known.control.Load(); own != nil && (err != nil || own.Version > stored.Version) {
+			newest := max(own.Version, stored.Version)
+			stored = own.controls // of a store that has come back empty, or with what nobody can read
+			stored.Version = newest
 		}
 		next, errNext := stored.with(o, at)
 		if errNext != nil {
@@ -180,11 +182,17 @@ func (r *Redis) obey(f news) {
 	}
 	c, err := parseControls(f.text)
 	if err != nil {
-		r.changes.tell(Change{Kind: FleetUnknown, Err: err})
+		if r.unread != f.text { // told once
+			r.changes.tell(Change{Kind: ControlUnread, Err: err})
+		}
+		r.unread = f.text
 		return
 	}
-	locks := r.known.obey(c, f.at-r.known.now())
-	r.changes.tell(Change{Kind: Ordered, Order: c.Text, By: c.By, Version: c.Version})
+	r.unread = ""
+	locks, given := r.known.obey(c, f.at-r.known.now())
+	for _, g := range given {
+		r.changes.tell(Change{Kind: Ordered, Order: g.Text, By: g.By, Version: g.Version})
+	}
 	for _, lock := range locks {
 		if lock.stored.Load() {
 			r.tell(r.ending(lock, 0))
@@ -241,6 +249,6 @@ func (m *Memory) Control(o Order) (Receipt, error) {
 		}
 		m.known.mu.Unlock()
 	}
-	freed := m.known.obey(next, at-m.known.now())
+	freed, _ := m.known.obey(next, at-m.known.now())
 	return Receipt{Version: next.Version, Holds: []string{m.known.replica}, Freed: len(freed)}, nil
 }

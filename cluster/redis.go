@@ -115,6 +115,7 @@ type Redis struct {
 	// The run loop's, of what operators have changed.
 	follows  string           // what the store is told that this replica follows
 	freedNow int              // locks, by the last of it
+	unread   string           // what was told of as unreadable
 	settled  <-chan time.Time // when to look whether it is; nil if it is
 	settleBy time.Duration    // when it is in any case: no ask lasts longer
 

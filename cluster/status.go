@@ -14,6 +14,9 @@ type Status struct {
 	Slots   []SlotStatus  // those that exchanges of this replica have, by kind
 	Waiting int           // requests that wait for budgets or slots
 	Changed []Changed     // by operators, while it holds
+	Orders  []GivenOrder  // of operators, the latest first; some
+	// Followed is how many orders this replica has followed since its start.
+	Followed map[Deed]uint64
 
 	// What follows is empty without a store.
 	Away    []AwayStatus
@@ -74,6 +77,7 @@ func (k *known) status() (s Status) {
 	}
 	s.Slots, s.Waiting = k.slotStatus()
 	s.Changed = k.changed()
+	s.Orders, s.Followed = k.given()
 	slices.SortFunc(s.Locks, func(a, b LockStatus) int { return cmp.Compare(b.Age, a.Age) })
 	slices.SortFunc(s.Pauses, func(a, b PauseStatus) int { return cmp.Compare(b.Left, a.Left) })
 	return s

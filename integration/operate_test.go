@@ -152,15 +152,15 @@ func TestLockIsFreedByCommand(t *testing.T) {
 			}
 			first := inBackground(func() answer { return post(t, r.url+"/hook", "same", blocks) })
 			eventually(t, "it is in flight", func() bool { return len(u.all()) == 1 })
-			status, said, _ := command(t, "explain", "hook", "-X", "POST", "-H", "Authorization: canary", "-d", "same", "--admin", socket)
+			status, said, _ := command(t, "explain", "hook", "-H", "Content-Type:", "-H", "Authorization: canary", "-d", "same", "--admin", socket)
 			if status != 0 || !strings.Contains(said, "verdict    admitted") || !strings.Contains(said, "Authorization (sent)") || strings.Contains(said, "canary") {
 				t.Errorf("got status %d and %s, want it admitted: it has other credentials", status, said)
 			}
 			duplicate := post(t, r.url+"/hook", "same")
 			expect(t, "a duplicate", duplicate, "409 duplicate")
 			id := duplicate.Holder.RequestID
-			done(t, "verdict    duplicate", "explain", "hook", "-d", "same", "--admin", socket)
-			done(t, "taken by "+id+" on ", "explain", "hook", "-d", "same", "--admin", socket)
+			done(t, "verdict    duplicate", "explain", "hook", "-H", "Content-Type:", "-d", "same", "--admin", socket)
+			done(t, "taken by "+id+" on ", "explain", "hook", "-H", "Content-Type:", "-d", "same", "--admin", socket)
 			done(t, "budget     hook: 1 left of 2/d", "explain", "hook", "-d", "other", "--admin", socket)
 			done(t, "lock of hook: "+id, "status", "hook", "--admin", socket)
 			done(t, "the lock of "+id+" is free, on "+on, "unlock", "hook", id, "--admin", socket)
@@ -211,7 +211,17 @@ func TestOnlyTheSocketsUserChangesThings(t *testing.T) {
 			t.Errorf("%s: got %v, %v, want it refused", name, a, err)
 		}
 	}
+	// Its own name, which a web page has had lead here.
+	for host, want := range map[string]int{"attacker.example": 421, "attacker.example:9090": 421, "127.0.0.1.attacker.example": 421, "localhost": 200, "127.0.0.1:1": 200} {
+		for _, path := range []string{"/-/status", "/metrics"} {
+			if a := do(t, http.MethodGet, r.admin(t)+path, "", "Host: "+host); a.status != want {
+				t.Errorf("%s as %s: got %d, want %d", path, host, a.status, want)
+			}
+		}
+	}
+	// What is left out by a slip is not without end.
 	for _, order := range []string{
+		`{"do":"pause","route":"hook","for_seconds":1e-12}`, `{"do":"pause","route":"hook","for":600}`, `{"do":"pause","route":"hook"} {}`, `{"do":"pause","route":"hook"}]`,
 		"", "{", `{"do":"pause"}`, `{"do":"pause","route":"other"}`, `{"do":"drop","route":"hook"}`, `{"do":"pause","route":"hook","for_seconds":-1}`,
 		`{"do":"pause","route":"hook","for_seconds":1e300}`, `{"do":"pause","route":"hook","message":"a\nb"}`, `{"do":"limit","route":"hook","rate":"0/s"}`,
 		`{"do":"limit","route":"hook","rate":"off"}`, `{"do":"limit","route":"hook","rate":"1/s,by=client"}`, `{"do":"limit","route":"hook","rate":"1/s,name=other"}`,
@@ -233,8 +243,14 @@ func TestOnlyTheSocketsUserChangesThings(t *testing.T) {
 	if want := fmt.Sprintf(`"changed by hand: pause hook" by="uid %d" version=1`, os.Getuid()); !strings.Contains(r.stderr.String(), want) {
 		t.Errorf("got log %s, want %s", r.stderr.String(), want)
 	}
-	if got := r.metric(t, "changed_by_hand", "pause", "hook"); got != 1 {
-		t.Errorf("got %v, want it told by the metric", got)
+	for name, labels := range map[string][]string{"changed_by_hand": {"pause", "hook"}, "changes_by_hand_total": {"pause"}} {
+		if got := r.metric(t, name, labels...); got != 1 {
+			t.Errorf("%s: got %v, want 1", name, got)
+		}
+	}
+	done(t, fmt.Sprintf("ago: pause hook by uid %d", os.Getuid()), "status", "hook", "--admin", "unix:"+path)
+	if a := do(t, http.MethodGet, r.admin(t)+"/-/status?route=other-than-hook", ""); a.status != http.StatusBadRequest {
+		t.Errorf("got %v, want that there is no such route", a)
 	}
 }
 
@@ -252,6 +268,9 @@ func TestCommandsSayWhatToWrite(t *testing.T) {
 		{"status", 2, "--admin: write the unix socket of a replica"},
 		{"pause hook --admin " + socket, 1, "no replica answers there"},
 		{"pause hook --for never --admin " + socket, 2, "--for: "},
+		{"pause hook --for= --admin " + socket, 2, "--for: "}, // of a variable that is empty
+		{"explain hook -d @/no/such/file --admin " + socket, 2, "-d: the file cannot be read: no such file"},
+		{"explain hook --client nobody --admin " + socket, 2, "--client: not an address"},
 		{"limit hook --admin " + socket, 2, "write throttle-proxy limit <route> <rate>"},
 	} {
 		if status, stdout, stderr := command(t, strings.Fields(test.words)...); status != test.status || stdout != "" || !strings.Contains(stderr, test.want) {

@@ -3,17 +3,16 @@ package main
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/pprof"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"throttle-proxy/cluster"
+	"throttle-proxy/limiter"
 )
 
 // admin is what operators ask a replica, on a listener of its own.
@@ -32,7 +31,7 @@ const adminWrite = 5 * time.Minute
 // server answers operators, who may change things or only read. It logs panics of
 // its handlers.
 func (a *admin) server(changes bool) *http.Server {
-	handler := a.reading()
+	handler := forLocalNames(a.reading())
 	if changes {
 		handler = a.changing()
 	}
@@ -61,11 +60,13 @@ func (a *admin) reading() http.Handler {
 	return mux
 }
 
-// changing answers who can open the unix socket: the user of this process. What a
-// browser sends for another site changes nothing all the same.
+// changing answers who can open the unix socket: the user of this process. Where
+// others can, since its mode was changed, they only read. What a browser sends for
+// another site changes nothing all the same.
 func (a *admin) changing() http.Handler {
+	reading := a.reading()
 	mux := http.NewServeMux()
-	mux.Handle("/", a.reading())
+	mux.Handle("/", reading)
 	mux.HandleFunc("POST /-/control", a.control)
 	mux.HandleFunc("POST /-/explain", a.explain)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -73,12 +74,19 @@ func (a *admin) changing() http.Handler {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return http.NewCrossOriginProtection().Handler(mux)
+	changing := http.NewCrossOriginProtection().Handler(mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if peerIn(r.Context()).mayChange() {
+			changing.ServeHTTP(w, r)
+			return
+		}
+		reading.ServeHTTP(w, r)
+	})
 }
 
 // refuseChange answers where only reading is allowed.
 func refuseChange(w http.ResponseWriter, _ *http.Request) {
-	http.Error(w, "this address is for reading: start the replica with --admin unix:/path too, and ask there", http.StatusForbidden)
+	http.Error(w, "this is for reading: start the replica with --admin unix:/path too, and ask there as its user", http.StatusForbidden)
 }
 
 // maxLocks is how many locks a status lists, the oldest.
@@ -101,6 +109,14 @@ type status struct {
 	Slots     []statusSlots     `json:"slots"`
 	Waiting   int               `json:"waiting"` // requests, for their budgets or for slots
 	Changed   []statusChanged   `json:"changed_by_hand"`
+	Commands  []statusOrder     `json:"last_commands"` // of operators, the latest first
+}
+
+// statusOrder is what an operator has had done.
+type statusOrder struct {
+	Command string  `json:"command"` // as in "unlock slack QJNE5LS5IBG7WALZ"
+	By      string  `json:"by"`
+	Seconds float64 `json:"age_seconds"`
 }
 
 // statusChanged is what operators have changed, while it holds.
@@ -178,7 +194,7 @@ func (a *admin) status(w http.ResponseWriter, r *http.Request) {
 	if name := r.URL.Query().Get("route"); name != "" {
 		_, tag, _, ok := a.config.target(name)
 		if !ok {
-			writeJSON(w, http.StatusBadRequest, errorAnswer{fmt.Sprintf("there is no route or pool %s here: write one of %s", quote(name), strings.Join(a.config.targets(), ", "))})
+			writeJSON(w, http.StatusBadRequest, errorAnswer{a.config.noTarget(name).Error()})
 			return
 		}
 		s = s.of(name, tag)
@@ -195,14 +211,19 @@ func (a *admin) snapshot() status {
 		Ready: ready, InFlight: a.replica.proxy.InFlight(), Routes: map[string]string{},
 		Store: statusStore{Address: "memory", Breaker: "closed"},
 		Locks: statusLocks{Held: len(s.Locks), Oldest: []statusLock{}}, Slots: []statusSlots{}, Waiting: s.Waiting,
-		Budgets: []statusBudget{}, CoolDowns: []statusCoolDown{}, Changed: []statusChanged{},
+		Budgets: []statusBudget{}, CoolDowns: []statusCoolDown{}, Changed: []statusChanged{}, Commands: []statusOrder{},
 	}
+	type limitOf struct{ name, tag string }
+	set := map[limitOf]limiter.Limit{} // by operators, of which no request has told yet
 	for _, c := range s.Changed {
-		changed := statusChanged{What: string(c.Deed), Of: cmp.Or(c.Tag, c.Route), Limit: c.Limit, Message: c.Message, Left: c.Left.Seconds(), By: c.By}
+		changed := statusChanged{What: string(c.Deed), Of: cmp.Or(c.Route, c.Tag), Limit: c.Limit, Message: c.Message, Left: c.Left.Seconds(), By: c.By}
 		if c.Deed == cluster.SetLimit {
-			changed.Rate = c.Rate.String()
+			changed.Rate, set[limitOf{c.Limit, c.Tag}] = c.Rate.String(), c.Rate
 		}
 		out.Changed = append(out.Changed, changed)
+	}
+	for _, o := range s.Orders {
+		out.Commands = append(out.Commands, statusOrder{o.Text, o.By, o.Ago.Seconds()})
 	}
 	for _, r := range a.config.routes {
 		out.Routes[r.Name] = a.config.describeLimits(r) + "; " + describeDedupe(r) + describeCoolDown(r)
@@ -219,7 +240,8 @@ func (a *admin) snapshot() status {
 		out.Store.Away = append(out.Store.Away, statusAway{away.Tag, time.Since(away.Since).Seconds(), away.Fault})
 	}
 	for _, b := range a.metrics.budgets.all {
-		out.Budgets = append(out.Budgets, statusBudget{b.Name, b.Tag, b.now().String(), b.remaining()})
+		limit := cmp.Or(set[limitOf{b.Name, b.Tag}], b.limit)
+		out.Budgets = append(out.Budgets, statusBudget{b.Name, b.Tag, limit.String(), b.remainingOf(limit)})
 	}
 	for _, p := range s.Pauses {
 		out.CoolDowns = append(out.CoolDowns, statusCoolDown{p.Tag, p.Caller, p.Left.Seconds()})

@@ -4,8 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
+	"net/url"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -82,16 +86,56 @@ func (l adminListener) announcement() string {
 	return where + " (to read)"
 }
 
-// peerKey is the key under which a context has who connected.
+// forLocalNames refuses what reaches this host's own address under another's name:
+// a web page has had its name lead here, to read what its site may not see.
+func forLocalNames(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if at, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); at != nil && at.IP.IsLoopback() && !isLocalName(r.Host) {
+			http.Error(w, "another host's name does not lead here: write localhost, or an address", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// isLocalName reports whether a Host is an address, which no page of another site
+// is under, or a name of this host that no other can have.
+func isLocalName(host string) bool {
+	name := strings.ToLower((&url.URL{Host: host}).Hostname())
+	_, err := netip.ParseAddr(name)
+	return err == nil || name == "" || name == "localhost" || strings.HasSuffix(name, ".localhost")
+}
+
+// peer is whose process has connected to a unix socket.
+type peer struct {
+	known bool
+	uid   int
+}
+
+// peerKey is the key under which a context has its peer.
 type peerKey struct{}
 
-// withPeer notes whose a connection is, for the log of what operators change.
+// withPeer notes whose a connection is: who may change things, and for the log.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey{}, peerOf(conn))
 }
 
 // peerIn returns who connected.
-func peerIn(ctx context.Context) string {
-	peer, _ := ctx.Value(peerKey{}).(string)
-	return peer
+func peerIn(ctx context.Context) peer {
+	p, _ := ctx.Value(peerKey{}).(peer)
+	return p
+}
+
+// mayChange reports whether p is the user of this process, or root. Where the system
+// does not tell, the mode of the socket is what keeps others away.
+func (p peer) mayChange() bool {
+	return !p.known || p.uid == os.Geteuid() || p.uid == 0
+}
+
+// String is p for the log.
+func (p peer) String() string {
+	if !p.known {
+		return "the socket's user"
+	}
+	return "uid " + strconv.Itoa(p.uid)
 }

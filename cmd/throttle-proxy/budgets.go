@@ -69,17 +69,13 @@ func (b *budgets) observe(e *proxy.Event) {
 	}
 }
 
-func (b *budget) remaining() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return cmp.Or(b.set, b.limit).Remaining(time.Until(b.full))
-}
+func (b *budget) remaining() int { return b.remainingOf(b.now()) }
 
 // spent returns those that are not full, but at most so many.
 func (b *budgets) spent(most int) (spent []fleetBudget) {
 	for _, budget := range b.all {
 		limit := budget.now()
-		if left := budget.remaining(); left < limit.Burst && len(spent) < most {
+		if left := budget.remainingOf(limit); left < limit.Burst && len(spent) < most {
 			spent = append(spent, fleetBudget{budget.Name, budget.Tag, limit.String(), left, limit.Burst})
 		}
 	}
@@ -91,6 +87,13 @@ func (b *budget) now() limiter.Limit {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return cmp.Or(b.set, b.limit)
+}
+
+// remainingOf is what would remain under another limit, likewise.
+func (b *budget) remainingOf(limit limiter.Limit) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return limit.Remaining(time.Until(b.full))
 }
 
 // Describe implements [prometheus.Collector].

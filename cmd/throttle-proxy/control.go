@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"mime"
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -55,7 +57,7 @@ func (a *admin) control(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusBadRequest, errorAnswer{err.Error()})
 		return
 	}
-	order.By = peerIn(r.Context())
+	order.By = peerIn(r.Context()).String()
 	receipt, err := a.store.Control(order)
 	switch {
 	case errors.Is(err, cluster.ErrStoreAway):
@@ -79,7 +81,13 @@ func readOrder(w http.ResponseWriter, r *http.Request, longest int64, order any)
 		writeJSON(w, http.StatusUnsupportedMediaType, errorAnswer{"send JSON"})
 		return false
 	}
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, longest)).Decode(order); err != nil {
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, longest))
+	decoder.DisallowUnknownFields() // what is misspelled is not left out
+	err := decoder.Decode(order)
+	if err == nil && decoder.Decode(&json.RawMessage{}) != io.EOF {
+		err = errors.New("something follows it")
+	}
+	if err != nil {
 		writeJSON(w, http.StatusBadRequest, errorAnswer{"this is no order: " + err.Error()})
 		return false
 	}
@@ -131,6 +139,7 @@ var (
 
 const (
 	maxMessage = 200
+	minFor     = time.Second // what is shorter may be over before all replicas follow
 	maxFor     = 365 * 24 * time.Hour
 )
 
@@ -138,16 +147,18 @@ const (
 func (c *config) order(r orderRequest) (o cluster.Order, err error) {
 	limits, tag, isPool, ok := c.target(r.Route)
 	if !ok {
-		return o, fmt.Errorf("there is no route or pool %s here: write one of %s", quote(r.Route), strings.Join(c.targets(), ", "))
+		return o, c.noTarget(r.Route)
 	}
 	o = cluster.Order{Deed: cluster.Deed(r.Do), Route: r.Route, Tag: tag, For: time.Duration(r.ForSeconds * float64(time.Second))}
-	if r.ForSeconds < 0 || r.ForSeconds > maxFor.Seconds() {
-		return o, errors.New("--for: write a time of up to 8760h, as in 10m")
+	if r.ForSeconds != 0 && o.For < minFor || r.ForSeconds > maxFor.Seconds() { // which is without end only if it is not there
+		return o, errors.New("--for: write a time from 1s to 8760h, as in 10m")
 	}
 	o.Text = strings.TrimSpace(r.Do + " " + r.Route)
 	switch o.Deed {
 	case cluster.SetLimit:
-		err = setLimit(&o, r, limits)
+		if err = setLimit(&o, r, limits); err == nil && slices.Contains(namesOf(c.shared[tag]), o.Limits[0]) {
+			o.Route = tag // it is the pool's, by whichever of its routes it was set
+		}
 	case cluster.SetPause:
 		if isPool {
 			return o, fmt.Errorf("%s is a pool: pause each of its routes", r.Route)
@@ -245,6 +256,15 @@ func (c *config) target(name string) (limits []proxy.Limit, tag string, isPool, 
 		}
 	}
 	return c.shared[name], name, true, slices.Contains(c.pools, name)
+}
+
+// noTarget is why a name, which may be none, cannot be used.
+func (c *config) noTarget(name string) error {
+	what := "no such route or pool"
+	if harmless.MatchString(name) {
+		what = "no route or pool " + strconv.Quote(name)
+	}
+	return fmt.Errorf("there is %s here: write one of %s", what, strings.Join(c.targets(), ", "))
 }
 
 // targets names what there is.

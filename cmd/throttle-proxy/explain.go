@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/textproto"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 
@@ -22,7 +25,8 @@ type explainCommand struct {
 	Target string   `arg:"" name:"route" placeholder:"ROUTE[/PATH]" help:"The route, and what may follow it: slack/path?query."`
 	Method string   `short:"X" placeholder:"METHOD" help:"The request's method (GET, or POST with a body)."`
 	Header []string `name:"field" short:"H" sep:"none" placeholder:"'NAME: VALUE'" help:"A field of the request. Repeatable."`
-	Data   string   `short:"d" placeholder:"BODY" help:"The request's body."`
+	Data   *string  `short:"d" placeholder:"BODY" help:"The request's body, or @FILE without its line ends; a form's, unless -H says otherwise, as with curl."`
+	Binary *string  `name:"data-binary" placeholder:"BODY" help:"Likewise, with the line ends of @FILE."`
 	Client string   `placeholder:"ADDRESS" help:"Whom it comes from, where budgets go by client."`
 	operator
 }
@@ -68,20 +72,9 @@ type explainFill struct {
 
 // Run says what would become of a request.
 func (c *explainCommand) Run(p *process) error {
-	request := requestToExplain{Method: c.Method, Target: "/" + strings.TrimPrefix(c.Target, "/"), Header: http.Header{}, Body: []byte(c.Data), Client: c.Client}
-	if request.Method == "" {
-		request.Method = http.MethodGet
-		if c.Data != "" {
-			request.Method = http.MethodPost
-		}
-	}
-	for i, field := range c.Header {
-		name, value, ok := strings.Cut(field, ":")
-		value = textproto.TrimString(value)
-		if !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
-			return usageError{fmt.Errorf("throttle-proxy: -H: %snot a field: write 'NAME: VALUE'", nth(c.Header, i))}
-		}
-		request.Header.Add(name, value)
+	request, err := c.request()
+	if err != nil {
+		return err
 	}
 	body, err := json.Marshal(request)
 	if err != nil {
@@ -100,6 +93,72 @@ func (c *explainCommand) Run(p *process) error {
 		return fmt.Errorf("the answer cannot be read: %w", err)
 	}
 	e.print(p.stdout)
+	return nil
+}
+
+// request is the one that curl would send by the same words: the operator has them
+// from whoever complains. What curl adds by itself is compared by no route but for
+// the type of a body.
+func (c *explainCommand) request() (r requestToExplain, err error) {
+	r = requestToExplain{Method: c.Method, Target: "/" + strings.TrimPrefix(c.Target, "/"), Header: http.Header{}, Client: c.Client}
+	if c.Client != "" {
+		if _, err := netip.ParseAddr(c.Client); err != nil {
+			return r, usageError{errors.New("throttle-proxy: --client: not an address: write one, as in 192.0.2.1")}
+		}
+	}
+	omitted := false
+	for i, field := range c.Header {
+		name, value, ok := strings.Cut(field, ":")
+		value = textproto.TrimString(value)
+		if !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return r, usageError{fmt.Errorf("throttle-proxy: -H: %snot a field: write 'NAME: VALUE'", nth(c.Header, i))}
+		}
+		if value != "" {
+			r.Header.Add(name, value)
+		} else if strings.EqualFold(name, "Content-Type") {
+			omitted = true
+		}
+	}
+	if err := c.read(&r); err != nil {
+		return r, err
+	}
+	sends := c.Data != nil || c.Binary != nil
+	if sends && !omitted && r.Header.Get("Content-Type") == "" {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	if r.Method == "" {
+		r.Method = http.MethodGet
+		if sends {
+			r.Method = http.MethodPost
+		}
+	}
+	return r, nil
+}
+
+// read reads the body of r.
+func (c *explainCommand) read(r *requestToExplain) (err error) {
+	data := cmp.Or(c.Binary, c.Data)
+	if c.Binary != nil && c.Data != nil {
+		return usageError{errors.New("throttle-proxy: --data-binary: there is -d too: write one of them")}
+	}
+	if data == nil {
+		return nil
+	}
+	path, isFile := strings.CutPrefix(*data, "@")
+	switch {
+	case !isFile:
+		r.Body = []byte(*data)
+	case path == "-":
+		r.Body, err = io.ReadAll(os.Stdin)
+	default:
+		r.Body, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return usageError{fmt.Errorf("throttle-proxy: -d: the file cannot be read: %w", cause(err))}
+	}
+	if isFile && c.Data != nil {
+		r.Body = slices.DeleteFunc(r.Body, func(b byte) bool { return b == '\r' || b == '\n' || b == 0 })
+	}
 	return nil
 }
 
@@ -134,12 +193,15 @@ func (r requestToExplain) read() (*http.Request, error) {
 		return nil, errors.New("explain: this is no request: write ROUTE/PATH?QUERY, and a method")
 	}
 	in := &http.Request{
-		Method: r.Method, RequestURI: r.Target, URL: target, Header: r.Header, Host: r.Header.Get("Host"),
+		Method: r.Method, RequestURI: r.Target, URL: target, Header: http.Header{},
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody, ContentLength: int64(len(r.Body)), RemoteAddr: r.Client,
 	}
-	if in.Header == nil {
-		in.Header = http.Header{}
+	for name, values := range r.Header {
+		for _, value := range values {
+			in.Header.Add(name, value)
+		}
 	}
+	in.Host = in.Header.Get("Host")
 	in.Header.Del("Host")
 	if r.Client != "" && !strings.Contains(r.Client, "]:") {
 		in.RemoteAddr = "[" + r.Client + "]:0"

@@ -66,7 +66,7 @@ func elsewhere() (flags, words meant) {
 		{"write --dedupe [R=]on, off, all or key", "dedup deduplicate deduplication duplicates unique no-duplicates"},
 		{"write --tls-cert FILE and --tls-key FILE", "cert key tls https ssl certificate certificates crt ssl-cert ssl-certificate ssl-key tls-crt certfile keyfile cert-file key-file tls-cert-file tls-private-key-file certificatesresolvers ssl-certfile ssl-keyfile"},
 		{"write --set-header [R=]NAME=VALUE", "-H header headers add-header header-up proxy-set-header request-header"},
-		{"take it out: that is curl's, and this starts a server", "-X data-raw data-binary request"},
+		{"take it out: that is curl's, and this starts a server", "-X data-raw request"},
 		{"write --redis URL, as in --redis redis://host:6379", "redis-host redis-port redis-addr redis-address redis-url redis-uri redis-server redis-connection-url store store-url cache cache-url"},
 		{"put it into the URL: write --redis redis://user:password@host:6379/0, or --redis env:REDIS_URL", "redis-password redis-pass redis-auth redis-username redis-user redis-db redis-database"},
 		{"write --redis rediss://host:6379", "redis-ssl redis-use-tls"},

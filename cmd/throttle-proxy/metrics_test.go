@@ -88,6 +88,8 @@ func TestMetrics(t *testing.T) {
 	value(3, "slots", "slots", "a")
 	value(0, "slots_used", "slots", "a")
 	value(1, "changed_by_hand", "a", "pause")
+	value(1, "changes_by_hand_total", "pause")
+	value(0, "changes_by_hand_total", "unlock")
 	value(1, "panics_total")
 	value(7, "log_lines_dropped_total")
 
@@ -97,7 +99,7 @@ func TestMetrics(t *testing.T) {
 	}
 	page := documentation(t)[root+"docs/metrics.md"]
 	families, _ := m.registry.Gather()
-	there := map[string]bool{"throttle_proxy_store_faults_total": true} // of a store that has some
+	there := map[string]bool{"throttle_proxy_store_faults_total": true, "throttle_proxy_changed_by_hand": true} // where there are some
 	for _, family := range families {
 		name := family.GetName()
 		there[name] = true

@@ -35,15 +35,15 @@ type (
 		operator
 	}
 	limitCommand struct {
-		Route string `arg:"" placeholder:"ROUTE" help:"The route, or pool."`
-		Rate  string `arg:"" placeholder:"RATE" help:"N/PERIOD[,burst=B][,strict][,name=LIMIT], as --rate takes it."`
-		For   string `placeholder:"TIME" help:"Until then, in place of until it is restored."`
+		Route string  `arg:"" placeholder:"ROUTE" help:"The route, or pool."`
+		Rate  string  `arg:"" placeholder:"RATE" help:"N/PERIOD[,burst=B][,strict][,name=LIMIT], as --rate takes it."`
+		For   *string `placeholder:"TIME" help:"Until then, in place of until it is restored."`
 		operator
 	}
 	pauseCommand struct {
-		Route   string `arg:"" placeholder:"ROUTE" help:"The route."`
-		For     string `placeholder:"TIME" help:"Until then, in place of until it is restored; callers are told by Retry-After."`
-		Message string `placeholder:"TEXT" help:"What callers are told."`
+		Route   string  `arg:"" placeholder:"ROUTE" help:"The route."`
+		For     *string `placeholder:"TIME" help:"Until then, in place of until it is restored; callers are told by Retry-After."`
+		Message string  `placeholder:"TEXT" help:"What callers are told."`
 		operator
 	}
 	restoreCommand struct {
@@ -75,23 +75,24 @@ func (c *pauseCommand) Run(p *process) error {
 
 // Run takes a limit and a pause back.
 func (c *restoreCommand) Run(p *process) error {
-	return c.order(p, orderRequest{Do: string(cluster.TakeBack), Route: c.Route}, "")
+	return c.order(p, orderRequest{Do: string(cluster.TakeBack), Route: c.Route}, nil)
 }
 
 // Run has nothing spent of a budget.
 func (c *resetCommand) Run(p *process) error {
-	return c.order(p, orderRequest{Do: string(cluster.FillBudget), Route: c.Route, Limit: c.Limit, Caller: c.Caller}, "")
+	return c.order(p, orderRequest{Do: string(cluster.FillBudget), Route: c.Route, Limit: c.Limit, Caller: c.Caller}, nil)
 }
 
 // Run lets the equal requests of one in flight pass.
 func (c *unlockCommand) Run(p *process) error {
-	return c.order(p, orderRequest{Do: string(cluster.FreeLock), Route: c.Route, RequestID: c.RequestID}, "")
+	return c.order(p, orderRequest{Do: string(cluster.FreeLock), Route: c.Route, RequestID: c.RequestID}, nil)
 }
 
-// order gives an order, and says on how many replicas it holds.
-func (o operator) order(p *process, request orderRequest, lasting string) error {
-	if lasting != "" {
-		d, err := parseTime(lasting)
+// order gives an order, lasting until it is taken back where that is nil, and says
+// on how many replicas it holds.
+func (o operator) order(p *process, request orderRequest, lasting *string) error {
+	if lasting != nil {
+		d, err := parseTime(*lasting)
 		if err != nil {
 			return usageError{fmt.Errorf("throttle-proxy: --for: %w", err)}
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"net"
-	"strconv"
 	"syscall"
 )
 
@@ -14,21 +13,21 @@ func listenPrivate(path string) (net.Listener, error) {
 	return net.Listen("unix", path)
 }
 
-// peerOf names whose process has connected to a unix socket.
-func peerOf(conn net.Conn) string {
+// peerOf tells whose process has connected to a unix socket.
+func peerOf(conn net.Conn) (p peer) {
 	socket, ok := conn.(*net.UnixConn)
 	if !ok {
-		return ""
+		return p
 	}
+	p = peer{known: true, uid: -1} // nobody, if that cannot be told
 	raw, err := socket.SyscallConn()
 	if err != nil {
-		return ""
+		return p
 	}
-	peer := ""
 	_ = raw.Control(func(fd uintptr) {
 		if who, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
-			peer = "uid " + strconv.FormatUint(uint64(who.Uid), 10)
+			p.uid = int(who.Uid)
 		}
 	})
-	return peer
+	return p
 }

@@ -42,9 +42,16 @@ func (s status) of(route, tag string) status {
 	s.CoolDowns = slices.DeleteFunc(s.CoolDowns, func(c statusCoolDown) bool { return !is(c.Of) })
 	s.Slots = slices.DeleteFunc(s.Slots, func(l statusSlots) bool { return !is(l.Of) })
 	s.Changed = slices.DeleteFunc(s.Changed, func(c statusChanged) bool { return !is(c.Of) })
+	s.Commands = slices.DeleteFunc(s.Commands, func(o statusOrder) bool {
+		words := strings.Fields(o.Command)
+		return len(words) < 2 || !is(words[1])
+	})
 	s.Locks.Oldest = slices.DeleteFunc(s.Locks.Oldest, func(l statusLock) bool { return !is(l.Of) })
 	return s
 }
+
+// shownCommands is how many of the last ones people are shown.
+const shownCommands = 5
 
 // print writes s for people.
 func (s status) print(w io.Writer) {
@@ -67,6 +74,9 @@ func (s status) print(w io.Writer) {
 	}
 	for _, c := range s.Changed {
 		line("changed by hand: %s", c)
+	}
+	for _, o := range s.Commands[:min(len(s.Commands), shownCommands)] {
+		line("command %s ago: %s by %s", seconds(o.Seconds), o.Command, o.By)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Routes)) {
 		line("route %s  %s", name, s.Routes[name])

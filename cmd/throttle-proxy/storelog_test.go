@@ -19,7 +19,9 @@ func TestStoreObserver_SaysWhatHasChanged(t *testing.T) {
 		`level=INFO msg="store back" after_ms=1500.25`: {Kind: cluster.StoreBack, Lasted: 1500250 * time.Microsecond},
 		`level=WARN msg="a round trip to the store takes 80ms of the 100ms of --store-timeout: write --store-timeout 240ms`: {Kind: cluster.StoreFar, Trip: 80 * time.Millisecond},
 		`level=INFO msg="store moved`: {Kind: cluster.StoreMoved},
-		`level=WARN msg="replicas cannot be counted" fault=other error=undecided`: {Kind: cluster.FleetUnknown, Err: cluster.ErrUndecided},
+		`level=WARN msg="replicas cannot be counted" fault=other error=undecided`:                                                                {Kind: cluster.FleetUnknown, Err: cluster.ErrUndecided},
+		`level=WARN msg="what was changed by hand cannot be read: what is known here stays, and the next command puts it right" error=undecided`: {Kind: cluster.ControlUnread, Err: cluster.ErrUndecided},
+		`level=WARN msg="changed by hand: pause hook" by="uid 7" version=3`:                                                                      {Kind: cluster.Ordered, Order: "pause hook", By: "uid 7", Version: 3},
 	} {
 		var log bytes.Buffer
 		storeObserver(slog.New(slog.NewTextHandler(&log, nil)), 100*time.Millisecond, c.meanwhile)(change)

@@ -57,6 +57,7 @@ var (
 	slotsMost    = describe("slots", "Slots of concurrency limits over all replicas; where one goes by caller, those of each.", "limit", "of")
 	slotsLost    = describe("slots_lost_total", "Slots that could not be renewed, since others had taken all.")
 	byHand       = describe("changed_by_hand", "Limits and pauses that operators have set, and that hold.", "what", "of")
+	handChanges  = describe("changes_by_hand_total", "Commands of operators that this replica has followed.", "what")
 	cooling      = describe("cool_downs", "Cool-downs that this replica knows of.")
 	storeUp      = describe("store_up", "1 while all of the store is asked, 0 while the breaker of it, or of a part, is open.")
 	storeFaults  = describe("store_faults_total", "Asks and other calls that the store did not answer, or by an error.", "fault")
@@ -67,7 +68,7 @@ var (
 
 // Describe implements [prometheus.Collector].
 func (c *storeCollector) Describe(descs chan<- *prometheus.Desc) {
-	all := []*prometheus.Desc{locksHeld, cooling, waitingNow, slotsUsed, slotsMost, byHand}
+	all := []*prometheus.Desc{locksHeld, cooling, waitingNow, slotsUsed, slotsMost, byHand, handChanges}
 	if c.shared {
 		all = append(all, slotsLost, locksRenewed, locksLost, storeUp, storeFaults, storeAway, replicasLive, differing)
 	}
@@ -99,10 +100,13 @@ func (c *storeCollector) Collect(values chan<- prometheus.Metric) {
 	type change struct{ what, of string }
 	changes := map[change]int{}
 	for _, changed := range s.Changed {
-		changes[change{string(changed.Deed), cmp.Or(changed.Tag, changed.Route)}]++
+		changes[change{string(changed.Deed), cmp.Or(changed.Route, changed.Tag)}]++
 	}
 	for of, n := range changes {
 		values <- prometheus.MustNewConstMetric(byHand, prometheus.GaugeValue, float64(n), of.what, of.of)
+	}
+	for _, deed := range cluster.Deeds {
+		counter(handChanges, float64(s.Followed[deed]), string(deed))
 	}
 	if !c.shared {
 		return
