@@ -79,7 +79,7 @@ func loseAnswers(t *testing.T, s store) {
 	ten := charge("ten", "10/h")
 	admit(t, r, unlocked(ten))
 	for _, a := range []Ask{unlocked(ten), request("a", ten)} {
-		guard := []byte(r.guard.Hash())
+		guard := []byte(plainGuardScript.Hash())
 		loss.due.Store(&guard)
 		undecided(t, r, a)
 	}
