@@ -7,8 +7,7 @@ import (
 
 // Excerpt returns a script without the parts of it that are not wanted: the lines
 // from --[[if NAME ...]] to the --[[end]] that belongs to it stay only where one of
-// the names is, and the marks never do. Parts may lie in parts. With all of them
-// the script is what is written.
+// the names is, and the marks never do. Parts may lie in parts.
 func Excerpt(source string, wanted ...string) string {
 	var b strings.Builder
 	var left []bool // of each part that is open, whether it is left out
