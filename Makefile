@@ -5,6 +5,7 @@
 #             that obey all they are told (SEED=1 replays)
 # make test-clients  what real clients make of the answers: installs them, Node 20
 #             or newer not among them (WRITE=1 writes the table of docs/clients-table.md)
+# make test-page  the operators' page in a real browser (WRITE=1 takes the pictures of docs/page.md)
 # make check  formatting, linters, known vulnerabilities
 # make release  of the commit's tag: archives, completions, manual page and checksums in bin/release, and the image, which
 #             is pushed to KO_DOCKER_REPO; where GITHUB_TOKEN is set, a release is made there. SNAPSHOT=1: of any commit,
@@ -29,7 +30,7 @@ RUNS        ?= 6
 export COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
 export VERSION := $(or $(shell git describe --tags --match "v[0-9]*" --dirty 2>/dev/null),snapshot-$(shell git rev-parse --short HEAD 2>/dev/null))
 
-.PHONY: build run test soak test-clients check release image test-deploy bench bench-growth bench-memory recording deps
+.PHONY: build run test soak test-clients test-page check release image test-deploy bench bench-growth bench-memory recording deps
 
 # The flags of a plain `go build` and `go run`, so that they find each other's work; those for the linker alone cost
 # nothing. A release is built by itself, without cgo.
@@ -94,6 +95,10 @@ integration/clients/node/node_modules: integration/clients/node/package-lock.jso
 
 test-clients: CLIENTS = yes
 
+test-page: BROWSER = yes
+test-page: deps
+	cd integration/page && $(GO) test -race -count 1 -timeout 10m . $(if $(WRITE),-args -write)
+
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./...
@@ -101,6 +106,7 @@ check:
 	$(GO) run $(STATICCHECK) ./...
 	cd integration/deploy && $(GO) vet ./... && $(GO) mod tidy -diff && $(GO) run $(STATICCHECK) ./...
 	cd integration/clients && $(GO) mod tidy -diff
+	cd integration/page && $(GO) vet ./... && $(GO) mod tidy -diff && $(GO) run $(STATICCHECK) ./...
 	@# The database of vulnerabilities is on the network: without it there is nothing to compare with.
 	@if curl -fsS --max-time 10 -o /dev/null https://vuln.go.dev/index/db.json; then $(GO) run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck: its database cannot be reached, skipped"; fi
@@ -112,7 +118,7 @@ bench: deps
 	@mkdir -p bin
 	PATH="$$PATH:/usr/sbin" $(GO) test -run '^$$' -bench . -benchmem -count $(RUNS) ./... > bin/bench.txt || { cat bin/bench.txt; exit 1; }
 	$(GO) run $(BENCHSTAT) bin/bench.txt
-	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -plots docs
+	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -plots docs -history integration/bench/history.csv
 
 bench-growth: deps
 	PATH="$$PATH:/usr/sbin" $(GO) run ./integration/bench -growth -runs 3
@@ -136,6 +142,7 @@ deps:
 	test -z "$(CLIENTS)" || command -v npm >/dev/null || missing="$$missing npm"; \
 	test -z "$(CLIENTS)" || command -v curl >/dev/null || missing="$$missing curl"; \
 	test -z "$(CLIENTS)" || for python in python3 /usr/bin/python3; do $$python -c 'import requests' 2>/dev/null && break; done || missing="$$missing python3-requests"; \
+	test -z "$(BROWSER)" || command -v chromium >/dev/null || missing="$$missing chromium fonts-inter fonts-jetbrains-mono"; \
 	test -n "$$missing" || exit 0; \
 	sudo=""; test "$$(id -u)" = 0 || sudo=sudo; \
 	if command -v apt-get >/dev/null; then \

@@ -66,6 +66,8 @@ type Peer struct {
 	Replica
 	Differences []Difference
 	read        bool // else no more is known than that it lives
+
+	gone time.Duration // since when it is no more heard of, on the clock of what is known; 0 while it is
 }
 
 // fleet is who lives, as far as the store has told.
@@ -73,6 +75,7 @@ type fleet struct {
 	mu    sync.Mutex
 	known bool
 	peers map[string]Peer // by id
+	lost  map[string]Peer // those that are no more heard of, and have not said that they end
 	count int             // with this one
 	rank  int             // of this one, by their ids
 	odd   bool            // one of them is not known to be as this one is
@@ -132,7 +135,7 @@ func (r *Redis) beat() {
 	if whole != nil && whole.away() {
 		return
 	}
-	ids, control, err := r.heartbeat()
+	ids, control, watched, err := r.heartbeat()
 	if whole != nil { // in a cluster it says nothing of the routes' parts
 		r.record(whole, err)
 	} else {
@@ -142,6 +145,9 @@ func (r *Redis) beat() {
 		r.meet(ids)
 		r.obey(control)
 	}
+	if watched {
+		r.report()
+	}
 	// A store that is away is told of by itself.
 	if unknown := FaultOf(err) == faultWrongType; unknown != r.uncounted {
 		if r.uncounted = unknown; unknown {
@@ -150,7 +156,8 @@ func (r *Redis) beat() {
 	}
 }
 
-func (r *Redis) heartbeat() (ids []string, control news, err error) {
+// heartbeat also returns whether somebody looks at what replicas do.
+func (r *Redis) heartbeat() (ids []string, control news, watched bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
 	client, self := r.redis(), r.options.Self
@@ -159,27 +166,32 @@ func (r *Redis) heartbeat() (ids []string, control news, err error) {
 	keys := []string{r.replicasKey(), r.controlKey(), r.followedKey(self.ID)}
 	args := []any{self.ID, beatExpiry.Milliseconds(), r.known.version(), r.follows}
 	beat := heartbeatScript.EvalSha(ctx, pipe, keys, args...)
+	watch := pipe.Get(ctx, r.watchKey())
+	began := time.Now()
 	_, _ = pipe.Exec(ctx) // each reply has its own error
+	took := time.Since(began)
 	if redis.HasErrorPrefix(beat.Err(), "NOSCRIPT") {
 		beat = heartbeatScript.Eval(ctx, client, keys, args...)
 	}
 	if err := kept.Err(); err != nil {
-		return nil, news{}, err
+		return nil, news{}, false, err
 	}
+	r.trip.Store(int64(took))
 	if !kept.Val() {
 		value, err := json.Marshal(self)
 		if err != nil {
-			return nil, news{}, err
+			return nil, news{}, false, err
 		}
 		if err := client.Set(ctx, r.replicaKey(self.ID), value, beatExpiry).Err(); err != nil {
-			return nil, news{}, err
+			return nil, news{}, false, err
 		}
 	}
 	reply, err := beat.Slice()
 	if err != nil {
-		return nil, news{}, err
+		return nil, news{}, false, err
 	}
-	return readHeartbeat(reply)
+	ids, control, err = readHeartbeat(reply)
+	return ids, control, watch.Err() == nil, err
 }
 
 // news is what a heartbeat has found of what operators have changed.
@@ -235,7 +247,9 @@ func (r *Redis) meet(ids []string) {
 		}
 		peers[id] = peer
 	}
+	lost := r.missed(ctx, peers)
 	r.fleet.mu.Lock()
+	r.fleet.lost = lost
 	r.fleet.known, r.fleet.peers, r.fleet.count, r.fleet.rank, r.fleet.odd = true, peers, len(peers)+1, 0, false
 	r.fleet.heard = r.known.now()
 	if len(peers) > 0 {
@@ -262,6 +276,7 @@ func (r *Redis) leave() {
 	pipe := r.redis().Pipeline()
 	pipe.ZRem(ctx, r.replicasKey(), r.options.Self.ID)
 	pipe.Del(ctx, r.replicaKey(r.options.Self.ID))
+	pipe.Set(ctx, r.farewellKey(r.options.Self.ID), 1, farewellTime)
 	pipe.Del(ctx, r.followedKey(r.options.Self.ID))
 	_, _ = pipe.Exec(ctx) // or its heartbeat expires
 }

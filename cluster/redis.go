@@ -87,6 +87,10 @@ type Options struct {
 	Timeout time.Duration // longest that Admit, Pause and Release wait for the store
 	// Pipeline sends asks together where there are more than a few at once.
 	Pipeline bool
+	// Report returns what this replica does, in at most [MaxReport] bytes, for
+	// [Redis.Reports] of the others; it is called once a second while somebody looks.
+	// It may be nil.
+	Report func() []byte
 	// Replicas is the number of replicas while it is not known how many live.
 	Replicas int
 
@@ -111,6 +115,7 @@ type Redis struct {
 	counts    counts
 	policy    string        // maxmemory-policy, as last seen by the run loop
 	uncounted bool          // the store could not tell who lives; the run loop's
+	trip      atomic.Int64  // what the last heartbeat took, as a [time.Duration]
 	far       atomic.Bool   // it was told that the store is far
 	changed   sync.Map      // changes of limits that were told
 	ordered   chan struct{} // has one element when there is an order to be followed

@@ -19,8 +19,10 @@ type Status struct {
 	Away    []AwayStatus
 	Live    int // replicas, with this one; 0 while it is not known
 	Peers   []Peer
-	Renewed uint64 // locks, since the start
-	Lost    uint64 // likewise
+	Missing []Missing
+	Trip    time.Duration // of the last heartbeat to the store and back; 0 before the first one
+	Renewed uint64        // locks, since the start
+	Lost    uint64        // likewise
 	// SlotsLost is how often a slot could not be renewed, since the store had lost
 	// it and others have taken all that there are.
 	SlotsLost uint64
@@ -93,7 +95,9 @@ func (r *Redis) Status() Status {
 	s.Live = r.fleet.live(0)
 	r.fleet.mu.Lock()
 	s.Peers = slices.SortedFunc(maps.Values(r.fleet.peers), func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
+	s.Missing = r.fleet.missing(r.known.now())
 	r.fleet.mu.Unlock()
+	s.Trip = time.Duration(r.trip.Load())
 	s.SlotsLost = r.counts.slotsLost.Load()
 	s.Renewed, s.Lost = r.counts.renewed.Load(), r.counts.lost.Load()
 	r.counts.mu.Lock()

@@ -38,8 +38,14 @@ type toldSpan struct {
 }
 
 func newCollector(t *testing.T) *collector {
+	c := newUnstartedCollector(t)
+	c.Start()
+	return c
+}
+
+func newUnstartedCollector(t *testing.T) *collector {
 	c := &collector{}
-	c.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	c.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body := io.Reader(r.Body)
 		if r.Header.Get("Content-Encoding") == "gzip" {
 			unpacked, err := gzip.NewReader(body)

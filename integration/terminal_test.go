@@ -110,7 +110,7 @@ func TestLogAtATerminal(t *testing.T) {
 			whole := strings.Join(strings.Fields(shown), " ")
 			for _, want := range []string{
 				`\d\d:\d\d:\d\d hook GET 404 forwarded`, `\d\d:\d\d:\d\d hook GET 429 limited`,
-				`… [0-9]+ more refusals of hook in 1s: limited`, `served 10 in \d s: 9 limited, 1 forwarded`, `stopped status 0 requests 10 uptime_ms`,
+				`… [0-9]+ more refusals of hook in 1s: limited, limit hook`, `served 10 in \d s: 9 limited, 1 forwarded`, `stopped status 0 requests 10 uptime_ms`,
 			} {
 				if !regexp.MustCompile(want).MatchString(whole) {
 					t.Errorf("no %s", want)

@@ -1,12 +1,17 @@
 package integration
 
 import (
+	"crypto/tls"
 	"encoding/hex"
 	"fmt"
+	"io"
+	"log"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -97,6 +102,11 @@ func TestTraces(t *testing.T) {
 			"http.request.method": "POST", "http.route": test.route, "url.scheme": "http", "network.protocol.version": "1.1",
 			"client.address": "127.0.0.1", "server.address": "127.0.0.1", "server.port": r.addr[strings.LastIndex(r.addr, ":")+1:], "url.path": "", "url.full": "",
 		})
+		for name, child := range children {
+			if child.lasted() == 0 {
+				t.Errorf("%s%s took no time", what, name)
+			}
+		}
 		if sent != nil {
 			compare(sent, test.upstream)
 			compare(sent, spanOf{"http.request.method": "POST", "service.peer.name": test.route, "server.address": "", "url.full": ""})
@@ -163,7 +173,8 @@ func TestTraceContext(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)
 	u := newUpstream(t)
-	on := []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + c.URL + "/custom", "OTEL_BSP_SCHEDULE_DELAY=10", "OTEL_SERVICE_NAME=mine"}
+	// Nothing is sent before the replica ends: that is what flushes it.
+	on := []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + c.URL + "/custom", "OTEL_BSP_SCHEDULE_DELAY=3600000", "OTEL_SERVICE_NAME=mine"}
 	flags := []string{"--register", "hook=" + u.URL, "--rate", "off", "--dedupe", "off"}
 	traced := startReplica(t, append(on, flags...)...)
 	clients := map[string]*http.Client{
@@ -231,6 +242,55 @@ func TestTraceContext(t *testing.T) {
 	}
 }
 
+// Fails if a sampler by its standard name does not decide what is kept, and the
+// upstream is told otherwise, or if a collector is not verified as the variables say.
+func TestTracesAreSampledAndSentSafely(t *testing.T) {
+	t.Parallel()
+	pair, certPEM, keyPEM := newKeyPair(t, "collector")
+	dir := t.TempDir()
+	for name, text := range map[string][]byte{"cert.pem": certPEM, "key.pem": keyPEM} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u := newUpstream(t)
+	trusts := "OTEL_EXPORTER_OTLP_CERTIFICATE=" + dir + "/cert.pem"
+	ourselves := []string{"OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE=" + dir + "/cert.pem", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY=" + dir + "/key.pem"}
+	for name, test := range map[string]struct {
+		env   []string
+		flags string // that the upstream is told
+		kept  bool
+	}{
+		"all":                  {append([]string{trusts, "OTEL_TRACES_SAMPLER=always_on"}, ourselves...), "01", true},
+		"none":                 {append([]string{trusts, "OTEL_TRACES_SAMPLER=always_off"}, ourselves...), "00", false},
+		"no part":              {append([]string{trusts, "OTEL_TRACES_SAMPLER=traceidratio", "OTEL_TRACES_SAMPLER_ARG=0"}, ourselves...), "00", false},
+		"as the client says":   {append([]string{trusts, "OTEL_TRACES_SAMPLER=parentbased_always_off"}, ourselves...), "01", true},
+		"to nobody knows whom": {ourselves, "01", false},
+		"by nobody knows whom": {[]string{trusts}, "01", false},
+		"packed, one by one":   {append([]string{trusts, "OTEL_EXPORTER_OTLP_COMPRESSION=gzip", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=1"}, ourselves...), "01", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newUnstartedCollector(t)
+			c.TLS = tlsConfig(pair)
+			c.TLS.ClientAuth, c.TLS.ClientCAs = tls.RequireAndVerifyClientCert, trusting(pair).RootCAs
+			c.Config.ErrorLog = log.New(io.Discard, "", 0)
+			c.StartTLS()
+			r := startReplica(t, append(append([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL}, test.env...), "--register", "hook="+u.URL)...)
+			_, fields := traceOf(0)
+			expect(t, "the request", post(t, r.url+"/hook", name, fields...), "200")
+			if got := u.last().header.Get("Traceparent"); !strings.HasSuffix(got, "-"+test.flags) {
+				t.Errorf("the upstream got %s, want the flags %s", got, test.flags)
+			}
+			r.end(t)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if kept := len(c.spans) == 3; kept != test.kept {
+				t.Errorf("got %d spans, want some: %v", len(c.spans), test.kept)
+			}
+		})
+	}
+}
+
 // Fails if a collector that is away, silent or full costs a request something, if
 // what it does not get is not counted, or if it holds up the end of the process.
 func TestCollectorThatDoesNotTakeTraces(t *testing.T) {
@@ -264,6 +324,9 @@ func TestCollectorThatDoesNotTakeTraces(t *testing.T) {
 			}
 			if strings.Contains(strings.ToLower(log), "canary") {
 				t.Error("the log has what the collector says, or where it is")
+			}
+			if lost := strings.Contains(log, `msg="traces lost`); lost != (name == "silent") {
+				t.Errorf("the end was waited for until spans were given up: %v", lost)
 			}
 			if !strings.Contains(lastLine(log), "msg=stopped") {
 				t.Errorf("the last line is %s", lastLine(log))

@@ -78,3 +78,19 @@ func TestHeldBody_IsKeptWhileItIsRead(t *testing.T) {
 		t.Errorf("read after close: got %d, %v", n, err)
 	}
 }
+
+// The reader of a short body needs not be closed, so nobody else gets its memory.
+func TestHeldBody_ShortIsNotLent(t *testing.T) {
+	text := string(bytes.Repeat([]byte("x"), firstChunk))
+	for range 20 {
+		b := held(text)
+		r := b.reader()
+		b.done()
+		other := lendChunk(firstChunk)
+		copy(other[:cap(other)], bytes.Repeat([]byte("y"), firstChunk))
+		if got, err := io.ReadAll(r); err != nil || string(got) != text {
+			t.Fatalf("got %.10q and so on, %v", got, err)
+		}
+		returnChunk(other)
+	}
+}

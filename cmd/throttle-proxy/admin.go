@@ -52,6 +52,8 @@ func (a *admin) reading() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /-/status", a.status)
+	mux.HandleFunc("GET /-/fleet", a.serveFleet)
+	mux.HandleFunc("GET /{$}", a.servePage)
 	mux.HandleFunc("POST /-/control", refuseChange)
 	mux.HandleFunc("POST /-/explain", refuseChange)
 	mux.HandleFunc("/debug/pprof/", refuseChange)

@@ -75,6 +75,17 @@ func (b *budget) remaining() int {
 	return cmp.Or(b.set, b.limit).Remaining(time.Until(b.full))
 }
 
+// spent returns those that are not full, but at most so many.
+func (b *budgets) spent(most int) (spent []fleetBudget) {
+	for _, budget := range b.all {
+		limit := budget.now()
+		if left := budget.remaining(); left < limit.Burst && len(spent) < most {
+			spent = append(spent, fleetBudget{budget.Name, budget.Tag, limit.String(), left, limit.Burst})
+		}
+	}
+	return spent
+}
+
 // now is the limit by which it was decided last.
 func (b *budget) now() limiter.Limit {
 	b.mu.Lock()

@@ -46,7 +46,7 @@ func (c *config) logHandler(w io.Writer, display *display) slog.Handler {
 	case c.logFormat == "" && display != nil:
 		return c.newTerminal(w, display)
 	}
-	return slog.NewTextHandler(w, options)
+	return newTextHandler(w, options)
 }
 
 type quiet struct{}
@@ -90,10 +90,15 @@ func requestLog(logger *slog.Logger) func(*proxy.Event) {
 			line.from, line.client = e.Client, client(e)
 		}
 		line.attrs = appendAttrs(line.attrs[:0], e, line.client)
+		defer lines.Put(line)
+		if text, ok := handler.(*textHandler); ok {
+			line.text = appendLine(line.text[:0], e.Started.Add(e.Duration), level, "request", line.attrs)
+			_, _ = text.out.Write(line.text)
+			return
+		}
 		record := slog.NewRecord(e.Started.Add(e.Duration), level, "request", 0)
 		record.AddAttrs(slog.Attr{Value: slog.GroupValue(line.attrs...)})
 		_ = handler.Handle(background, record) // there is nowhere to tell of it
-		lines.Put(line)
 	}
 }
 
@@ -101,6 +106,7 @@ func requestLog(logger *slog.Logger) func(*proxy.Event) {
 // one address.
 type requestLine struct {
 	attrs  []slog.Attr
+	text   []byte
 	from   netip.Addr
 	client string
 }

@@ -54,7 +54,7 @@ func TestFieldsOfTheLogAreDocumented(t *testing.T) {
 }
 
 func BenchmarkRequestLog(b *testing.B) {
-	observe := requestLog(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	observe := requestLog(slog.New(newTextHandler(io.Discard, nil)))
 	e := proxy.Event{
 		Route: "slack", Method: "POST", Status: 429, ID: "ABCDEFGHIJKLMNOP", Client: netip.MustParseAddr("203.0.113.7"), Caller: "01234567",
 		Verdict: 45 * time.Microsecond,
@@ -66,11 +66,33 @@ func BenchmarkRequestLog(b *testing.B) {
 	}
 }
 
+// Lines of requests are, to the byte, those of slog's own handler.
+func TestLinesOfRequestsAreSlogs(t *testing.T) {
+	var ours, slogs bytes.Buffer
+	observe, want := requestLog(slog.New(newTextHandler(&ours, nil))), requestLog(slog.New(slog.NewTextHandler(&slogs, nil)))
+	for _, text := range []string{"", "plain", "two words", "a=b", `"`, `back\slash`, "tab\t", "\x00", "\x7f", "é", "日本", "\u00a0", "\u2028", "\xff", "\U0010ffff", "a\nb"} {
+		for _, d := range []time.Duration{0, 1, time.Microsecond, 10 * time.Microsecond, 1200 * time.Microsecond, 1230 * time.Microsecond, 1234567, time.Second, 99_999_999_999, 100 * time.Second, time.Hour} {
+			e := &proxy.Event{
+				Route: text, Method: text, ID: text, ClientRequestID: text, Caller: text, Status: 409, Reason: proxy.ReasonDuplicate,
+				Holder: cluster.Holder{RequestID: text}, Limits: []string{text, "b"}, Unknown: text, Degraded: true, StoreFault: text,
+				Started: time.Now(), Duration: d, Verdict: d, Waited: d, Upstream: d, CoolDown: d, ClientGone: true, UpstreamWentOn: d > 0, Panic: text, Stack: []byte(text),
+			}
+			ours.Reset()
+			slogs.Reset()
+			observe(e)
+			want(e)
+			if got, want := ours.String(), slogs.String(); got != want {
+				t.Errorf("got  %swant %s", got, want)
+			}
+		}
+	}
+}
+
 // Lines are made of memory that is used again: each has the address that is its
 // own, and none costs an allocation where addresses repeat.
 func TestLogLinesHaveTheirOwnClient(t *testing.T) {
 	var log bytes.Buffer
-	observe := requestLog(slog.New(slog.NewTextHandler(&log, nil)))
+	observe := requestLog(slog.New(newTextHandler(&log, nil)))
 	for _, test := range []struct {
 		client netip.Addr
 		want   string

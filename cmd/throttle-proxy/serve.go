@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"os/signal"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"throttle-proxy/cluster"
 	"throttle-proxy/proxy"
 	"throttle-proxy/proxy/wire"
 )
@@ -47,7 +49,13 @@ func (s *serveCommand) Run(p *process) error {
 	defer stop()
 	h := &health{}
 	self := c.self(opaqueID())
-	store, closeStore, err := c.openStore(self, logger, h)
+	var reporting atomic.Pointer[admin]
+	store, closeStore, err := c.openStore(self, logger, h, func() []byte {
+		if a := reporting.Load(); a != nil {
+			return a.report().pack(cluster.MaxReport)
+		}
+		return nil // it does nothing yet
+	})
 	if err != nil {
 		return err
 	}
@@ -79,6 +87,7 @@ func (s *serveCommand) Run(p *process) error {
 		announce(line)
 	}
 	a := &admin{config: c, self: self, store: store, replica: r, metrics: r.metrics}
+	reporting.Store(a)
 	for _, l := range admins {
 		server := a.server(l.changes)
 		go func() { _ = server.Serve(l) }()
@@ -110,7 +119,8 @@ type replica struct {
 	health      *health
 	traffic     *traffic
 	certificate *certificate // nil without TLS
-	metrics     *metrics     // nil without --admin; set before it serves
+	tally       *tally
+	metrics     *metrics // nil without --admin; set before it serves
 	drainStore  func(left time.Duration)
 	logger      *slog.Logger
 	panics      *panics
@@ -122,7 +132,7 @@ func newReplica(c *config, store store, life *life, h *health, traces *traces) (
 	panics := &panics{logger: logger}
 	r := &replica{
 		config: c, health: h, traffic: newTraffic(panics, c.writeIdle), logger: logger, drainStore: store.Drain,
-		panics: panics, traces: traces,
+		panics: panics, traces: traces, tally: newTally(c),
 	}
 	observe := requestLog(logger)
 	options := proxy.Options{
@@ -135,6 +145,7 @@ func newReplica(c *config, store store, life *life, h *health, traces *traces) (
 				panics.seen.Add(1)
 			}
 			observe(e)
+			r.tally.observe(e)
 			if r.metrics != nil {
 				r.metrics.observe(e)
 			}

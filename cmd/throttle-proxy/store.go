@@ -56,8 +56,9 @@ func (f *flags) parseStore(p *parsing, c *config) {
 	}
 }
 
-// openStore chooses what the replicas decide by.
-func (c *config) openStore(self cluster.Replica, logger *slog.Logger, h *health) (s store, closeStore func(), err error) {
+// openStore chooses what the replicas decide by. report is what the others are told
+// of this one.
+func (c *config) openStore(self cluster.Replica, logger *slog.Logger, h *health, report func() []byte) (s store, closeStore func(), err error) {
 	if c.endpoint == nil {
 		return cluster.NewMemory(self.ID), func() {}, nil
 	}
@@ -71,6 +72,7 @@ func (c *config) openStore(self cluster.Replica, logger *slog.Logger, h *health)
 		Dialled:  endpoint.Dialled,
 		Prefix:   c.redisPrefix,
 		Self:     self,
+		Report:   report,
 		LockTTL:  c.lockTTL,
 		Timeout:  c.storeTimeout,
 		Replicas: c.replicas,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,8 @@ import (
 type store interface {
 	proxy.Cluster
 	Status() cluster.Status
+	// Reports returns what the other replicas report, by their ids.
+	Reports(ctx context.Context) (map[string][]byte, error)
 	// Drain refuses requests that would wait for longer than until the process ends,
 	// after left.
 	Drain(left time.Duration)

@@ -45,6 +45,7 @@ type terminal struct {
 // fold is what equal refusals, and failures, have in common.
 type fold struct {
 	route, outcome string
+	limits         string // that refused
 	level          slog.Level
 }
 
@@ -157,7 +158,7 @@ func (t *terminal) request(e *proxy.Event) {
 	if !t.Enabled(context.Background(), level) {
 		return
 	}
-	if e.Reason != "" && e.Panic == nil && t.folded(fold{e.Route, became, level}) {
+	if e.Reason != "" && e.Panic == nil && t.folded(fold{e.Route, became, strings.Join(e.Limits, ","), level}) {
 		return
 	}
 	t.write(t.requestLine(e, became, level))
@@ -178,17 +179,22 @@ func (t *terminal) requestLine(e *proxy.Event, became string, level slog.Level) 
 	begin := fmt.Sprintf("%s %-*s %-6s ", clock(e.Started.Add(e.Duration)), t.routes, fit(route, t.routes), fit(printable(e.Method), 7))
 	verdict := fmt.Sprintf("%d %-16s", e.Status, became)
 	rest := fmt.Sprintf(" %7s", shortTime(e.Duration))
+	if e.Waited > 0 {
+		rest += "  waited " + shortTime(e.Waited)
+	}
 	for _, more := range []struct{ name, value string }{
 		{"limit", strings.Join(e.Limits, ",")},
 		{"holder", e.Holder.RequestID},
 		{"fault", e.Fault},
 		{"shadowed", string(e.Shadowed)},
+		{"candidate", strings.Join(e.Candidates, ",")},
 		{"store", e.StoreFault},
 		{"unknown route", e.Unknown},
 		{"is it", e.Nearest},
 		{"id", e.ID},
 		{"client", client(e)},
 		{"caller", e.Caller},
+		{"trace", e.TraceID},
 	} {
 		if more.value != "" {
 			rest += "  " + more.name + " " + printable(more.value)
@@ -236,7 +242,11 @@ func (t *terminal) unfoldLocked() {
 			what = "failures"
 		}
 		if more := n - foldAfter; more > 0 {
-			t.write(fit(fmt.Sprintf("… %s more %s of %s in %s: %s", humanize.Comma(more), what, cmp.Or(f.route, "no route"), foldEvery, f.outcome), t.width()))
+			why := f.outcome
+			if f.limits != "" {
+				why += ", limit " + f.limits
+			}
+			t.write(fit(fmt.Sprintf("… %s more %s of %s in %s: %s", humanize.Comma(more), what, cmp.Or(f.route, "no route"), foldEvery, why), t.width()))
 		}
 	}
 	clear(t.folds)

@@ -32,6 +32,7 @@ func TestTerminalShowsRequestsInColumns(t *testing.T) {
 	observe := requestLog(logger)
 	for _, e := range []proxy.Event{
 		{Route: "slack", Method: "POST", Status: 201, Duration: 1500 * time.Microsecond},
+		{Route: "slack", Method: "POST", Status: 200, Duration: 2100 * time.Millisecond, Waited: 2 * time.Second, Candidates: []string{"c"}, TraceID: "0af7"},
 		{Route: "quite-long", Method: "POST", Status: 409, Reason: proxy.ReasonDuplicate, Holder: cluster.Holder{RequestID: "FIRST"}},
 		{Route: "slack", Method: "POST", Status: 429, Reason: proxy.ReasonLimited, Limits: []string{"a", "b"}, Caller: "01234567"},
 		{Method: "GET", Status: 404, Reason: proxy.ReasonUnknownRoute, Unknown: "slak", Nearest: "slack"},
@@ -40,6 +41,7 @@ func TestTerminalShowsRequestsInColumns(t *testing.T) {
 		observe(&e)
 	}
 	const want = `10:20:30 slack      POST   201 forwarded          1.5ms  id MINE  client 203.0.113.7
+10:20:32 slack      POST   200 forwarded           2.1s  waited 2.0s  candidate c  id MINE  client …
 10:20:30 quite-long POST   409 duplicate          0.0ms  holder FIRST  id MINE  client 203.0.113.7
 10:20:30 slack      POST   429 limited            0.0ms  limit a,b  id MINE  client 203.0.113.7  ca…
 10:20:30 -          GET    404 unknown-route      0.0ms  unknown route slak  is it slack  id MINE  …
@@ -122,23 +124,24 @@ func TestTerminalFoldsFloods(t *testing.T) {
 				observe(&e)
 			}
 		}
-		limited := proxy.Event{Route: "slack", Status: 429, Reason: proxy.ReasonLimited}
+		limited := proxy.Event{Route: "slack", Status: 429, Reason: proxy.ReasonLimited, Limits: []string{"a", "b"}}
 		send(foldAfter+1214, limited)
+		send(foldAfter, proxy.Event{Route: "slack", Status: 429, Reason: proxy.ReasonLimited, Limits: []string{"a"}}) // another limit
 		send(foldAfter, proxy.Event{Route: "quite-long", Status: 429, Reason: proxy.ReasonLimited})
 		send(10, proxy.Event{Route: "slack", Status: 200})
 		send(10, proxy.Event{Route: "slack", Status: 500, Reason: proxy.ReasonInternal, Panic: "x"}) // of which there is another line
-		if got, want := strings.Count(seen(), "\n"), foldAfter+foldAfter+10+10*2; got != want {
+		if got, want := strings.Count(seen(), "\n"), 3*foldAfter+10+10*2; got != want {
 			t.Errorf("got %d lines, want %d", got, want)
 		}
 		time.Sleep(foldEvery)
 		synctest.Wait()
-		if got, want := seen(), "… 1,214 more refusals of slack in 1s: limited\n"; got != want {
+		if got, want := seen(), "… 1,214 more refusals of slack in 1s: limited, limit a,b\n"; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 		send(foldAfter+1, proxy.Event{Route: "slack", Status: 502, Reason: proxy.ReasonUpstreamRefused}) // a new second
 		(&life{logger: logger, began: time.Now().Add(-2 * time.Minute)}).stopped(0)
 		want := "… 1 more failures of slack in 1s: upstream-refused\n" +
-			time.Now().Format(time.TimeOnly) + " served 1,244 in 2 min: 1,220 limited, 10 forwarded, 10 internal, 4 upstream-refused\n" +
+			time.Now().Format(time.TimeOnly) + " served 1,247 in 2 min: 1,223 limited, 10 forwarded, 10 internal, 4 upstream-refused\n" +
 			time.Now().Format(time.TimeOnly) + " stopped  status 0  requests 0  uptime_ms 120000\n"
 		if _, after, _ := strings.Cut(seen(), "…"); "…"+after != want {
 			t.Errorf("got\n…%s, want\n%s", after, want)
@@ -170,7 +173,7 @@ func TestLogThatIsNoTerminal(t *testing.T) {
 		t.Error("got a display for a buffer")
 	}
 	c := parse(t, "--register a=http://host --log-format text")
-	if handler := c.logHandler(new(bytes.Buffer), &display{}); fmt.Sprintf("%T", handler) != "*slog.TextHandler" {
+	if handler := c.logHandler(new(bytes.Buffer), &display{}); fmt.Sprintf("%T", handler) != "*main.textHandler" {
 		t.Errorf("got %T for --log-format text at a terminal", handler)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -32,7 +33,23 @@ const (
 	other  = "throttle-proxy, Redis, another replica's" // the equal request is in flight elsewhere
 )
 
-var everything = []string{direct, bare, nginx, alone, shared}
+var (
+	everything = []string{direct, bare, nginx, alone, shared}
+	proxies    = []string{bare, alone, shared}
+)
+
+// How an upstream is spoken to, where not in clear.
+const (
+	overTLS1 = "https, HTTP/1.1 alone"
+	overTLS2 = "https, HTTP/2 offered"
+)
+
+func (w workload) scheme() string {
+	if w.over != "" {
+		return "https://"
+	}
+	return "http://"
+}
 
 type workload struct {
 	name, title string
@@ -40,10 +57,12 @@ type workload struct {
 	load        load
 	budget      int // requests a second; 0 for more than any of them can serve
 
+	over       string        // how nginx, as the upstream, is spoken to
 	goUpstream bool          // an upstream that reads bodies, in place of nginx
 	delay      time.Duration // that it takes
 
 	routes, budgets, replicas int      // of the product; 0 for one
+	cores                     int      // that each proxy may use; 0 for all
 	flags                     []string // of the product, besides
 }
 
@@ -56,6 +75,18 @@ var workloads = []workload{
 		systems: []string{bare, alone, shared, other}, load: load{connections: 64, body: 200, equal: true}, goUpstream: true, delay: 50 * time.Millisecond},
 	{name: "latency", title: "1,000 requests/s, however long they take",
 		systems: everything, load: load{perSecond: 1000, body: 200}},
+	{name: "https2", title: "admitted, to an https upstream that offers HTTP/2",
+		systems: proxies, load: load{connections: 64, body: 200}, over: overTLS2},
+	{name: "https1", title: "admitted, to an https upstream of HTTP/1.1 alone",
+		systems: proxies, load: load{connections: 64, body: 200}, over: overTLS1},
+	{name: "body", title: "admitted: bodies of 100 KiB, 16 connections",
+		systems: proxies, load: load{connections: 16, body: 100 << 10}},
+	{name: "mebibyte", title: "admitted: bodies of 1 MiB, 16 connections",
+		systems: proxies, load: load{connections: 16, body: 1 << 20}},
+	{name: "one", title: "admitted: POST of 200 B, 1 connection",
+		systems: everything, load: load{connections: 1, body: 200}},
+	{name: "sixteen", title: "admitted: POST of 200 B, 16 connections",
+		systems: proxies, load: load{connections: 16, body: 200}},
 	{name: "large", title: "answers of 1 MiB, 16 connections",
 		systems: everything, load: load{connections: 16, path: largePath}},
 }
@@ -67,13 +98,16 @@ func growth() (cells []workload) {
 		change(&w)
 		cells = append(cells, w)
 	}
-	proxies := []string{direct, bare, alone, shared}
+	all := []string{direct, bare, alone, shared}
 	for _, n := range []int{1, 16, 64, 256, 1024} {
-		add(plural(n, "connection"), proxies, func(w *workload) { w.load.connections = n })
+		add(plural(n, "connection"), all, func(w *workload) { w.load.connections = n })
+	}
+	for _, n := range []int{1, 2} {
+		add("GOMAXPROCS="+fmt.Sprint(n), all, func(w *workload) { w.cores = n })
 	}
 	for i, size := range []string{"200 B", "10 KiB", "100 KiB", "1 MiB"} {
 		n := []int{200, 10 << 10, 100 << 10, 1 << 20}[i]
-		add("16 connections, body of "+size, proxies, func(w *workload) { w.load.connections, w.load.body, w.goUpstream = 16, n, true })
+		add("16 connections, body of "+size, all, func(w *workload) { w.load.connections, w.load.body, w.goUpstream = 16, n, true })
 	}
 	own := []string{direct, alone, shared}
 	for _, n := range []int{1, 100, 1000} {
@@ -102,7 +136,8 @@ func main() {
 	}
 	runs := flag.Int("runs", 5, "rounds of each workload")
 	seconds := flag.Int("secs", 1, "length of one measurement")
-	names := flag.String("workloads", "admitted,limited,duplicate,latency,large", "which of them")
+	names := flag.String("workloads", "", "which of them, with commas between; empty for all")
+	past := flag.String("history", "", "file of the ratios of earlier runs: those of this one are compared with them, and added")
 	grow := flag.Bool("growth", false, "measure how cost grows in place of the workloads")
 	remember := flag.Bool("memory", false, "measure what is remembered in place of the workloads")
 	plots := flag.String("plots", "", "draw the plots of the documentation into this folder; those of a measurement with it")
@@ -110,7 +145,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	measured := func() error { return run(ctx, *runs, *seconds, strings.Split(*names, ","), *grow, *plots) }
+	measured := func() error { return run(ctx, *runs, *seconds, *names, *grow, *plots, *past) }
 	if *only {
 		measured = func() error { return drawPlots(ctx, *plots) }
 	}
@@ -125,7 +160,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, runs, seconds int, names []string, grow bool, plots string) error {
+func run(ctx context.Context, runs, seconds int, names string, grow bool, plots, past string) error {
 	if runs < 1 || seconds < 1 {
 		return errors.New("-runs and -secs must be at least 1")
 	}
@@ -134,7 +169,7 @@ func run(ctx context.Context, runs, seconds int, names []string, grow bool, plot
 	}
 	chosen := growth()
 	if !grow {
-		chosen = slices.DeleteFunc(slices.Clone(workloads), func(w workload) bool { return !slices.Contains(names, w.name) })
+		chosen = slices.DeleteFunc(slices.Clone(workloads), func(w workload) bool { return names != "" && !slices.Contains(strings.Split(names, ","), w.name) })
 	}
 	var results []result
 	for i, w := range chosen {
@@ -150,6 +185,12 @@ func run(ctx context.Context, runs, seconds int, names []string, grow bool, plot
 		return nil
 	}
 	printWorkloads(os.Stdout, results)
+	fmt.Printf("\nOn %s, %s, %s; %s.\n", machine(), kernel(), runtime.Version(), time.Now().UTC().Format(time.DateOnly))
+	if past != "" {
+		if err := compare(os.Stderr, past, results); err != nil {
+			return err
+		}
+	}
 	if plots != "" {
 		if err := errors.Join(drawPlots(ctx, plots), drawSpeed(filepath.Join(plots, "speed.svg"), results)); err != nil {
 			return err

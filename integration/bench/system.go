@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,7 +41,8 @@ func newBed(ctx context.Context) (*bed, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &bed{ctx: ctx, dir: dir, cleanups: []func(){func() { _ = os.RemoveAll(dir) }}, held: make(chan struct{}, 1)}, nil
+	b := &bed{ctx: ctx, dir: dir, cleanups: []func(){func() { _ = os.RemoveAll(dir) }}, held: make(chan struct{}, 1)}
+	return b, b.certify()
 }
 
 func (b *bed) end() {
@@ -55,6 +55,7 @@ func (b *bed) end() {
 // ends with the bed or, whatever becomes of that, with this process.
 func (b *bed) start(addr, name string, args ...string) (pid int, err error) {
 	cmd := exec.CommandContext(b.ctx, name, args...)
+	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+b.certificate())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("%w (make bench installs what is missing)", err)
@@ -84,99 +85,6 @@ func freeAddr() string {
 	}
 }
 
-// One process, and none of nginx's own limits.
-const nginxConfig = `
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log stderr crit;
-events { worker_connections 8192; }
-http {
-	access_log off;
-	client_body_temp_path body;
-	proxy_temp_path proxy;
-	fastcgi_temp_path fastcgi;
-	uwsgi_temp_path uwsgi;
-	scgi_temp_path scgi;
-	sendfile on;
-	keepalive_timeout 300s;
-	keepalive_requests 1000000000;
-	client_max_body_size 0;
-	%s
-}
-`
-
-const nginxUpstream = `
-	server {
-		listen %s backlog=4096;
-		location / { return 200 "ok"; }
-		location %s { alias %s; }
-	}
-`
-
-const nginxProxy = `
-	upstream u {
-		server %s;
-		keepalive 512;
-		keepalive_requests 1000000000;
-	}
-	limit_req_zone $server_name zone=limit:1m rate=%dr/s;
-	limit_req_status 429;
-	server {
-		listen %s backlog=4096;
-		location / {
-			limit_req zone=limit burst=%[2]d nodelay;
-			proxy_pass http://u;
-			proxy_http_version 1.1;
-			proxy_set_header Connection "";
-			proxy_set_header Host $host;
-			proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-		}
-	}
-`
-
-func (b *bed) startNginx(addr, config string) (pid int, err error) {
-	dir, err := os.MkdirTemp(b.dir, "nginx")
-	if err != nil {
-		return 0, err
-	}
-	path := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(path, fmt.Appendf(nil, nginxConfig, config), 0o600); err != nil {
-		return 0, err
-	}
-	return b.start(addr, "nginx", "-p", dir, "-c", path)
-}
-
-// upstream starts the workload's upstream and returns its address.
-func (b *bed) upstream(w workload) (addr string, err error) {
-	addr = freeAddr()
-	if !w.goUpstream {
-		large := filepath.Join(b.dir, "large")
-		if err := os.WriteFile(large, make([]byte, 1<<20), 0o644); err != nil {
-			return "", err
-		}
-		_, err = b.startNginx(addr, fmt.Sprintf(nginxUpstream, addr, "/v1"+largePath, large))
-		return addr, err
-	}
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		return "", err
-	}
-	server := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		delay := w.delay
-		if hold, err := time.ParseDuration(r.Header.Get(holdField)); err == nil {
-			delay = hold
-			b.held <- struct{}{}
-		}
-		time.Sleep(delay)
-		_, _ = io.WriteString(rw, "ok")
-	})}
-	go func() { _ = server.Serve(listener) }()
-	b.cleanups = append(b.cleanups, func() { _ = server.Close() })
-	return addr, nil
-}
-
 // system is what is measured.
 type system struct {
 	name   string
@@ -200,7 +108,7 @@ func (b *bed) system(name string, w workload, upstream string) (*system, error) 
 		if err != nil {
 			return nil, err
 		}
-		return s, b.add(s, addr, self, "bare-proxy", addr, upstream)
+		return s, b.add(s, addr, w, self, "bare-proxy", addr, w.scheme()+upstream)
 	case nginx:
 		budget := w.budget
 		if budget == 0 {
@@ -218,7 +126,7 @@ func (b *bed) system(name string, w workload, upstream string) (*system, error) 
 		args = append(args, "--redis", "redis://"+addr)
 	}
 	for i := range s.routes {
-		args = append(args, "--register", fmt.Sprintf("v%d=http://%s/v%d", i+1, upstream, i+1))
+		args = append(args, "--register", fmt.Sprintf("v%d=%s%s/v%[1]d", i+1, w.scheme(), upstream))
 	}
 	for i := range max(w.budgets, 1) {
 		rate := fmt.Sprintf("1000000/s,burst=%d", 1_000_000-i)
@@ -234,7 +142,7 @@ func (b *bed) system(name string, w workload, upstream string) (*system, error) 
 	}
 	for range replicas {
 		addr := freeAddr()
-		if err := b.add(s, addr, product, append([]string{"--listen", addr, "--admin", freeAddr()}, args...)...); err != nil {
+		if err := b.add(s, addr, w, product, append([]string{"--listen", addr, "--admin", freeAddr()}, args...)...); err != nil {
 			return nil, err
 		}
 	}
@@ -244,7 +152,10 @@ func (b *bed) system(name string, w workload, upstream string) (*system, error) 
 	return s, nil
 }
 
-func (b *bed) add(s *system, addr, name string, args ...string) error {
+func (b *bed) add(s *system, addr string, w workload, name string, args ...string) error {
+	if w.cores > 0 {
+		name, args = "env", append([]string{fmt.Sprint("GOMAXPROCS=", w.cores), name}, args...)
+	}
 	pid, err := b.start(addr, name, args...)
 	s.pids, s.addrs = append(s.pids, pid), append(s.addrs, addr)
 	return err
@@ -261,13 +172,16 @@ func (b *bed) startRedis(s *system, addr string) (err error) {
 // bareProxy is what the ratios are to: the standard library's proxy with
 // connections that are kept, and no checks.
 func bareProxy(addr, upstream string) error {
-	target := &url.URL{Scheme: "http", Host: upstream}
+	target, err := url.Parse(upstream)
+	if err != nil {
+		return err
+	}
 	return http.ListenAndServe(addr, &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.SetXForwarded()
 		},
-		Transport: &http.Transport{MaxIdleConnsPerHost: 4096, DisableCompression: true},
+		Transport: &http.Transport{MaxIdleConnsPerHost: 4096, DisableCompression: true}, // by https it takes the HTTP/2 that is offered
 		ErrorLog:  log.New(io.Discard, "", 0),
 	})
 }

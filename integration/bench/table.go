@@ -72,7 +72,7 @@ func printWorkloads(out io.Writer, results []result) {
 			}
 			proxies := []string{bare, nginx, alone, shared, other}
 			var added []float64
-			if r.load.perSecond > 0 { // elsewhere it is the queue's
+			if r.load.perSecond > 0 || r.load.connections == 1 { // elsewhere it is the queue's
 				added = pairs(of(p50, proxies...), r.of(direct, p50), difference)
 			}
 			printRow(out, title, system,

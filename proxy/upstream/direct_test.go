@@ -225,9 +225,16 @@ func TestLargeBodies(t *testing.T) {
 				}
 				req := held(http.MethodPost, "/", strings.Repeat("b", size))
 				whole := req.Body
-				req.Body = func() io.ReadCloser { return struct{ io.ReadCloser }{whole()} } // in parts
+				open := 0 // bodies, which nobody reads any more when the exchange has ended
+				req.Body = func() io.ReadCloser {
+					open++
+					return inParts{whole(), func() { open-- }}
+				}
 				for range 2 {
 					wantOutcome(t, send(t, c, req), tt.want)
+					if open != 0 {
+						t.Error("the body is still written")
+					}
 				}
 				if connections != tt.connections {
 					t.Errorf("got %d connections, want %d", connections, tt.connections)
@@ -237,6 +244,17 @@ func TestLargeBodies(t *testing.T) {
 			})
 		})
 	}
+}
+
+// inParts is a body that is not written at once.
+type inParts struct {
+	io.Reader
+	closed func()
+}
+
+func (p inParts) Close() error {
+	p.closed()
+	return nil
 }
 
 // take reads so much of a body, and pauses four times meanwhile.

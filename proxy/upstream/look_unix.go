@@ -6,8 +6,6 @@ import (
 	"io"
 	"os"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // canLook tells whether readNow can be asked here.
@@ -37,7 +35,7 @@ func readNow(fd uintptr, p []byte) (int, error) {
 func writeNow(fd uintptr, parts [][]byte) (int, error) {
 	const most = 64 // parts in one call: systems have bounds of at least 1024
 	for {
-		n, err := unix.Writev(int(fd), parts[:min(most, len(parts))])
+		n, err := writev(int(fd), parts[:min(most, len(parts))])
 		switch {
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN:
