@@ -96,7 +96,7 @@ var keyBehaviours = map[string]func(t *testing.T, fleet []replica){
 		soon := charge("soon", "1/s")
 		soon.Wait = 3 * time.Second
 		admit(t, fleet[0], unlocked(soon))
-		waiting := underKey("k", "pay", soon)
+		waiting := underKey("k", "pay", soon, charge("day", "9/d")) // of which one is asked for when the wait is over
 		waiting.Wait = 3 * time.Second
 		done := make(chan Verdict)
 		go func() { done <- ask(t, fleet[0], waiting) }()
