@@ -32,7 +32,7 @@ func TestDefaults(t *testing.T) {
 			DedupeHeaders: []string{"Authorization", "Cookie", "X-Api-Key", "Api-Key", "Idempotency-Key", "X-Idempotency-Key",
 				"Content-Range", "Upload-Offset", "Range", "If-Match", "If-None-Match", "SOAPAction", "X-HTTP-Method-Override"},
 			Hold:            defaultHold,
-			DuplicateStatus: 409,
+			OnDuplicate: proxy.Refuse, DuplicateStatus: 409,
 			Timeout:         time.Minute,
 			ClosedStatus:    499,
 			ClientGone:      proxy.Finish,
