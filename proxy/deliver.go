@@ -22,7 +22,13 @@ func (x *exchange) deliver(a *upstream.Answer) {
 		header["Content-Type"] = nil // or net/http guesses one
 	}
 	a.Trailer = allowedTrailers(a.Trailer)
-	x.record.begin(a)
+	records := x.records(a)
+	if x.record != nil {
+		x.record.begin(a)
+	}
+	if !records {
+		x.shareNothing()
+	}
 	announced := len(a.Trailer)
 	for name := range a.Trailer {
 		header.Add("Trailer", name)
@@ -31,7 +37,9 @@ func (x *exchange) deliver(a *upstream.Answer) {
 	x.addRateLimit(x.decisions, x.used)
 	bodyless := x.in.Method == http.MethodHead || a.StatusCode == http.StatusNoContent || a.StatusCode == http.StatusNotModified
 	if bodyless || a.ContentLength == 0 {
-		x.record.end(a)
+		if records {
+			x.record.whole = true
+		}
 		x.settle() // there is no later part
 	}
 	x.client.begin(a.StatusCode)
@@ -39,6 +47,9 @@ func (x *exchange) deliver(a *upstream.Answer) {
 		x.client.flush() // the first part may come late
 	}
 	if !bodyless {
+		if records && a.ContentLength != 0 {
+			x.record.run(a, x.settle, x.shareNothing)
+		}
 		x.copyBody(a)
 		x.sendTrailers(a, announced)
 	}
@@ -61,18 +72,14 @@ func (x *exchange) copyBody(a *upstream.Answer) {
 	defer copyBuffers.Put(buffer)
 	for {
 		n, err := a.Body.Read(buffer)
-		x.record.add(buffer[:n])
 		if left > 0 {
 			if left -= int64(n); left <= 0 {
-				x.record.end(a)
 				x.settle()
 			}
 		}
 		if n > 0 {
-			if _, failure := x.client.Write(buffer[:n]); failure != nil {
-				if err == nil {
-					x.readOn(a, left, buffer)
-				}
+			if _, err := x.client.Write(buffer[:n]); err != nil {
+				x.record.wait()
 				x.breakOff()
 			}
 			if left != 0 {
@@ -80,7 +87,6 @@ func (x *exchange) copyBody(a *upstream.Answer) {
 			}
 		}
 		if err == io.EOF {
-			x.record.end(a)
 			return
 		} else if err != nil {
 			x.cutAnswer(err)

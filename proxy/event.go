@@ -32,6 +32,7 @@ type Event struct {
 	Holder   cluster.Holder
 	Limits   []string // names of the limits that refused
 	Replayed bool     // the answer is the one that was kept under the request's key
+	Joined   bool     // the answer is that of an equal request, which it has waited for, or whose hold it is
 	Fault    string   // what was wrong with the upstream, by the error types of RFC 9209
 	Unknown  string   // the name of a route that there is none of; empty if it may be a secret
 	Nearest  string   // the route most like it, or the only one

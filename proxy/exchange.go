@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"throttle-proxy/cluster"
@@ -37,10 +38,12 @@ type exchange struct {
 	used      []int              // slots of each of its concurrency limits, likewise
 	limits    []limiter.Limit    // the route's, if operators have changed any
 	counted   bool               // as in flight
-	record    *record            // of the answer to a request with a key; nil of any other
+	record    *record            // of the answer to a request with a key, or with followers; nil of any other
+	until     time.Time          // until when it follows others; zero if it has not
 
 	sent    time.Time // when it was sent on; zero if it was not
 	outcome outcome
+	settled atomic.Bool
 	gone    bool // the client had left by the time the upstream answered
 }
 
@@ -111,6 +114,7 @@ func (x *exchange) serve() {
 			x.askByKey(&ask, key)
 		case x.body.isHeld():
 			ask.Fingerprint = rt.fingerprint(x.in, x.compared(), x.body.held)
+			ask.Sharing = rt.sharing()
 		}
 	case ask.Wait > 0 && x.body.hidesClient():
 		if err := x.body.hold(reusable); err != nil && err != errNoMemory {
@@ -126,6 +130,8 @@ func (x *exchange) serve() {
 // compared is what equal requests have in common of where they go.
 func (x *exchange) compared() string {
 	switch {
+	case x.route.OnDuplicate.shares() && !x.route.PassHost && x.labels == "":
+		return x.prefix + " " + x.target // an answer that is shared names places as its client does
 	case x.route.PassHost:
 		return hostOf(x.in.Host) + x.target
 	case x.labels != "":
@@ -152,13 +158,19 @@ func (x *exchange) streamsOn(err error) bool {
 	return true
 }
 
-// admit gets the verdict on ask, and answers the request unless it may go on.
+// admit counts the request, gets the verdict on ask, and answers the request unless
+// it may go on.
 func (x *exchange) admit(ask cluster.Ask) bool {
 	x.counted = true
 	if x.proxy.inFlight.Add(1) > x.proxy.options.MaxInFlight {
 		x.refuse(ReasonTooManyInFlight)
 		return false
 	}
+	return x.judge(ask)
+}
+
+// judge is admit of a request that is counted.
+func (x *exchange) judge(ask cluster.Ask) bool {
 	ctx := x.in.Context()
 	if ask.Wait > 0 {
 		waits, end := context.WithCancelCause(x.proxy.cut)
@@ -192,8 +204,8 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 		return false
 	case v.Outcome == cluster.Admitted:
 		x.grant = v.Grant
-		if ask.Key != nil {
-			x.record = &record{all: &x.proxy.bodies}
+		if ask.Key != nil || v.Grant.Shared() {
+			x.record = newRecord(&x.proxy.bodies)
 		}
 		if !v.Degraded { // of a share nobody is told: it ends with the outage
 			x.decisions, x.used = v.Decisions, v.Used
@@ -202,6 +214,8 @@ func (x *exchange) admit(ask cluster.Ask) bool {
 		x.recordCandidates(v)
 	case x.route.Shadow:
 		x.event.Shadowed = x.recordRefusal(v)
+	case v.Flight != nil:
+		return x.follow(ask, v)
 	default:
 		x.refuseVerdict(v)
 		return false
@@ -255,7 +269,7 @@ func (x *exchange) forward() {
 		// connection: it is answered, and if it is gone the write fails.
 		if x.gone = x.in.Context().Err() != nil; x.gone {
 			x.lose()
-		} else if !answer.Whole && x.record == nil { // which is for one that comes again, too
+		} else if !answer.Whole && !x.records(answer) { // which is for others, too
 			defer context.AfterFunc(x.in.Context(), leave)()
 		}
 	}

@@ -21,11 +21,12 @@ func (x *exchange) fail(ctx context.Context, err error) {
 	if !failure.Sent {
 		x.outcome = unsent
 	}
-	x.settle()
 	reason, status := x.failed(ctx, failure)
 	if reason != ReasonClientGone && reason != ReasonBadRequest {
 		x.event.Fault = failure.Fault
 	}
+	x.shareFailure(reason, status)
+	x.settle()
 	x.refuseAs(reason, status)
 }
 

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -31,14 +30,14 @@ const (
 // keyFields are the request's fields that may have its key.
 var keyFields = []string{"Idempotency-Key", "X-Idempotency-Key"}
 
-// credentialFields are those that show who may see an answer, whatever else a route
+// CredentialFields are those that show who may see an answer, whatever else a route
 // compares.
-var credentialFields = []string{"Authorization", "Cookie", "X-Api-Key", "Api-Key"}
+var CredentialFields = []string{"Authorization", "Cookie", "X-Api-Key", "Api-Key"}
 
 // keyHeaders are the request's fields that are part of what it says under a key,
 // canonical and sorted.
 func keyHeaders(compared []string) []string {
-	headers := slices.Concat(compared, credentialFields)
+	headers := slices.Concat(compared, CredentialFields)
 	headers = slices.DeleteFunc(headers, func(name string) bool { return slices.Contains(keyFields, name) })
 	slices.Sort(headers)
 	return slices.Compact(headers)
@@ -119,23 +118,7 @@ func (x *exchange) replay(v cluster.Verdict) {
 		return
 	}
 	header := x.client.Header()
-	for name, values := range a.header {
-		header[name] = values
-	}
-	if header["Content-Type"] == nil {
-		header["Content-Type"] = nil // or net/http guesses one
-	}
-	var before int64
-	if _, err := fmt.Sscan(header.Get("Age"), &before); err != nil || before < 0 {
-		before = 0
-	}
-	header.Set("Age", fmt.Sprint(before+int64(v.Age/time.Second)))
-	header.Add("Cache-Status", ourName+"; hit")
 	header.Set("Idempotent-Replayed", "true")
-	x.event.Status, x.event.Replayed = a.status, true
-	x.client.begin(a.status)
-	if len(a.body) > 0 {
-		_, _ = x.client.Write(a.body) // a client that has left can come again
-	}
-	x.client.ended = true
+	x.event.Replayed = true
+	x.pass(a, "hit", v.Age)
 }

@@ -56,12 +56,17 @@ func (x *exchange) lose() {
 // settle ends what was granted by what has become of the exchange so far. Calls
 // after the first do nothing.
 func (x *exchange) settle() {
+	if x.settled.Swap(true) {
+		return
+	}
 	x.keep()
 	switch {
 	case x.outcome == unsent:
 		x.grant.Unsent()
-	case x.record != nil && x.outcome.answered():
+	case x.record != nil && x.outcome.answered() && !x.grant.Shared():
 		x.grant.Release(0) // its repeats are known by their key
+	case x.route.OnDuplicate.shares() && !changes(x.in.Method):
+		x.grant.Release(0) // the next one begins a new flight
 	default:
 		x.grant.Release(x.route.Hold.after(x.outcome))
 	}

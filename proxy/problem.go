@@ -214,7 +214,7 @@ func (p *problem) members(o object) object {
 // Anthropic and Stripe have for it.
 func (p *problem) errorType() string {
 	switch {
-	case p.reason == ReasonDuplicate, p.reason == ReasonHeld, p.reason == ReasonKeyReused, p.reason == ReasonNotKept, p.reason == ReasonOutcomeUnknown:
+	case p.reason == ReasonDuplicate, p.reason == ReasonHeld, p.reason == ReasonNotShareable, p.reason == ReasonKeyReused, p.reason == ReasonNotKept, p.reason == ReasonOutcomeUnknown:
 		return "idempotency_error"
 	case p.status == http.StatusTooManyRequests:
 		return "rate_limit_error"

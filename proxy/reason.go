@@ -25,6 +25,7 @@ const (
 	ReasonTooManyInFlight Reason = "too-many-in-flight"
 	ReasonAmbiguousField  Reason = "ambiguous-field"  // the field that says whose budget it is comes in several lines
 	ReasonBadKey          Reason = "bad-key"          // of its idempotency key: malformed, two, too long, or missing
+	ReasonNotShareable    Reason = "not-shareable"    // an equal request was in flight, and its answer is for it alone
 	ReasonKeyReused       Reason = "key-reused"       // it is that of a request that said something else
 	ReasonNotKept         Reason = "answer-not-kept"  // the request of its key was answered, which is not to be had again
 	ReasonOutcomeUnknown  Reason = "outcome-unknown"  // the request of its key was sent, and nobody knows what has become of it
@@ -75,6 +76,7 @@ var reasons = map[Reason]about{
 	ReasonNoMemory:        {503, "No memory", "The bodies of all requests together are too large.", "connection_limit_reached", 14, true},
 	ReasonTooManyInFlight: {503, "Too many in flight", "This replica has as many exchanges as it may have.", "connection_limit_reached", 14, true},
 	ReasonBadKey:          {400, "Bad idempotency key", "", "http_request_error", 3, false},
+	ReasonNotShareable:    {409, "Not shareable", "An equal request was in flight, and its answer is for its own client alone.", "http_request_denied", 10, false},
 	ReasonKeyReused:       {422, "Idempotency key reused", "The key is that of a request that said something else, or came with other credentials. Send a new request with a key of its own.", "http_request_denied", 9, false},
 	ReasonNotKept:         {409, "Answer not kept", "The request of this key was sent and answered, and its answer could not be kept.", "http_request_denied", 9, false},
 	ReasonOutcomeUnknown:  {409, "Outcome unknown", "The request of this key was sent, and what has become of it is not known: the upstream may have acted on it.", "http_request_denied", 9, false},

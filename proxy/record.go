@@ -6,63 +6,145 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"sync"
 
 	"throttle-proxy/proxy/upstream"
 )
 
-// maxKept is the longest body of an answer that is kept.
+// maxKept is the longest body of an answer that is kept or shared.
 const maxKept = 256 << 10
 
-// record is the answer to a request with a key, as it passes. A nil *record records
-// nothing.
+// record is an answer that is for others too, those that follow its exchange or
+// repeat its request: it is read as it comes, however slowly its client does, and
+// also when that has left. A nil *record records nothing.
 type record struct {
-	all     *bodies // of which what is recorded is a part
-	status  int
-	header  http.Header
+	all    *bodies // of which what is recorded is a part
+	status int
+	header http.Header
+	whole  bool // written by who records
+
+	running chan struct{} // closed when no more is recorded; nil if the body is not
+
+	mu      sync.Mutex
+	grown   sync.Cond
 	body    []byte
-	counted int
-	over    bool // it may not be kept
-	whole   bool
+	ready   int    // bytes of body that the client may have
+	rest    []byte // what was read beside it
+	stopped bool
+	err     error // with which the upstream's body has ended
 }
 
-// records reports whether the rest of the answer is still wanted, also by a client
-// that has left.
-func (r *record) records() bool { return r != nil && !r.over && !r.whole }
-
-// begin records the header of an answer as the client gets it, but for what is ours.
-func (r *record) begin(a *upstream.Answer) {
-	if r == nil {
-		return
-	}
-	r.status, r.header = a.StatusCode, maps.Clone(a.Header)
-	r.over = a.ContentLength > maxKept || len(a.Trailer) > 0 || freesKey(a.StatusCode)
+func newRecord(all *bodies) *record {
+	r := &record{all: all}
+	r.grown.L = &r.mu
+	return r
 }
 
-// add records a part of the body.
-func (r *record) add(part []byte) {
-	if !r.records() || len(part) == 0 {
-		return
+// begin notes an answer's header as the client gets it, but for what is ours.
+func (r *record) begin(a *upstream.Answer) { r.status, r.header = a.StatusCode, maps.Clone(a.Header) }
+
+// run records the body of a, which the client then reads from a. Before it can
+// have the last part, settled is called; or passed, where the body is found not to be
+// for others. Neither is if it breaks off.
+func (r *record) run(a *upstream.Answer, settled, passed func()) {
+	source := a.Body
+	a.Body = &recorded{r, source, 0}
+	r.running = make(chan struct{})
+	if a.Whole {
+		r.read(a, source, settled, passed)
+	} else {
+		go r.read(a, source, settled, passed)
 	}
+}
+
+func (r *record) read(a *upstream.Answer, source io.Reader, settled, passed func()) {
+	defer close(r.running)
+	buffer := copyBuffers.Get()
+	defer copyBuffers.Put(buffer)
+	left := a.ContentLength // negative if unknown
+	for {
+		n, err := source.Read(buffer)
+		complete := a.ContentLength >= 0 && left == int64(n) || a.ContentLength < 0 && err == io.EOF
+		left -= int64(n)
+		fits := r.add(buffer[:n]) && (!complete || len(a.Trailer) == 0)
+		switch {
+		case !fits:
+			passed()
+		case complete && !r.whole:
+			r.whole = true
+			settled()
+		}
+		r.mu.Lock()
+		r.ready, r.err, r.stopped = len(r.body), err, err != nil || !fits
+		r.mu.Unlock()
+		r.grown.Broadcast()
+		if r.stopped {
+			return
+		}
+	}
+}
+
+// add records a part, unless there is no room for it: then it is there for the client
+// alone.
+func (r *record) add(part []byte) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if len(r.body)+len(part) > maxKept || !r.all.take(len(part)) {
-		r.over = true
-		return
+		r.rest = append(r.rest, part...)
+		return false
 	}
-	r.counted += len(part)
 	r.body = append(r.body, part...)
+	return true
 }
 
-// end is called when all of the answer has come.
-func (r *record) end(a *upstream.Answer) {
-	if r.records() {
-		r.whole, r.over = len(a.Trailer) == 0, len(a.Trailer) > 0
+// wait waits until no more is recorded: an answer is recorded to its end, which the
+// longest pause in it, or the end of the replica, brings.
+func (r *record) wait() {
+	if r != nil && r.running != nil {
+		<-r.running
 	}
+}
+
+// recorded is the body of an answer that is recorded.
+type recorded struct {
+	*record
+	source io.ReadCloser
+	at     int
+}
+
+// Read waits for what is recorded, and reads on by itself behind that.
+func (b *recorded) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.at == b.ready && !b.stopped {
+		b.grown.Wait()
+	}
+	switch {
+	case b.at < b.ready:
+		n := copy(p, b.body[b.at:b.ready])
+		b.at += n
+		return n, nil
+	case len(b.rest) > 0:
+		n := copy(p, b.rest)
+		b.rest = b.rest[n:]
+		return n, nil
+	case b.err != nil:
+		return 0, b.err
+	}
+	return b.source.Read(p)
+}
+
+func (b *recorded) Close() error {
+	b.wait()
+	return b.source.Close()
 }
 
 // done gives back the memory.
 func (r *record) done() {
 	if r != nil {
-		r.all.give(int64(r.counted))
-		r.counted, r.body = 0, nil
+		r.wait()
+		r.all.give(int64(len(r.body)))
+		r.body = nil
 	}
 }
 
@@ -77,39 +159,21 @@ func freesKey(status int) bool {
 	return status >= 500
 }
 
-// keep says what repeats of the exchange's request get, if it has a key.
+// keep says what repeats and followers of the exchange's request get.
 func (x *exchange) keep() {
 	switch r := x.record; {
 	case r == nil, !x.outcome.answered(): // which the cluster knows to be unknown
+	case x.grant.Shared():
+		if r.whole {
+			x.grant.Share(r.form(isLeadersAlone))
+		}
 	case freesKey(r.status):
 		x.grant.FreeKey()
 	case r.whole:
-		x.grant.Keep(r.form())
+		x.grant.Keep(r.form(nil))
 	default:
 		x.grant.Keep(nil)
 	}
-}
-
-// readOn reads the rest of an answer whose client has left, for when it comes again.
-func (x *exchange) readOn(a *upstream.Answer, left int64, buffer []byte) {
-	for x.record.records() {
-		if left == 0 {
-			x.record.end(a)
-			break
-		}
-		n, err := a.Body.Read(buffer)
-		x.record.add(buffer[:n])
-		if left > 0 {
-			left -= int64(n)
-		}
-		if err == io.EOF && left <= 0 {
-			x.record.end(a)
-		}
-		if err != nil {
-			break
-		}
-	}
-	x.settle()
 }
 
 // keptForm is the version of the form in which answers are kept: all of it are
@@ -118,8 +182,8 @@ func (x *exchange) readOn(a *upstream.Answer, left int64, buffer []byte) {
 // then, without its length, the body.
 const keptForm = 1
 
-// form is the record as it is kept.
-func (r *record) form() []byte {
+// form is the record as it is kept, without the fields that but says.
+func (r *record) form(but func(name string) bool) []byte {
 	b := make([]byte, 0, 512+len(r.body))
 	number := func(n int) { b = binary.AppendUvarint(b, uint64(n)) }
 	text := func(s string) {
@@ -128,8 +192,12 @@ func (r *record) form() []byte {
 	}
 	b = append(b, keptForm)
 	number(r.status)
-	number(len(r.header))
-	for _, name := range slices.Sorted(maps.Keys(r.header)) {
+	names := slices.Sorted(maps.Keys(r.header))
+	if but != nil {
+		names = slices.DeleteFunc(names, but)
+	}
+	number(len(names))
+	for _, name := range names {
 		text(name)
 		number(len(r.header[name]))
 		for _, value := range r.header[name] {

@@ -123,7 +123,7 @@ func (x *exchange) recordRefusal(v cluster.Verdict) Reason {
 // to know.
 func (x *exchange) reply(p problem) {
 	p.route, p.requestID = x.event.Route, x.id
-	p.sent, p.cause = x.outcome != unsent, x.event.Fault
+	p.sent, p.cause = p.sent || x.outcome != unsent, x.event.Fault
 	x.addRateLimit(x.decisions, x.used) // of a request that was admitted
 	status, body := p.answer(x.client.Header(), x.in)
 	x.event.Reason, x.event.Status = p.reason, p.status

@@ -36,6 +36,7 @@ type Route struct {
 	Candidates  []Limit       // budgets that refuse nobody: what they would have refused is reported
 	Concurrency []Concurrency // exchanges at once: its own and its pool's, each with another name than all limits
 	Idempotency Idempotency
+	OnDuplicate OnDuplicate
 	Wait        time.Duration // longest that a request waits for its budgets and slots; 0 to refuse it at once
 
 	Dedupe          Dedupe
@@ -140,10 +141,11 @@ type route struct {
 	charges    []cluster.Charge // with the callers still to be filled in, as in
 	candidates []cluster.Charge
 	slots      []cluster.Slot
-	headers    []string // of the fingerprint, canonical and sorted
-	keyHeaders []string // of what a request with a key says
-	policy     []string // RateLimit-Policy
-	items      []string // of RateLimit, one a limit and then one a concurrency limit, as far as its name
+	headers    []string     // of the fingerprint, canonical and sorted
+	keyHeaders []string     // of what a request with a key says
+	policy     []string     // RateLimit-Policy
+	alone      atomic.Int64 // until when its answers are taken for their leaders' alone, in Unix nanoseconds
+	items      []string     // of RateLimit, one a limit and then one a concurrency limit, as far as its name
 }
 
 // sender sends requests to an upstream: an [upstream.Client].
@@ -175,6 +177,9 @@ func newRoute(r Route) (*route, error) {
 	rt.pauses = []string{rt.pause, rt.pauseOf()}
 	rt.oneCaller, rt.preset = r.sendsCredentials(), PresetOf(r.Upstream)
 	headers := append([]string{"Content-Type", "Content-Encoding"}, r.DedupeHeaders...)
+	if r.OnDuplicate.shares() {
+		headers = append(headers, sharedFields...)
+	}
 	if r.Dedupe == DedupeKey {
 		headers = append(headers, "Idempotency-Key")
 	}

@@ -168,6 +168,8 @@ func TestPolicyOfARouteReplacesTheDefault(t *testing.T) {
 		{"dedupe-header", "X-User,Cookie", "none", func(r proxy.Route) any { return r.DedupeHeaders }, []string{"X-User", "Cookie"}, []string(nil)},
 		{"dedupe-json", "$.event.id,-$.event.sent", "none", func(r proxy.Route) any { return r.DedupeJSON }, []string{"$.event.id", "-$.event.sent"}, []string(nil)},
 		{"wait", "3s", "off", func(r proxy.Route) any { return r.Wait }, 3 * time.Second, time.Duration(0)},
+		{"on-duplicate", "join", "refuse", func(r proxy.Route) any { return r.OnDuplicate }, proxy.Join, proxy.Refuse},
+		{"on-duplicate", "fresh", "join", func(r proxy.Route) any { return r.OnDuplicate }, proxy.Fresh, proxy.Join},
 		{"idempotency", "24h", "1d,required,by=header:x-tenant", func(r proxy.Route) any { return r.Idempotency }, proxy.Idempotency{Keep: 24 * time.Hour}, proxy.Idempotency{Keep: 24 * time.Hour, Required: true, By: proxy.By{Header: "X-Tenant"}}},
 		{"idempotency", "1m", "off", func(r proxy.Route) any { return r.Idempotency.Keep }, time.Minute, time.Duration(0)},
 		{"concurrency", "5,by=client", "off", func(r proxy.Route) any { return len(r.Concurrency) }, 1, 0},

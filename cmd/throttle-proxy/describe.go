@@ -113,6 +113,12 @@ func describeCoolDown(r proxy.Route) string {
 	return ""
 }
 
+// sharedWhile says what repeats get where they are not refused.
+var sharedWhile = map[proxy.OnDuplicate]string{
+	proxy.Join:  " get the same answer while ",
+	proxy.Fresh: " get one fresh answer while ",
+}
+
 // describeRefusals says when repeats are refused, and how.
 func describeRefusals(r proxy.Route) string {
 	when := []string{"in flight"}
@@ -123,7 +129,9 @@ func describeRefusals(r proxy.Route) string {
 		when = append(when, brief(d)+" after an unknown outcome")
 	}
 	text := " refused while "
-	if r.DuplicateStatus != http.StatusConflict {
+	if shared := sharedWhile[r.OnDuplicate]; shared != "" {
+		text = shared
+	} else if r.DuplicateStatus != http.StatusConflict {
 		text = fmt.Sprintf(" refused with %d while ", r.DuplicateStatus)
 	}
 	last := len(when) - 1

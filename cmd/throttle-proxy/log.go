@@ -242,6 +242,8 @@ func outcome(e *proxy.Event) string {
 		return string(proxy.ReasonClientGone)
 	case e.Replayed:
 		return "replayed"
+	case e.Joined:
+		return "joined"
 	}
 	return "forwarded"
 }

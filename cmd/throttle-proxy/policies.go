@@ -45,6 +45,8 @@ func (f *flags) policies(p *parsing) []policy {
 		one(p, "dedupe-json", f.DedupeJSON, nil, parseJSONPaths, func(r *proxy.Route) *[]string { return &r.DedupeJSON }),
 		one(p, "wait", f.Wait, 0, parseWait, func(r *proxy.Route) *time.Duration { return &r.Wait }),
 		one(p, "hold", f.Hold, defaultHold, parseHold, func(r *proxy.Route) *proxy.Hold { return &r.Hold }),
+		one(p, "on-duplicate", f.OnDuplicate, proxy.Refuse, oneOf(proxy.Refuse, proxy.Join, proxy.Fresh), func(r *proxy.Route) *proxy.OnDuplicate { return &r.OnDuplicate }),
+		f.shares(p),
 		one(p, "idempotency", f.Idempotency, proxy.Idempotency{}, parseIdempotency, func(r *proxy.Route) *proxy.Idempotency { return &r.Idempotency }),
 		one(p, "duplicate-status", f.DuplicateStatus, http.StatusConflict, parseDuplicateStatus, func(r *proxy.Route) *int { return &r.DuplicateStatus }),
 		one(p, "timeout", f.Timeout, time.Minute, parseTime, func(r *proxy.Route) *time.Duration { return &r.Timeout }),
