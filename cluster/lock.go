@@ -173,8 +173,13 @@ type ending struct {
 
 func (e ending) args(c *command, now time.Duration) {
 	c.arg(e.token())
-	c.number(millis(e.until - now))
-	c.arg(e.value)
+	hold := millis(e.until - now)
+	c.number(hold)
+	if hold > 0 {
+		c.arg(e.value)
+	} else {
+		c.arg("")
+	}
 }
 
 // renewal keeps a lock for another TTL.
