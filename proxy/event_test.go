@@ -208,6 +208,8 @@ func TestEventTellsNoSecrets(t *testing.T) {
 					req.RequestURI = "/hook/../canary"
 				case ReasonBadRequest, ReasonClientGone, ReasonLoop:
 					req = x.change(req)
+				case ReasonBadKey:
+					req.Header.Set("Idempotency-Key", `"canary`)
 				case ReasonAmbiguousField:
 					req.Header.Add("Authorization", "Bearer canary-2")
 				case ReasonUnknownRoute:
@@ -216,6 +218,25 @@ func TestEventTellsNoSecrets(t *testing.T) {
 				return r.do(req)
 			}
 			switch reason {
+			case ReasonKeyReused:
+				send("canary 1")
+			case ReasonNotKept:
+				r.over(answers(ok, strings.Repeat("x", maxKept+1)))
+				send("canary")
+			case ReasonOutcomeUnknown:
+				r.over(fails(true, io.EOF))
+				send("canary")
+			case ReasonNotShareable:
+				g := newGate(t)
+				r.over(g)
+				go send("canary")
+				synctest.Wait()
+				go func() {
+					synctest.Wait()
+					stream := answer(ok, "canary")
+					stream.Header.Set("Content-Type", "text/event-stream")
+					g.answers <- stream
+				}()
 			case ReasonDuplicate:
 				r.over(newGate(t))
 				go send("canary")

@@ -293,13 +293,13 @@ type replaying struct{ Cluster }
 
 func FuzzReadKept(f *testing.F) {
 	r := record{status: 200, header: http.Header{"A": {"b", "\xff"}, "C": {}}, body: []byte("body")}
-	f.Add(r.form())
+	f.Add(r.form(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		a, ok := readKept(b)
 		if !ok {
 			return
 		}
-		form := (&record{status: a.status, header: a.header, body: a.body}).form()
+		form := (&record{status: a.status, header: a.header, body: a.body}).form(nil)
 		if again, ok := readKept(form); !ok || again.status != a.status || !bytes.Equal(again.body, a.body) || len(again.header) != len(a.header) {
 			t.Errorf("got %+v, want %+v", again, a)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -210,11 +211,14 @@ func (p *problem) members(o object) object {
 	return o
 }
 
+// ofDuplicates are the reasons that have to do with an equal request.
+var ofDuplicates = []Reason{ReasonDuplicate, ReasonHeld, ReasonNotShareable, ReasonKeyReused, ReasonNotKept, ReasonOutcomeUnknown}
+
 // errorType is the kind of an error in the words that the SDKs of OpenAI,
 // Anthropic and Stripe have for it.
 func (p *problem) errorType() string {
 	switch {
-	case p.reason == ReasonDuplicate, p.reason == ReasonHeld, p.reason == ReasonNotShareable, p.reason == ReasonKeyReused, p.reason == ReasonNotKept, p.reason == ReasonOutcomeUnknown:
+	case slices.Contains(ofDuplicates, p.reason):
 		return "idempotency_error"
 	case p.status == http.StatusTooManyRequests:
 		return "rate_limit_error"

@@ -83,6 +83,24 @@ var refusals = map[Reason]refusal{
 			time.Sleep(250 * time.Millisecond)
 		},
 	},
+	ReasonNotShareable: {
+		compared: true, status: 409, kind: "urn:throttle-proxy:problem:not-shareable", title: "Not shareable", grpc: "10", errorType: "idempotency_error",
+		more:  `,"holder":{"request_id":"FIRST","replica":"replica-1","age":0.25}`,
+		route: shares(Join),
+		before: func(t *testing.T, r *rig) {
+			g := newGate(t)
+			r.over(g)
+			r.start(post("same", "X-Request-Id", "first-of-client"))
+			synctest.Wait()
+			time.Sleep(250 * time.Millisecond)
+			go func() {
+				synctest.Wait()
+				stream := answer(ok, "event")
+				stream.Header.Set("Content-Type", "text/event-stream")
+				g.answers <- stream
+			}()
+		},
+	},
 	ReasonHeld: {
 		compared: true, status: 409, kind: "urn:throttle-proxy:problem:held", title: "Duplicate request", grpc: "10", errorType: "idempotency_error",
 		more: `,"holder":{"request_id":"FIRST","replica":"replica-1","age":0.25}`,

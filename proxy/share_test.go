@@ -1,9 +1,14 @@
 package proxy
 
 import (
+	"bytes"
+	"context"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -157,14 +162,102 @@ func TestFollowerWaitsNoLongerThanItWantsTo(t *testing.T) {
 		if got, want := time.Since(began), 3*time.Second; got != want {
 			t.Errorf("it waited %v, want %v", got, want)
 		}
-		wantOutcome(t, next(t, r.start(post("a"))), "duplicate")
-		if got, want := time.Since(began), 8*time.Second; got != want {
-			t.Errorf("both waited %v, want %v", got, want)
-		}
 		sent <- answer(200, "b")
 		next(t, leader)
 	})
 }
+
+func TestFollowersGetTheFailure(t *testing.T) {
+	for want, how := range map[string]http.RoundTripper{
+		"upstream-timeout": slowly(fails(true, timeoutError{io.ErrNoProgress})),
+		"upstream-closed":  slowly(fails(true, io.EOF)),
+		"upstream-refused": slowly(fails(false, syscall.ECONNREFUSED)),
+	} {
+		bubble(t, want, func(t *testing.T) {
+			r := newRig(t, how, shares(Join))
+			leader := r.start(post("a"))
+			synctest.Wait()
+			follower := r.start(post("a"))
+			first, second := next(t, leader), next(t, follower)
+			for _, name := range []string{"Proxy-Status", "Retry-After", "X-Should-Retry"} {
+				if got, want := second.Header.Get(name), first.Header.Get(name); got != want {
+					t.Errorf("got %s %q, want %q", name, got, want)
+				}
+			}
+			wantOutcome(t, first, want)
+			wantOutcome(t, second, want)
+		})
+	}
+}
+
+// slowly is an upstream that takes a second.
+func slowly(of http.RoundTripper) http.RoundTripper {
+	return roundTrip(func(req *http.Request) (*http.Response, error) {
+		time.Sleep(time.Second)
+		return of.RoundTrip(req)
+	})
+}
+
+// The answer is its followers' as soon as it has come, however slowly the leader's
+// client reads it, and also when that has left.
+func TestLeadersClientHoldsNobodyUp(t *testing.T) {
+	for name, leads := range map[string]func(context.CancelFunc) http.ResponseWriter{
+		"reads nothing": func(context.CancelFunc) http.ResponseWriter {
+			return stuck{httptest.NewRecorder(), make(chan struct{})}
+		},
+		"has left": func(leave context.CancelFunc) http.ResponseWriter { leave(); return gone{httptest.NewRecorder()} },
+	} {
+		bubble(t, name, func(t *testing.T) {
+			body, write := io.Pipe()
+			g := newGate(t)
+			r := newRig(t, g, shares(Join))
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			client := leads(leave)
+			over := make(chan bool)
+			go func() { over <- r.serveTo(client, post("a").WithContext(ctx)) }()
+			synctest.Wait()
+			follower := r.start(post("a"))
+			synctest.Wait()
+			a := answer(200, "")
+			a.ContentLength, a.Body = -1, body
+			g.answers <- a
+			go func() {
+				for range 4 {
+					_, _ = write.Write(bytes.Repeat([]byte("a"), 50_000))
+					time.Sleep(time.Second)
+				}
+				_ = write.Close()
+			}()
+			if got, want := len(text(t, next(t, follower))), 200_000; got != want {
+				t.Errorf("the follower got %d bytes, want %d", got, want)
+			}
+			if s, ok := client.(stuck); ok {
+				close(s.reads)
+			}
+			<-over
+			if got := r.BodyMemory(); got != 0 {
+				t.Errorf("%d bytes are held yet", got)
+			}
+		})
+	}
+}
+
+// stuck is a client that reads nothing until reads is closed.
+type stuck struct {
+	*httptest.ResponseRecorder
+	reads chan struct{}
+}
+
+func (s stuck) Write(p []byte) (int, error) {
+	<-s.reads
+	return s.ResponseRecorder.Write(p)
+}
+
+// gone is a client that cannot be written to.
+type gone struct{ *httptest.ResponseRecorder }
+
+func (gone) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
 func TestJoinWhileItIsHeld(t *testing.T) {
 	bubble(t, "", func(t *testing.T) {
