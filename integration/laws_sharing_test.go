@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Law 9: one answer, one execution.
@@ -27,7 +28,7 @@ func (h *history) misplacedAnswers() (violations []string) {
 		}
 		if r.sharesFailure() && !slices.ContainsFunc(h.requests, func(e request) bool {
 			return e.does == cuts && e.equal() == r.equal() && len(e.calls) == 1 && e.calls[0].start.Before(r.answered) &&
-				(!e.calls[0].end.Before(r.sent) || e.err != nil || e.answered.After(r.sent) || h.troubled(e.sent, r.answered))
+				(!e.calls[0].end.Add(h.holdOf(r)).Before(r.sent) || e.err != nil || e.answered.Add(h.holdOf(r)).After(r.sent) || h.troubled(e.sent, r.answered))
 		}) {
 			violate("no equal exchange was cut meanwhile")
 		}
@@ -58,10 +59,8 @@ func (h *history) misplacedAnswers() (violations []string) {
 			if !began.After(r.sent) && !stepped {
 				violate("it is that of %s, which had begun %s before", name, r.sent.Sub(began))
 			}
-		case "twice":
-			late = late.Add(h.hold)
-			fallthrough
-		case "shared":
+		case "twice", "shared":
+			late = late.Add(h.holdOf(r))
 			if r.sent.After(late.Add(clocks)) && s.err == nil && !h.troubled(s.sent, r.answered) {
 				violate("it is that of %s, which was over %s before", name, r.sent.Sub(late))
 			}
@@ -74,6 +73,14 @@ func (h *history) misplacedAnswers() (violations []string) {
 		}
 	}
 	return violations
+}
+
+// holdOf is for how long answers on the route of r are those of its duplicates yet.
+func (h *history) holdOf(r *request) time.Duration {
+	if r.route == "twice" {
+		return h.hold
+	}
+	return 0
 }
 
 // sharesFailure reports whether a request was not sent itself, and was told what
