@@ -3,11 +3,15 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"throttle-proxy/integration/redistest"
 )
 
 // fleetOf joins two replicas to a server: one to lead, and one whose requests follow.
@@ -199,4 +203,83 @@ func TestALockThatAnOperatorHasFreedIsFollowedToItsEnd(t *testing.T) {
 		g.Release(0)
 		wantEnding(t, v, Answered, "x")
 	}
+}
+
+// Whoever follows a flight yet when its replica ends must not keep it from that.
+func TestRedis_CloseLetsFollowersGo(t *testing.T) {
+	server := startRedis(t)
+	leader := join(t, server.URL(), Options{LockTTL: time.Hour})
+	follower := open(t, server.URL(), Options{LockTTL: time.Hour, Self: Replica{ID: "replica-1"}})
+	g := admit(t, leader, shared("a")).Grant
+	v := expect(t, follower, Duplicate, shared("a"))
+	ended := follow(t, v)
+	if err := follower.Close(); err != nil {
+		t.Error(err)
+	}
+	expectEnding(t, ended, Lost, "")
+	wantEnding(t, v, Lost, "") // nor later
+	g.Release(0)
+	eventually(t, "nobody watches or listens", func() bool {
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		return !bytes.Contains(stacks, []byte("(*Redis).look")) && !bytes.Contains(stacks, []byte("(*Redis).listen"))
+	})
+}
+
+// A store that accepts connections, and says nothing, must not keep a follower for
+// longer than it wants to wait.
+func TestRedis_AFollowerLeavesASilentStore(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	leader := join(t, server.URL(), Options{LockTTL: time.Hour})
+	follower := join(t, link.URL(), Options{LockTTL: time.Hour, Timeout: 20 * time.Second, Self: Replica{ID: "replica-1"}})
+	g := admit(t, leader, shared("a")).Grant
+	v := expect(t, follower, Duplicate, shared("a"))
+	link.Silence()
+	why := errors.New("it has left")
+	from := time.Now()
+	for range 3 {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, why)
+		if _, err := v.Flight.Follow(ctx); err != why {
+			t.Errorf("got %v, want that it has left", err)
+		}
+		cancel()
+	}
+	if took := time.Since(from); took > 5*time.Second {
+		t.Errorf("it has left after %v, want 150ms", took)
+	}
+	link.Heal()
+	g.Release(0)
+}
+
+// A fresh answer is of an exchange that began later, by the store's clock: without
+// it nobody knows.
+func TestRedis_NothingIsFreshWithoutTheStore(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	r := join(t, link.URL(), Options{Timeout: storeTimeout})
+	a := sharing(Fresh, request("a"))
+	g := admit(t, r, a).Grant
+	link.Refuse()
+	link.Cut()
+	lose(t, r)
+	if v := expect(t, r, Duplicate, by(Open, a)); v.Flight != nil {
+		t.Errorf("got %+v, want no flight", v)
+	}
+	if v := expect(t, r, Duplicate, by(Open, shared("a"))); v.Flight == nil {
+		t.Errorf("got %+v, want a flight, for any answer", v)
+	}
+	degraded(t, r, Admitted, by(Open, sharing(Fresh, request("b"))))
+	link.Heal()
+	eventually(t, "taken", func() bool { return server.Client().Exists(t.Context(), lockKey(request("b"))).Val() == 1 })
+	// It began before, whenever that was.
+	for range 2 {
+		v := expect(t, r, Duplicate, sharing(Fresh, request("b")))
+		if v.Flight != nil && !v.Flight.fresh {
+			t.Errorf("got %+v, want one whose answer is too old", v)
+		}
+	}
+	g.Release(0)
 }

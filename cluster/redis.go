@@ -357,10 +357,11 @@ func (r *Redis) Pause(tag, name string, d time.Duration, status int) {
 
 // Close gives back what is queued for it, also where the store was away until now,
 // waits for the loops to end and closes the client. Locks in flight must have been
-// released before.
+// released before. Flights of other replicas are lost for who follows them yet.
 func (r *Redis) Close() error {
 	close(r.stop)
 	r.unwatch()
+	r.closeWatches()
 	r.stopped.Wait()
 	r.perform(r.left(), true)
 	r.leave()
