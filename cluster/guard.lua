@@ -124,7 +124,7 @@ if lock then
     end
     --[[if share]]
     if share ~= '' and string.find(value, '^%S+ j%S+ %S+ %S+ %d+$') then
-      redis.call('SET', lock, value .. ' wanted', 'KEEPTTL')
+      redis.pcall('SET', lock, value .. ' wanted', 'KEEPTTL') -- it is a duplicate also where memory is short
     end
     --[[end]]
     return {DUPLICATE, now, value}

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"cmp"
 	"context"
 	_ "embed"
 	"slices"
@@ -227,7 +226,8 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 			v = r.lookElsewhere(ask, v)
 		}
 		if !r.asksToShare(ask, v, equal) {
-			r.shareIn(ask, &v, 0)
+			v.Arrived = ask.Arrived
+			r.shareIn(ask, &v, ask.Arrived)
 			return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), nil
 		}
 	}
@@ -260,7 +260,10 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 	r.tellLimitChanges(ask, a.was)
 	v := a.Verdict
 	if ask.Sharing == Fresh {
-		v.Arrived = cmp.Or(ask.Arrived, a.at)
+		if ask.Arrived == 0 { // what it meets began before, also if the clock was set back since then
+			ask.Arrived = max(a.at, startedOf(v.value))
+		}
+		v.Arrived = ask.Arrived
 	}
 	switch v.Outcome {
 	case Duplicate, Held:
@@ -281,7 +284,7 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 		if refusal, refused := r.known.add(ask, g, v.Outcome == Admitted); refused {
 			// An equal ask that got no answer has gone on meanwhile.
 			r.queue.add(slices.Concat(r.refunds(g), r.freeing(g.taken), []*task{r.endingOf(g, 0)})...)
-			refusal.Arrived = v.Arrived
+			refusal.Arrived = ask.Arrived
 			return refusal, nil
 		}
 		if v.Outcome != Admitted {
@@ -365,10 +368,11 @@ func (r *Redis) Pause(tag, name string, d time.Duration, status int) {
 
 // Close gives back what is queued for it, also where the store was away until now,
 // waits for the loops to end and closes the client. Locks in flight must have been
-// released before.
+// released before. Flights of other replicas are lost for who follows them yet.
 func (r *Redis) Close() error {
 	close(r.stop)
 	r.unwatch()
+	r.closeWatches()
 	r.stopped.Wait()
 	r.perform(r.left(), true)
 	r.leave()
