@@ -167,8 +167,13 @@ type ending struct {
 
 func (e ending) args(c *command, now time.Duration) {
 	c.arg(e.token())
-	c.number(millis(e.until - now))
-	c.arg(e.value)
+	hold := millis(e.until - now)
+	c.number(hold)
+	if hold > 0 {
+		c.arg(e.value)
+	} else {
+		c.arg("")
+	}
 }
 
 // valueBy is the lock's value; of a flight with when it began, by a clock of the store.

@@ -41,21 +41,32 @@ var (
 	//go:embed control.lua
 	controlSource string
 
+	// guardScript decides any ask, plainGuardScript those of which none of the parts
+	// is wanted, which most are: for less, since a Redis makes all functions of a
+	// script anew whenever it runs it, and reads all arguments.
+	guardScript      = newScript(budgetFunctions("spend", "reserve") + cooldownSource + limiter.Excerpt(guardSource, "wait", "candidates", "sharing", "slots"))
+	plainGuardScript = newScript(budgetFunctions("spend") + cooldownSource + limiter.Excerpt(guardSource))
+
 	renewScript     = newScript(renewSource)
 	releaseScript   = newScript(releaseSource)
 	pauseScript     = newScript(cooldownSource + pauseSource)
-	chargeScript    = newScript(prelude + chargeSource)
-	refundScript    = newScript(prelude + refundSource)
+	chargeScript    = newScript(budgetFunctions("charge") + chargeSource)
+	refundScript    = newScript(budgetFunctions("refund") + refundSource)
 	heartbeatScript = newScript(heartbeatSource)
 	controlScript   = newScript(controlSource)
-	weighScript     = newScript(prelude + cooldownSource + weighSource)
+	weighScript     = newScript(budgetFunctions("spend") + cooldownSource + weighSource)
 
 	lookScript       = newScript(cooldownSource + lookSource)
 	renewSlotsScript = newScript(renewSlotsSource)
 	freeSlotsScript  = newScript(freeSlotsSource)
-
-	prelude, errPrelude = limiter.Prelude()
 )
+
+// budgetFunctions returns those of [limiter.Prelude] with these names. That there
+// are any [NewRedis] has seen to.
+func budgetFunctions(names ...string) string {
+	source, _ := limiter.Prelude(names...)
+	return source
+}
 
 // Options configure a [Redis]. All of them are required, but for Watch, Dialled
 // and Observe.
@@ -96,7 +107,6 @@ type Options struct {
 type Redis struct {
 	options   Options
 	known     *known
-	guard     *script
 	args      sync.Map // limitWait → []string, its arguments of a script
 	conn      atomic.Pointer[connection]
 	parts     parts
@@ -134,8 +144,8 @@ type Redis struct {
 // NewRedis returns a Redis and starts its loops, which [Redis.Close] ends.
 // The store need not answer yet.
 func NewRedis(o Options) (*Redis, error) {
-	if errPrelude != nil {
-		return nil, errPrelude
+	if _, err := limiter.Prelude(); err != nil {
+		return nil, err
 	}
 	conn, err := o.connect()
 	if err != nil {
@@ -144,7 +154,6 @@ func NewRedis(o Options) (*Redis, error) {
 	r := &Redis{
 		options:   o,
 		known:     newKnown(o.Self.ID),
-		guard:     newScript(prelude + cooldownSource + guardSource),
 		deadlines: deadlines{timeout: o.Timeout},
 		queue:     newQueue(),
 		changes:   newObserver(),
