@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -282,4 +284,45 @@ func TestRedis_NothingIsFreshWithoutTheStore(t *testing.T) {
 		}
 	}
 	g.Release(0)
+}
+
+// docs/redis.md says which rights following needs besides the others.
+func TestRedis_DocumentedRightsSufficeToFollow(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	basic := regexp.MustCompile("`(~throttle:[^`]*)`").FindSubmatch(page)
+	more := regexp.MustCompile("`(&throttle:[^`]*)`").FindSubmatch(page)
+	if basic == nil || more == nil {
+		t.Fatal("docs/redis.md does not say what an ACL user needs")
+	}
+	server := startRedis(t)
+	client := server.Client()
+	args := []any{"acl", "setuser", "proxy", "on", ">password", "resetkeys", "resetchannels", "-@all"}
+	for _, rule := range strings.Fields(string(basic[1]) + " " + string(more[1])) {
+		args = append(args, rule)
+	}
+	must(t, client.Do(t.Context(), args...))
+	leader, follower := fleetOf(t, "redis://proxy:password@"+server.Addr, time.Hour)
+	for i := range 3 {
+		a := shared(fmt.Sprint(i))
+		g := admit(t, leader, a).Grant
+		v := expect(t, follower, Duplicate, a)
+		g.Share([]byte("x"))
+		g.Release(0)
+		wantEnding(t, v, Answered, "x")
+	}
+	stats := must(t, client.Info(t.Context(), "commandstats"))
+	if calls(t, stats, "subscribe") == 0 || calls(t, stats, "publish") == 0 {
+		t.Error("nothing was subscribed to, or published")
+	}
+	// Sent when nothing has come for a while.
+	if said := must(t, client.Do(t.Context(), "acl", "dryrun", "proxy", "ping")); said != "OK" {
+		t.Errorf("got %v, want ping allowed", said)
+	}
+	if denied := must(t, client.Do(t.Context(), "acl", "log")); fmt.Sprint(denied) != "[]" {
+		t.Errorf("got %v, want nothing denied", denied)
+	}
 }
