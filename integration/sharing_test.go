@@ -40,13 +40,15 @@ func TestFollowersOfAReplicaThatDies(t *testing.T) {
 	u := newUpstream(t)
 	defer u.open()
 	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off", "--on-duplicate", "join", "--admin", "127.0.0.1:0", "--store-timeout", "100ms", "--lock-ttl", "1s")
-	go func() { // which breaks off
-		_, _ = try(t.Context(), client, http.MethodPost, f.replicas[0].url+"/hook", "hello")
-	}()
-	eventually(t, "the leader is sent", func() bool { return len(u.all()) == 1 })
+	// Its client is cut off with it.
+	cut := u.await(t, func() answer {
+		a, _ := try(t.Context(), client, http.MethodPost, f.replicas[0].url+"/hook", "hello", blocks)
+		return a
+	})
 	follower := inBackground(func() answer { return post(t, f.replicas[1].url+"/hook", "hello") })
 	eventually(t, "it follows", func() bool { return inFlight(t, f) == 2 })
 	f.replicas[0].signal(t, syscall.SIGKILL)
+	<-cut
 	expect(t, "its follower", <-follower, "409 held")
 	if calls := u.all(); len(calls) != 1 {
 		t.Errorf("%d requests reached the upstream, want 1", len(calls))
