@@ -10,13 +10,15 @@
 
 local function cooldown(key, longest, now)
   local value = redis.pcall('GET', key)
-  if type(value) == 'table' then
+  if not value then
+    return 0
+  elseif type(value) == 'table' then
     if string.match(value.err, '^WRONGTYPE') then
       return 0
     end
     redis.call('GET', key) -- fails for the same reason
   end
-  local till, length, status = string.match(value or '', '^(%d+) (%d+) (%d+)$')
+  local till, length, status = string.match(value, '^(%d+) (%d+) (%d+)$')
   if not till then
     return 0
   end
@@ -25,7 +27,7 @@ local function cooldown(key, longest, now)
     redis.call('DEL', key)
     return 0
   end
-  length = tonumber(length)
+  length, longest = tonumber(length), tonumber(longest)
   if longest > 0 then
     length = math.min(length, longest)
   end

@@ -140,10 +140,12 @@ func (g *Grant) Unshareable() {
 func (g *Grant) Shared() bool { return g != nil && g.flight != nil }
 
 // followLocked lets a follower of ask's have the flight of a lock of this replica,
-// if it has one, in which case its answer is, or will be, there.
+// if it has one, in which case its answer is, or will be, there. Which is fresher
+// than ask can only be told by the clock that decides: it arrived by that, or at 0
+// if that is not known.
 func (v *Verdict) followLocked(ask Ask, lock *lock, arrived time.Duration) {
 	f := lock.flight
-	if ask.Sharing == Unshared || f == nil || ask.Sharing == Fresh && lock.started == 0 {
+	if ask.Sharing == Unshared || f == nil || ask.Sharing == Fresh && (lock.started == 0 || arrived == 0) {
 		return
 	}
 	if f.over && f.ending.Kind != Answered {

@@ -4,8 +4,9 @@
 -- KEYS[2]  its answer's, of the same tag
 -- ARGV[1]  its token
 --
--- Returns how it has ended, as its leader has told it; or 'F' while it is under way, 'U' if it has ended or goes
--- on without an answer to be shared, 'L' if nothing is there of it.
+-- Returns how it has ended, as its leader has told it; or 'F' while it is under way,
+-- 'U' if it has ended or goes on without an answer to be shared, as where memory is
+-- too short to say that it is wanted, 'L' if nothing is there of it.
 
 local answer = redis.call('GET', KEYS[2])
 if answer then
@@ -19,6 +20,9 @@ if string.find(value, ' alone', 1, true) or string.find(value, ' held', 1, true)
   return 'U'
 end
 if not string.find(value, ' wanted', 1, true) then
-  redis.call('SET', KEYS[1], value .. ' wanted', 'KEEPTTL')
+  local marked = redis.pcall('SET', KEYS[1], value .. ' wanted', 'KEEPTTL')
+  if marked.err then
+    return string.find(marked.err, 'OOM', 1, true) and 'U' or marked
+  end
 end
 return 'F'

@@ -51,8 +51,27 @@ var errLate = fmt.Errorf("the store has found the ask too late: %w", context.Dea
 // askOnce runs the guard script, which does nothing after deadline, by the
 // store's clock; 0 is none.
 func (r *Redis) askOnce(ctx context.Context, deadline time.Duration, ask Ask, g *Grant) (answer, error) {
-	c := newCommand(r.options.Prefix)
+	guard := guardScript
+	if ask.isPlain() {
+		guard = plainGuardScript
+	}
+	c := r.guardCommand(deadline, ask, g, guard)
 	defer c.done()
+	reply, err := r.conn.Load().once(ctx, guard, c).Slice()
+	if err != nil {
+		return answer{}, err
+	}
+	return readAnswer(ask, reply)
+}
+
+// isPlain reports whether the plain guard can decide a.
+func (a Ask) isPlain() bool {
+	return a.Wait == 0 && len(a.Slots)+len(a.Candidates) == 0 && a.Sharing == Unshared && a.Key == nil
+}
+
+// guardCommand writes an ask for one of the guards.
+func (r *Redis) guardCommand(deadline time.Duration, ask Ask, g *Grant, guard *script) *command {
+	c := newCommand(r.options.Prefix)
 	value := ""
 	if ask.Key != nil {
 		c.beginKey()
@@ -88,12 +107,8 @@ func (r *Redis) askOnce(ctx context.Context, deadline time.Duration, ask Ask, g 
 	if len(ask.Slots) > 0 {
 		args.token = g.taken.token
 	}
-	args.write(c)
-	reply, err := r.conn.Load().once(ctx, r.guard, c).Slice()
-	if err != nil {
-		return answer{}, err
-	}
-	return readAnswer(ask, reply)
+	args.write(c, guard)
+	return c
 }
 
 // guardArgs are the arguments of guard.lua.
@@ -106,29 +121,30 @@ type guardArgs struct {
 	limits   [][]string // of each its arguments
 }
 
-func (a guardArgs) write(c *command) {
+// write writes them for one of the guards.
+func (a guardArgs) write(c *command, guard *script) {
 	c.number(a.deadline.Microseconds())
-	if a.ask.Key != nil {
-		c.number(1)
-	} else {
-		c.number(0)
-	}
 	c.arg(a.lock)
 	c.number(a.ttl.Milliseconds())
 	c.number(int64(len(a.ask.Pauses)))
-	c.number(int64(len(a.ask.Slots)))
-	c.number(a.ask.Wait.Microseconds())
-	c.number(int64(len(a.ask.Candidates)))
 	c.number(a.ask.LongestPause.Milliseconds())
-	switch {
-	case a.ask.Sharing == Joined:
-		c.arg("join")
-	case a.ask.Sharing == Fresh:
-		c.number(a.ask.Arrived.Microseconds())
-	default:
-		c.arg("")
-	}
-	if len(a.ask.Slots) > 0 {
+	if guard == guardScript {
+		c.number(a.ask.Wait.Microseconds())
+		c.number(int64(len(a.ask.Candidates)))
+		switch a.ask.Sharing {
+		case Joined:
+			c.arg("join")
+		case Fresh:
+			c.number(a.ask.Arrived.Microseconds())
+		default:
+			c.arg("")
+		}
+		if a.ask.Key != nil {
+			c.number(1)
+		} else {
+			c.number(0)
+		}
+		c.number(int64(len(a.ask.Slots)))
 		c.arg(a.token)
 		for _, slot := range a.ask.Slots {
 			c.number(int64(slot.Most))

@@ -2,28 +2,28 @@
 -- this order. A duplicate is a duplicate first, whatever is spent or cooling down.
 --
 -- KEYS, all of one tag, in the order in which they are decided:
---   ARGV[2] of kept keys, an idempotency key's: one, and then a lock's, or none
---   the lock's, where ARGV[3] is not empty
---   ARGV[5] of cool-downs
---   ARGV[6] of slots
---   of budgets, one for each limit; the last ARGV[8] are candidates'
+--   with the part key: one, and then the lock's, or none
+--   the lock's, where ARGV[2] is not empty
+--   ARGV[4] of cool-downs
+--   of kinds of slots
+--   of budgets, one for each limit; the last are candidates'
 -- ARGV[1]      until when somebody waits for the answer, in microseconds by this
 --              server's clock; 0 where its clock is not known
--- ARGV[2]      how many kept keys
--- ARGV[3]      '1 TOKEN REPLICA REQUEST-ID' of the lock, or '' where none is wanted
--- ARGV[4]      the TTL of the lock and of slots, in milliseconds
--- ARGV[5]      how many cool-downs
--- ARGV[6]      how many kinds of slots
--- ARGV[7]      longest that the request waits for its budgets, in microseconds, or
---              0; not 0 if it would wait for slots
--- ARGV[8]      how many candidates
--- ARGV[9]      the longest cool-down in milliseconds; 0 for no bound
--- ARGV[10]     what an ask wants of an equal one in flight: '' nothing; 'join' its
---              answer; or a fresh one: when the request came, in microseconds by this
---              server's clock, or 0 in its first ask
--- ARGV[11...]  with slots: their owner's token, which begins with the TTL that its
---              slots have, and of each kind how many there are, or 0 for one that
---              waits after others
+-- ARGV[2]      '1 TOKEN REPLICA REQUEST-ID' of the lock, or '' where none is wanted
+-- ARGV[3]      the TTL of the lock and of slots, in milliseconds
+-- ARGV[4]      how many cool-downs
+-- ARGV[5]      the longest cool-down in milliseconds; 0 for no bound
+-- ARGV[6...]   with the part
+--   wait:       longest that the request waits for its budgets, in microseconds, or
+--               0; not 0 if it would wait for slots
+--   candidates: how many
+--   share:      what an ask wants of an equal one in flight: '' nothing; 'join' its
+--               answer; or a fresh one: when the request came, in microseconds by
+--               this server's clock, or 0 in its first ask
+--   key:        how many kept keys, an idempotency key's: 0 or 1
+--   slots:      how many kinds; their owner's token, which begins with the TTL that
+--               its slots have; and of each kind how many there are, or 0 for one
+--               that waits after others
 --              then three for each budget: burst, interval and furthest, as spend
 --              takes them
 --              with a kept key: the hash of what the request says, and for how long
@@ -46,38 +46,51 @@
 --   {LATE, now}  if nobody waits for the answer any more
 -- now is in microseconds. Nothing else is taken, and candidates refuse nobody.
 --
--- It begins with limiter/budget.lua and cooldown.lua.
+-- It begins with limiter/budget.lua and cooldown.lua. What stands between
+-- --[[if NAME]] and --[[end]] is left out of the plain guard, for asks that have no
+-- use for any of it.
 
 local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN, LATE, BUSY, WAITING, KEPT = 1, 2, 3, 4, 5, 6, 7, 8
 
--- Returns the value of a lock, which began by a clock that was set back since then
--- if it begins in the future: so did its expiry, which is corrected. Of a holder
--- that lives the next renewal does the same.
-local function current(key, value, now, ttl)
-  local before, started, held = string.match(value, '^(%S+ %S+ %S+ %S+ )(%d+)(.*)$')
-  local ahead = started and started - now or 0
-  if ahead < 1000000 then
-    return value
-  end
-  if held ~= '' then
-    ttl = math.max(1, redis.call('PTTL', key) - math.floor(ahead / 1000))
-  end
-  value = before .. string.format('%.0f', now) .. held
-  redis.call('SET', key, value, 'PX', ttl)
-  return value
-end
-
 local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local deadline = tonumber(ARGV[1])
-if deadline ~= 0 and now > deadline then
+local began = time[1] .. string.sub('00000' .. time[2], -6) -- in microseconds
+local now = tonumber(began)
+if ARGV[1] ~= '0' and now > tonumber(ARGV[1]) then
   return {LATE, now}
 end
 
-local at = 1 + ARGV[2] -- the next key
-local lock = ARGV[3] ~= '' and KEYS[at]
-if ARGV[2] ~= '0' then
-  local value = redis.call('GET', KEYS[1])
+local at, arg = 1, 6 -- the next key, and the next argument
+--[[if wait]]
+local longest = tonumber(ARGV[arg])
+arg = arg + 1
+--[[end]]
+local budgets = #KEYS
+--[[if candidates]]
+budgets = budgets - ARGV[arg]
+arg = arg + 1
+--[[end]]
+
+local arrived, wanted = 0, ''
+--[[if share]]
+local share = ARGV[arg]
+arrived, arg = tonumber(share) or 0, arg + 1
+if arrived > 0 then
+  wanted = ' wanted' -- its answer, by others who came before it begins too
+end
+--[[end]]
+local kept
+--[[if key]]
+kept = ARGV[arg] ~= '0' and KEYS[1]
+arg = arg + 1
+if kept then
+  at = 2
+end
+--[[end]]
+
+local lock = ARGV[2] ~= '' and KEYS[at]
+--[[if key]]
+if kept then
+  local value = redis.call('GET', kept)
   local hash, state, token = string.match(value or '', '^%S+ (%S+) (%S+) (%S+)')
   if value and hash ~= ARGV[#ARGV - 1] then
     return {KEPT, now, ''}
@@ -91,7 +104,7 @@ if ARGV[2] ~= '0' then
     return {KEPT, now, value}
   end
 end
-local arrived = tonumber(ARGV[10]) or 0
+--[[end]]
 if lock then
   local value = redis.call('GET', lock)
   if value and string.sub(value, -5) == ' done' and (arrived == 0 or arrived >= tonumber(string.match(value, '^%S+ %S+ %S+ %S+ (%d+)') or 0)) then
@@ -99,102 +112,134 @@ if lock then
     value = nil
   end
   if value then
-    value = current(lock, value, now, ARGV[4])
-    if ARGV[10] ~= '' and string.find(value, '^%S+ j%S+ %S+ %S+ %d+$') then
-      redis.call('SET', lock, value .. ' wanted', 'KEEPTTL')
+    -- A lock that begins in the future began by a clock that was set back since
+    -- then: so did its expiry, which is corrected. Of a holder that lives the next
+    -- renewal does the same.
+    local before, started, held = string.match(value, '^(%S+ %S+ %S+ %S+ )(%d+)(.*)$')
+    local ahead = started and started - now or 0
+    if ahead >= 1000000 then
+      local ttl = held == '' and ARGV[3] or math.max(1, redis.call('PTTL', lock) - math.floor(ahead / 1000))
+      value = before .. began .. held
+      redis.call('SET', lock, value, 'PX', ttl)
     end
+    --[[if share]]
+    if share ~= '' and string.find(value, '^%S+ j%S+ %S+ %S+ %d+$') then
+      redis.pcall('SET', lock, value .. ' wanted', 'KEEPTTL') -- it is a duplicate also where memory is short
+    end
+    --[[end]]
     return {DUPLICATE, now, value}
   end
   at = at + 1
 end
 
-local function take_lock()
+-- Takes the lock, and with it the key.
+local function take()
   if lock then
-    local wanted = arrived > 0 and ' wanted' or '' -- by others who came before it, too
-    redis.call('SET', lock, ARGV[3] .. string.format(' %.0f', now) .. wanted, 'NX', 'PX', ARGV[4])
+    redis.call('SET', lock, ARGV[2] .. ' ' .. began .. wanted, 'NX', 'PX', ARGV[3])
   end
-  if ARGV[2] ~= '0' then
-    local value = '1 ' .. ARGV[#ARGV - 1] .. ' flight ' .. string.match(ARGV[3], '^%S+ (%S+)')
-    redis.call('SET', KEYS[1], value, 'PX', ARGV[#ARGV])
+  --[[if key]]
+  if kept then
+    local value = '1 ' .. ARGV[#ARGV - 1] .. ' flight ' .. string.match(ARGV[2], '^%S+ (%S+)')
+    redis.call('SET', kept, value, 'PX', ARGV[#ARGV])
   end
+  --[[end]]
 end
 
-local cooling = {COOLING_DOWN, now}
-for i = 1, ARGV[5] do
-  local left, status = cooldown(KEYS[at], tonumber(ARGV[9]), now / 1000)
-  cooling[1 + 2 * i], cooling[2 + 2 * i] = left, status or 0
-  cooling.down = cooling.down or left > 0
+local cooling
+for i = 1, ARGV[4] do
+  local left, status = cooldown(KEYS[at], ARGV[5], now / 1000)
+  if left > 0 then
+    cooling = cooling or {COOLING_DOWN, now}
+    cooling[1 + 2 * i], cooling[2 + 2 * i] = left, status
+  end
   at = at + 1
 end
-if cooling.down then
+if cooling then
+  for i = 3, 2 + 2 * ARGV[4] do
+    cooling[i] = cooling[i] or 0
+  end
   return cooling
 end
 
-local answer, longest, arg = {ADMITTED, now}, tonumber(ARGV[7]), 11
-local slots = tonumber(ARGV[6])
+local answer = {ADMITTED, now}
+--[[if slots]]
+local slots, token = tonumber(ARGV[arg]), ARGV[arg + 1]
+arg = arg + 2
 for i = 1, slots do
   local key = KEYS[at + i - 1]
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
   -- One that ends later than its own TTL lets it is from before the clock was set back.
-  local late = redis.call('ZRANGE', key, now + ARGV[4] * 2000, '+inf', 'BYSCORE', 'WITHSCORES')
+  local late = redis.call('ZRANGE', key, now + ARGV[3] * 2000, '+inf', 'BYSCORE', 'WITHSCORES')
   for j = 1, #late, 2 do
     if late[j + 1] - now > (tonumber(string.match(late[j], '^%d+')) or 0) * 2000 then
       redis.call('ZREM', key, late[j])
     end
   end
   answer[2 + i] = redis.call('ZCARD', key)
-  if answer[2 + i] >= tonumber(ARGV[arg + i]) then
+  if answer[2 + i] >= tonumber(ARGV[arg]) then
     answer[1] = BUSY
   end
+  arg = arg + 1
 end
 if answer[1] == BUSY then
+  --[[if wait]]
   if longest > 0 then
-    take_lock()
+    take()
   end
+  --[[end]]
   return answer
 end
-if slots > 0 then
-  arg = arg + 1 + slots
-end
+at = at + slots
+--[[end]]
 
-local function ask(key)
-  arg = arg + 3
-  return spend(key, ARGV[arg - 3], ARGV[arg - 2], ARGV[arg - 1], time)
-end
-
-local spent, candidates = {}, #KEYS - ARGV[8] + 1
-for i = at + slots, candidates - 1 do
-  local s = ask(KEYS[i])
-  spent[#spent + 1], answer[#answer + 1] = s, s
+local first = #answer + 1
+for i = at, budgets do
+  local s = spend(KEYS[i], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], time)
+  answer[#answer + 1] = s
   if s[1] == 0 then
     answer[1] = LIMITED
   end
+  arg = arg + 3
 end
 
 if answer[1] == LIMITED then
-  local which = longest > 0 and reserve(spent, longest, time)
+  local spent = {unpack(answer, first)}
+  local which
+  --[[if wait]]
+  which = longest > 0 and reserve(spent, longest, time)
+  --[[end]]
   if not which then
-    write(spent, false)
+    for _, s in ipairs(spent) do
+      settle(s, false)
+    end
     return {LIMITED, now, unpack(spent)}
   end
   answer = {WAITING, now, which, unpack(spent)}
 else
-  write(spent, true)
+  for i = first, #answer do
+    settle(answer[i], true)
+  end
+  --[[if slots]]
   for i = 1, slots do
-    local key = KEYS[at + i - 1]
-    redis.call('ZADD', key, now + ARGV[4] * 1000, ARGV[11])
-    if redis.call('PTTL', key) < tonumber(ARGV[4]) then
-      redis.call('PEXPIRE', key, ARGV[4])
+    local key = KEYS[at - slots + i - 1]
+    redis.call('ZADD', key, now + ARGV[3] * 1000, token)
+    if redis.call('PTTL', key) < tonumber(ARGV[3]) then
+      redis.call('PEXPIRE', key, ARGV[3])
     end
     answer[2 + i] = answer[2 + i] + 1
   end
+  --[[end]]
 end
-take_lock()
-for i = candidates, #KEYS do
-  local known, s = pcall(ask, KEYS[i]) -- or the key is no budget, which refuses nobody
+take()
+--[[if candidates]]
+for i = budgets + 1, #KEYS do
+  -- A key that is no budget refuses nobody.
+  local known, s = pcall(spend, KEYS[i], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], time)
   if known then
-    write({s}, s[1] == 1)
+    settle(s, s[1] == 1)
   end
   answer[#answer + 1] = known and s
+  arg = arg + 3
 end
+--[[end]]
 return answer

@@ -159,7 +159,11 @@ func (k *known) duplicateLocked(ask Ask, now time.Duration) (v Verdict, refused 
 	case lock.held() && !lock.passed:
 		v.Outcome = Held
 	}
-	v.followLocked(ask, lock, cmp.Or(ask.Arrived, now, 1))
+	arrived := ask.Arrived
+	if k.alone {
+		arrived = cmp.Or(arrived, now, 1)
+	}
+	v.followLocked(ask, lock, arrived)
 	return v, true
 }
 

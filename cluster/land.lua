@@ -4,7 +4,7 @@
 -- KEYS[i]       a lock's key; all are of one tag
 -- ARGV[9i - 8]  its token
 -- ARGV[9i - 7]  how long equal requests stay refused, in milliseconds; 0 deletes
--- ARGV[9i - 6]  '1 TOKEN REPLICA REQUEST-ID'
+-- ARGV[9i - 6]  '1 TOKEN REPLICA REQUEST-ID STARTED'
 -- ARGV[9i - 5]  how the flight has ended: its kind, and of an answer its sealed text;
 --               or '' to be asked for that if anybody waits for it
 -- ARGV[9i - 4]  the answer's key
@@ -18,49 +18,50 @@
 -- Returns for each what release.lua does, or 2 if somebody waits, and it was not said
 -- how the flight has ended: nothing is done then. An answer that cannot be kept, as
 -- where memory is short, ends its lock all the same: there is none to be shared.
+-- Answers are kept first: once a script has written, a Redis that is full takes all.
 
-local time = redis.call('TIME')
-local results = {}
+local flights = {}
 for i, key in ipairs(KEYS) do
-  local token, hold, lock, ending, answer, ttl, mark, channel, publish = unpack(ARGV, 9 * i - 8, 9 * i)
-  hold, mark = tonumber(hold), tonumber(mark)
-  local reply = redis.pcall('GET', key)
-  local wanted = false
-  if type(reply) == 'string' then
-    if string.match(reply, '^%S+ (%S+)') ~= token then
-      reply = false
-    else
-      wanted = string.find(reply, ' wanted', 1, true)
-      if wanted and ending == '' then
-        reply = 2
-      elseif hold > 0 then
-        reply = redis.pcall('SET', key, reply .. ' held', 'PX', hold)
-      elseif wanted and mark > 0 and string.sub(ending, 1, 1) == 'A' then
-        reply = redis.pcall('SET', key, reply .. ' done', 'PX', mark)
-      else
-        reply = redis.pcall('DEL', key)
-      end
-    end
-  elseif not reply and hold > 0 then
-    local started = string.find(lock, '^%S+ %S+ %S+ %S+ %d') and '' or string.format(' %.0f', time[1] * 1000000 + time[2])
-    reply = redis.pcall('SET', key, lock .. started .. ' held', 'PX', hold)
-  end
-  local ends = reply and reply ~= 2 and not (type(reply) == 'table' and reply.err)
-  if ends and ending ~= '' and (wanted or hold > 0 and string.sub(ending, 1, 1) == 'A') then
+  local token, hold, _, ending, answer, ttl = unpack(ARGV, 9 * i - 8, 9 * i - 3)
+  hold = tonumber(hold)
+  local value = redis.pcall('GET', key)
+  local own = type(value) == 'string' and string.match(value, '^%S+ (%S+)') == token
+  local wanted = own and string.find(value, ' wanted', 1, true)
+  local told = wanted or hold > 0 and string.sub(ending, 1, 1) == 'A'
+  if (own or not value) and told and ending ~= '' then
     local kept = redis.pcall('SET', answer, ending, 'PX', hold + (wanted and ttl or 1000))
-    if type(kept) == 'table' and kept.err then
+    if kept.err then
       ending = 'U'
     end
   end
-  if ends and wanted then
-    redis.pcall(publish, channel, token .. ' ' .. string.sub(ending, 1, 1))
+  flights[i] = {value = value, own = own, wanted = wanted, kind = string.sub(ending, 1, 1)}
+end
+
+local results = {}
+for i, key in ipairs(KEYS) do
+  local token, hold, lock, _, _, _, mark, channel, publish = unpack(ARGV, 9 * i - 8, 9 * i)
+  local flight, reply = flights[i], false
+  hold = tonumber(hold)
+  if type(flight.value) == 'table' then
+    reply = flight.value -- no lock
+  elseif flight.wanted and flight.kind == '' then
+    reply = 2
+  elseif flight.own and hold > 0 then
+    reply = redis.pcall('SET', key, flight.value .. ' held', 'PX', hold)
+  elseif flight.own and flight.wanted and flight.kind == 'A' and tonumber(mark) > 0 then
+    reply = redis.pcall('SET', key, flight.value .. ' done', 'PX', mark)
+  elseif flight.own then
+    reply = redis.pcall('DEL', key)
+  elseif not flight.value and hold > 0 then
+    reply = redis.pcall('SET', key, lock .. ' held', 'PX', hold)
   end
-  if reply == 2 then
-    results[i] = 2
-  elseif type(reply) == 'table' and reply.err then
+  if type(reply) == 'table' and reply.err then
     results[i] = reply.err
   else
-    results[i] = reply and 1 or 0
+    results[i] = reply and (reply == 2 and 2 or 1) or 0
+    if flight.wanted and reply ~= 2 then
+      redis.pcall(publish, channel, token .. ' ' .. flight.kind)
+    end
   end
 end
 return results

@@ -62,7 +62,7 @@ func (r *Redis) publish() string {
 func (l landing) args(c *command, now time.Duration) {
 	c.arg(l.token())
 	c.number(millis(l.until - now))
-	c.arg(l.value)
+	c.arg(l.valueBy(l.clock))
 	switch {
 	case !l.told:
 		c.arg("")

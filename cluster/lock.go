@@ -115,7 +115,7 @@ func parseHolder(value string, now time.Duration) (h Holder, held bool) {
 		return Holder{}, false
 	}
 	h = Holder{Replica: fields[2], RequestID: fields[3]}
-	if started, err := time.ParseDuration(fields[4] + "us"); err == nil {
+	if started, err := time.ParseDuration(fields[4] + "us"); err == nil && started > 0 {
 		h.Age = max(0, now-started)
 	}
 	return h, strings.HasSuffix(value, heldMark)
@@ -173,8 +173,26 @@ type ending struct {
 
 func (e ending) args(c *command, now time.Duration) {
 	c.arg(e.token())
-	c.number(millis(e.until - now))
-	c.arg(e.value)
+	hold := millis(e.until - now)
+	c.number(hold)
+	if hold > 0 {
+		c.arg(e.value)
+	} else {
+		c.arg("")
+	}
+}
+
+// valueBy is the lock's value; of a flight with when it began, by a clock of the store.
+// Taken anew, it is no fresher than it was: where that is not known, it is from 0.
+func (l *lock) valueBy(store *clock) string {
+	if !l.isFlight {
+		return l.value
+	}
+	started := l.started
+	if started == 0 {
+		started = store.at(l.admitted) // which errs early
+	}
+	return l.value + " " + strconv.FormatInt(started.Microseconds(), 10)
 }
 
 // renewal keeps a lock for another TTL.
@@ -188,25 +206,12 @@ func (r *Redis) renewal(lock *lock) renewal {
 	return renewal{lock, r.options.LockTTL, r.options.Timeout, &r.partOf(lock.id.tag).clock}
 }
 
-// started is when the flight of a lock began by the store's clock: taken again, it
-// is no fresher than it was. It is 0 where there is none, or that is not known.
-func (r renewal) started() time.Duration {
-	if !r.isFlight || r.lock.started > 0 {
-		return r.lock.started
-	}
-	return r.clock.at(r.admitted) // which errs early
-}
-
 // args says until when the renewal is waited for. One that the store finds later
 // would undo what it was told meanwhile: it would take a lock again that is gone,
 // or cut a hold short.
 func (r renewal) args(c *command, now time.Duration) {
 	c.arg(r.token())
 	c.number(r.ttl.Milliseconds())
-	if started := r.started(); started > 0 {
-		c.arg(r.value + " " + strconv.FormatInt(started.Microseconds(), 10))
-	} else {
-		c.arg(r.value)
-	}
+	c.arg(r.valueBy(r.clock))
 	c.number(r.clock.at(now + r.timeout).Microseconds())
 }

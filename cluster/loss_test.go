@@ -68,18 +68,24 @@ func lateAsks(t *testing.T, servers []*redistest.Server) (n int) {
 func loseAnswers(t *testing.T, s store) {
 	var loss loss
 	client := connect(t, s.url, 10*time.Second)
-	switch client := client.(type) {
+	switch made := client.(type) { // none of whose connections is made before it has the hook
 	case *redis.Client:
-		client.AddHook(&loss)
+		options := *made.Options()
+		options.MinIdleConns = 0
+		_ = made.Close()
+		hooked := redis.NewClient(&options)
+		hooked.AddHook(&loss)
+		client = hooked
 	case *redis.ClusterClient:
-		client.OnNewNode(func(node *redis.Client) { node.AddHook(&loss) })
+		made.Options().MinIdleConns = 0
+		made.OnNewNode(func(node *redis.Client) { node.AddHook(&loss) })
 	}
 	connected := func(context.Context) (redis.UniversalClient, error) { return client, nil }
 	r, other := join(t, s.url, Options{Prefix: s.prefix, Connect: connected}), join(t, s.url, Options{Prefix: s.prefix})
 	ten := charge("ten", "10/h")
 	admit(t, r, unlocked(ten))
 	for _, a := range []Ask{unlocked(ten), request("a", ten)} {
-		guard := []byte(r.guard.Hash())
+		guard := []byte(plainGuardScript.Hash())
 		loss.due.Store(&guard)
 		undecided(t, r, a)
 	}

@@ -141,9 +141,13 @@ func (r *Redis) receipt(ctx context.Context, version uint64) (receipt Receipt) {
 	return receipt
 }
 
-// living returns the ids of the replicas that live, by the store.
+// living returns the ids of the replicas that live, by the store, and of this one,
+// which may not have told it yet.
 func (r *Redis) living(ctx context.Context) []string {
 	ids, _ := r.redis().ZRange(ctx, r.replicasKey(), 0, -1).Result() // asked again
+	if !slices.Contains(ids, r.options.Self.ID) {
+		ids = append(ids, r.options.Self.ID)
+	}
 	return ids
 }
 

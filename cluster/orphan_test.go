@@ -107,7 +107,7 @@ func TestRedis_LockWhoseAnswerWasLostIsAdopted(t *testing.T) {
 		// The answer that is lost may be that the script is not there yet, and on a
 		// busy machine it may only be late.
 		eventually(t, "an answer lost to an ask that the store has granted", func() bool {
-			link.LoseAnswers(1, r.guard.Hash())
+			link.LoseAnswers(1, plainGuardScript.Hash())
 			v = admit(t, r, a)
 			link.Heal()
 			value = client.Get(t.Context(), lockKey(a)).Val()
@@ -136,7 +136,7 @@ func TestRedis_LockWhoseAnswerWasLostIsAdopted(t *testing.T) {
 	// One that does not go on is given back.
 	a := request("closed")
 	eventually(t, "an answer lost", func() bool {
-		link.LoseAnswers(1, r.guard.Hash())
+		link.LoseAnswers(1, plainGuardScript.Hash())
 		v, err := r.Admit(t.Context(), a)
 		v.Grant.Release(0)
 		link.Heal()

@@ -249,7 +249,7 @@ func TestRedis_SingleBlipsTellNothing(t *testing.T) {
 	many := charge("many", "1000/h")
 	for range 3 {
 		eventually(t, "undecided", func() bool {
-			link.LoseAnswers(1, r.guard.Hash())
+			link.LoseAnswers(1, plainGuardScript.Hash())
 			_, err := r.Admit(t.Context(), unlocked(many))
 			return err != nil
 		})

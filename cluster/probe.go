@@ -147,8 +147,8 @@ func (r *Redis) tryAsk(conn *connection, p *part) error {
 	}
 	everyTime := limiter.Limit{Rate: limiter.MaxPerSecond, Period: time.Second, Burst: limiter.MaxPerSecond}
 	ask := Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}
-	guardArgs{lock: valueFormat + " probe " + r.options.Self.ID + " probe", ttl: probeExpiry, ask: ask, limits: [][]string{r.limitArgs(everyTime, 0)}}.write(c)
-	reply, err := conn.once(ctx, r.guard, c).Slice()
+	guardArgs{lock: valueFormat + " probe " + r.options.Self.ID + " probe", ttl: probeExpiry, ask: ask, limits: [][]string{r.limitArgs(everyTime, 0)}}.write(c, plainGuardScript)
+	reply, err := conn.once(ctx, plainGuardScript, c).Slice()
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"cmp"
 	"context"
 	_ "embed"
 	"slices"
@@ -42,21 +41,32 @@ var (
 	//go:embed control.lua
 	controlSource string
 
+	// guardScript decides any ask, plainGuardScript those of which none of the parts
+	// is wanted, which most are: for less, since a Redis makes all functions of a
+	// script anew whenever it runs it, and reads all arguments.
+	guardScript      = newScript(budgetFunctions("spend", "reserve") + cooldownSource + limiter.Excerpt(guardSource, "wait", "candidates", "share", "key", "slots"))
+	plainGuardScript = newScript(budgetFunctions("spend") + cooldownSource + limiter.Excerpt(guardSource))
+
 	renewScript     = newScript(renewSource)
 	releaseScript   = newScript(releaseSource)
 	pauseScript     = newScript(cooldownSource + pauseSource)
-	chargeScript    = newScript(prelude + chargeSource)
-	refundScript    = newScript(prelude + refundSource)
+	chargeScript    = newScript(budgetFunctions("charge") + chargeSource)
+	refundScript    = newScript(budgetFunctions("refund") + refundSource)
 	heartbeatScript = newScript(heartbeatSource)
 	controlScript   = newScript(controlSource)
-	weighScript     = newScript(prelude + cooldownSource + weighSource)
+	weighScript     = newScript(budgetFunctions("spend") + cooldownSource + weighSource)
 
 	lookScript       = newScript(cooldownSource + lookSource)
 	renewSlotsScript = newScript(renewSlotsSource)
 	freeSlotsScript  = newScript(freeSlotsSource)
-
-	prelude, errPrelude = limiter.Prelude()
 )
+
+// budgetFunctions returns those of [limiter.Prelude] with these names. That there
+// are any [NewRedis] has seen to.
+func budgetFunctions(names ...string) string {
+	source, _ := limiter.Prelude(names...)
+	return source
+}
 
 // Options configure a [Redis]. All of them are required, but for Watch, Dialled
 // and Observe.
@@ -97,7 +107,6 @@ type Options struct {
 type Redis struct {
 	options   Options
 	known     *known
-	guard     *script
 	args      sync.Map // limitWait → []string, its arguments of a script
 	conn      atomic.Pointer[connection]
 	parts     parts
@@ -137,8 +146,8 @@ type Redis struct {
 // NewRedis returns a Redis and starts its loops, which [Redis.Close] ends.
 // The store need not answer yet.
 func NewRedis(o Options) (*Redis, error) {
-	if errPrelude != nil {
-		return nil, errPrelude
+	if _, err := limiter.Prelude(); err != nil {
+		return nil, err
 	}
 	conn, err := o.connect()
 	if err != nil {
@@ -147,7 +156,6 @@ func NewRedis(o Options) (*Redis, error) {
 	r := &Redis{
 		options:   o,
 		known:     newKnown(o.Self.ID),
-		guard:     newScript(prelude + cooldownSource + guardSource),
 		deadlines: deadlines{timeout: o.Timeout},
 		queue:     newQueue(),
 		changes:   newObserver(),
@@ -218,7 +226,8 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 			v = r.lookElsewhere(ask, v)
 		}
 		if !r.asksToShare(ask, v, equal) {
-			r.shareIn(ask, &v, 0)
+			v.Arrived = ask.Arrived
+			r.shareIn(ask, &v, ask.Arrived)
 			return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), nil
 		}
 	}
@@ -251,7 +260,10 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 	r.tellLimitChanges(ask, a.was)
 	v := a.Verdict
 	if ask.Sharing == Fresh {
-		v.Arrived = cmp.Or(ask.Arrived, a.at)
+		if ask.Arrived == 0 { // what it meets began before, also if the clock was set back since then
+			ask.Arrived = max(a.at, startedOf(v.value))
+		}
+		v.Arrived = ask.Arrived
 	}
 	switch v.Outcome {
 	case Duplicate, Held:
@@ -272,7 +284,7 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 		if refusal, refused := r.known.add(ask, g, v.Outcome == Admitted); refused {
 			// An equal ask that got no answer has gone on meanwhile.
 			r.queue.add(slices.Concat(r.refunds(g), r.freeing(g.taken), []*task{r.endingOf(g, 0)})...)
-			refusal.Arrived = v.Arrived
+			refusal.Arrived = ask.Arrived
 			return refusal, nil
 		}
 		if v.Outcome != Admitted {
@@ -356,10 +368,11 @@ func (r *Redis) Pause(tag, name string, d time.Duration, status int) {
 
 // Close gives back what is queued for it, also where the store was away until now,
 // waits for the loops to end and closes the client. Locks in flight must have been
-// released before.
+// released before. Flights of other replicas are lost for who follows them yet.
 func (r *Redis) Close() error {
 	close(r.stop)
 	r.unwatch()
+	r.closeWatches()
 	r.stopped.Wait()
 	r.perform(r.left(), true)
 	r.leave()

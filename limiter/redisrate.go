@@ -17,14 +17,15 @@ import (
 var budgetSource string
 
 // Prelude returns the Lua functions by which a script spends from budgets in
-// Redis: their header says how. A script is this text and its own behind it.
+// Redis, of those that budget.lua's header names: how, it says as well. spend comes
+// with settle; reserve needs both. A script is this text and its own behind it.
 //
 // Inside they run redis_rate's own GCRA script. redis_rate keeps it to itself,
 // and asks one limit in one trip; it is taken from there so that it can be run
 // for several limits, all or nothing.
-func Prelude() (string, error) {
+func Prelude(functions ...string) (string, error) {
 	gcra, err := learn()
-	return strings.Replace(budgetSource, "--[[redis_rate]]", gcra, 1), err
+	return strings.Replace(Excerpt(budgetSource, functions...), "--[[redis_rate]]", gcra, 1), err
 }
 
 // ScriptArgs returns l as the functions of [Prelude] take it: burst, emission

@@ -22,7 +22,7 @@ func TestPrelude_RunsThisScriptInside(t *testing.T) {
 	if got := fmt.Sprintf("%x", sha256.Sum256([]byte(script))); got != want {
 		t.Errorf("redis_rate's script has changed: got SHA-256 %s, want %s:\n%s", got, want, script)
 	}
-	if prelude, err := Prelude(); err != nil || !strings.Contains(prelude, "redis)\n"+script+"\nend") {
+	if prelude, err := Prelude("spend"); err != nil || !strings.Contains(prelude, "redis, tostring)\n"+script+"\nend") {
 		t.Errorf("it is not in the prelude: %v", err)
 	}
 }

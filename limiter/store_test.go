@@ -26,7 +26,7 @@ type inRedis struct {
 
 func openRedis(tb testing.TB) inRedis {
 	tb.Helper()
-	prelude, err := Prelude()
+	prelude, err := Prelude("spend", "reserve", "charge", "refund")
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+
+	"throttle-proxy/cluster"
 )
 
 // Rows of the page's lists.
@@ -91,21 +93,23 @@ func (v *pageView) addChanged(f *fleetStatus) {
 	listed, more := v.cut(len(f.Changed), mostRows, "")
 	v.MoreChanged = more
 	for _, c := range f.Changed[:listed] {
-		row := pageChange{Of: c.Of, By: cmp.Or(c.By, "–"), Until: "it is restored", Back: "throttle-proxy restore " + c.Of}
+		row := pageChange{Of: c.Of, What: c.say(), By: cmp.Or(c.By, "–"), Until: "it is restored", Back: "throttle-proxy restore " + c.Of}
 		if c.Left > 0 {
 			row.Until = fmt.Sprintf("%s, in %s", hour(f.At.Add(secondsOf(c.Left))), lasting(c.Left))
 		}
-		switch c.What {
-		case "limit":
-			row.What = fmt.Sprintf("limit %s is %s", c.Limit, c.Rate)
-		default:
-			row.What = "paused"
-			if c.Message != "" {
-				row.What += ": “" + c.Message + "”"
-			}
-		}
 		v.Changed = append(v.Changed, row)
 	}
+}
+
+// say says what is changed.
+func (c statusChanged) say() string {
+	switch {
+	case c.What == string(cluster.SetLimit):
+		return fmt.Sprintf("limit %s is %s", c.Limit, c.Rate)
+	case c.Message != "":
+		return "paused: “" + c.Message + "”"
+	}
+	return "paused"
 }
 
 func (v *pageView) addReplicas(f *fleetStatus) {

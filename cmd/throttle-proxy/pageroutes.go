@@ -28,7 +28,13 @@ func (v *pageView) addRoutes(f *fleetStatus) {
 	steps := 0
 	var routes []pageRoute
 	for _, r := range f.Routes {
-		routes = append(routes, newPageRoute(r, f.StepSeconds))
+		row := newPageRoute(r, f.StepSeconds)
+		for _, c := range f.Changed {
+			if c.Of == r.Name {
+				row.Notes = append(row.Notes, "by hand: "+c.say())
+			}
+		}
+		routes = append(routes, row)
 		steps = max(steps, len(r.Series.Forwarded))
 	}
 	slices.SortStableFunc(routes, func(a, b pageRoute) int {
@@ -68,7 +74,7 @@ func newPageRoute(r fleetRoute, stepSeconds float64) pageRoute {
 	limits, _, _ := strings.Cut(r.Policy, ";") // what comes after them is as with most routes
 	p := pageRoute{Name: r.Name, Policy: limits, Plot: drawPlot(steps, minute), now: now, all: mean(steps)}
 	if r.LastMinute.Paused > 0 {
-		p.Notes = append(p.Notes, "paused, or cooling down")
+		p.Notes = append(p.Notes, perSecond(float64(r.LastMinute.Paused)/60)+" a second refused by a pause or cool-down")
 	}
 	if r.LastMinute.Waited > 0 {
 		p.Notes = append(p.Notes, perSecond(float64(r.LastMinute.Waited)/60)+" a second waited")

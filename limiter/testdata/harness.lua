@@ -22,10 +22,14 @@ else
     admitted = math.min(admitted, result[i][1])
   end
   if ARGV[1] == 'spend' then
-    write(result, admitted == 1)
+    for _, spent in ipairs(result) do
+      settle(spent, admitted == 1)
+    end
   elseif ARGV[1] == 'reserve' then
     if admitted == 1 then
-      write(result, true)
+      for _, spent in ipairs(result) do
+        settle(spent, true)
+      end
     else
       result[#result + 1] = reserve(result, tonumber(ARGV[#ARGV]), time)
     end
