@@ -3,11 +3,17 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"throttle-proxy/integration/redistest"
 )
 
 // fleetOf joins two replicas to a server: one to lead, and one whose requests follow.
@@ -198,5 +204,125 @@ func TestALockThatAnOperatorHasFreedIsFollowedToItsEnd(t *testing.T) {
 		g.Share([]byte("x"))
 		g.Release(0)
 		wantEnding(t, v, Answered, "x")
+	}
+}
+
+// Whoever follows a flight yet when its replica ends must not keep it from that.
+func TestRedis_CloseLetsFollowersGo(t *testing.T) {
+	server := startRedis(t)
+	leader := join(t, server.URL(), Options{LockTTL: time.Hour})
+	follower := open(t, server.URL(), Options{LockTTL: time.Hour, Self: Replica{ID: "replica-1"}})
+	g := admit(t, leader, shared("a")).Grant
+	v := expect(t, follower, Duplicate, shared("a"))
+	ended := follow(t, v)
+	if err := follower.Close(); err != nil {
+		t.Error(err)
+	}
+	expectEnding(t, ended, Lost, "")
+	wantEnding(t, v, Lost, "") // nor later
+	g.Release(0)
+	eventually(t, "nobody watches or listens", func() bool {
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		return !bytes.Contains(stacks, []byte("(*Redis).look")) && !bytes.Contains(stacks, []byte("(*Redis).listen"))
+	})
+}
+
+// A store that accepts connections, and says nothing, must not keep a follower for
+// longer than it wants to wait.
+func TestRedis_AFollowerLeavesASilentStore(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	leader := join(t, server.URL(), Options{LockTTL: time.Hour})
+	follower := join(t, link.URL(), Options{LockTTL: time.Hour, Timeout: 20 * time.Second, Self: Replica{ID: "replica-1"}})
+	g := admit(t, leader, shared("a")).Grant
+	v := expect(t, follower, Duplicate, shared("a"))
+	link.Silence()
+	why := errors.New("it has left")
+	from := time.Now()
+	for range 3 {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, why)
+		if _, err := v.Flight.Follow(ctx); err != why {
+			t.Errorf("got %v, want that it has left", err)
+		}
+		cancel()
+	}
+	if took := time.Since(from); took > 5*time.Second {
+		t.Errorf("it has left after %v, want 150ms", took)
+	}
+	link.Heal()
+	g.Release(0)
+}
+
+// A fresh answer is of an exchange that began later, by the store's clock: without
+// it nobody knows.
+func TestRedis_NothingIsFreshWithoutTheStore(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	r := join(t, link.URL(), Options{Timeout: storeTimeout})
+	a := sharing(Fresh, request("a"))
+	g := admit(t, r, a).Grant
+	link.Refuse()
+	link.Cut()
+	lose(t, r)
+	if v := expect(t, r, Duplicate, by(Open, a)); v.Flight != nil {
+		t.Errorf("got %+v, want no flight", v)
+	}
+	if v := expect(t, r, Duplicate, by(Open, shared("a"))); v.Flight == nil {
+		t.Errorf("got %+v, want a flight, for any answer", v)
+	}
+	degraded(t, r, Admitted, by(Open, sharing(Fresh, request("b"))))
+	link.Heal()
+	eventually(t, "taken", func() bool { return server.Client().Exists(t.Context(), lockKey(request("b"))).Val() == 1 })
+	// It began before, whenever that was.
+	for range 2 {
+		v := expect(t, r, Duplicate, sharing(Fresh, request("b")))
+		if v.Flight != nil && !v.Flight.fresh {
+			t.Errorf("got %+v, want one whose answer is too old", v)
+		}
+	}
+	g.Release(0)
+}
+
+// docs/redis.md says which rights following needs besides the others.
+func TestRedis_DocumentedRightsSufficeToFollow(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	basic := regexp.MustCompile("`(~throttle:[^`]*)`").FindSubmatch(page)
+	more := regexp.MustCompile("`(&throttle:[^`]*)`").FindSubmatch(page)
+	if basic == nil || more == nil {
+		t.Fatal("docs/redis.md does not say what an ACL user needs")
+	}
+	server := startRedis(t)
+	client := server.Client()
+	args := []any{"acl", "setuser", "proxy", "on", ">password", "resetkeys", "resetchannels", "-@all"}
+	for _, rule := range strings.Fields(string(basic[1]) + " " + string(more[1])) {
+		args = append(args, rule)
+	}
+	must(t, client.Do(t.Context(), args...))
+	leader, follower := fleetOf(t, "redis://proxy:password@"+server.Addr, time.Hour)
+	for i := range 3 {
+		a := shared(fmt.Sprint(i))
+		g := admit(t, leader, a).Grant
+		v := expect(t, follower, Duplicate, a)
+		g.Share([]byte("x"))
+		g.Release(0)
+		wantEnding(t, v, Answered, "x")
+	}
+	stats := must(t, client.Info(t.Context(), "commandstats"))
+	if calls(t, stats, "subscribe") == 0 || calls(t, stats, "publish") == 0 {
+		t.Error("nothing was subscribed to, or published")
+	}
+	// Sent when nothing has come for a while.
+	if said := must(t, client.Do(t.Context(), "acl", "dryrun", "proxy", "ping")); said != "OK" {
+		t.Errorf("got %v, want ping allowed", said)
+	}
+	if denied := must(t, client.Do(t.Context(), "acl", "log")); fmt.Sprint(denied) != "[]" {
+		t.Errorf("got %v, want nothing denied", denied)
 	}
 }

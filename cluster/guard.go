@@ -131,7 +131,19 @@ func (a guardArgs) write(c *command, guard *script) {
 	if guard == guardScript {
 		c.number(a.ask.Wait.Microseconds())
 		c.number(int64(len(a.ask.Candidates)))
-		a.writeShared(c)
+		switch a.ask.Sharing {
+		case Joined:
+			c.arg("join")
+		case Fresh:
+			c.number(a.ask.Arrived.Microseconds())
+		default:
+			c.arg("")
+		}
+		if a.ask.Key != nil {
+			c.number(1)
+		} else {
+			c.number(0)
+		}
 		c.number(int64(len(a.ask.Slots)))
 		c.arg(a.token)
 		for _, slot := range a.ask.Slots {
@@ -143,24 +155,9 @@ func (a guardArgs) write(c *command, guard *script) {
 			c.arg(arg)
 		}
 	}
-}
-
-// writeShared writes what an ask wants of an equal one, and its kept key.
-func (a guardArgs) writeShared(c *command) {
-	switch a.ask.Sharing {
-	case Joined:
-		c.arg("join")
-	case Fresh:
-		c.number(a.ask.Arrived.Microseconds())
-	default:
-		c.arg("")
-	}
 	if key := a.ask.Key; key != nil {
-		c.number(1)
 		c.arg(key.contentHash())
 		c.number(millis(key.Keep))
-	} else {
-		c.number(0)
 	}
 }
 

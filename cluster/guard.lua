@@ -2,7 +2,7 @@
 -- this order. A duplicate is a duplicate first, whatever is spent or cooling down.
 --
 -- KEYS, all of one tag, in the order in which they are decided:
---   of a kept idempotency key, where there is one: then there is a lock
+--   with the part key: one, and then the lock's, or none
 --   the lock's, where ARGV[2] is not empty
 --   ARGV[4] of cool-downs
 --   of kinds of slots
@@ -20,13 +20,14 @@
 --   share:      what an ask wants of an equal one in flight: '' nothing; 'join' its
 --               answer; or a fresh one: when the request came, in microseconds by
 --               this server's clock, or 0 in its first ask
---   keys:       how many kept keys: 0, or 1; and with one, the hash of what the
---               request says, and for how long the key is known, in milliseconds
+--   key:        how many kept keys, an idempotency key's: 0 or 1
 --   slots:      how many kinds; their owner's token, which begins with the TTL that
 --               its slots have; and of each kind how many there are, or 0 for one
 --               that waits after others
 --              then three for each budget: burst, interval and furthest, as spend
 --              takes them
+--              with a kept key: the hash of what the request says, and for how long
+--              the key is known, in milliseconds
 --
 -- Returns one of
 --   {ADMITTED, now, used..., reply..., candidate's...}  with how many slots of each
@@ -69,44 +70,46 @@ budgets = budgets - ARGV[arg]
 arg = arg + 1
 --[[end]]
 
+local arrived, wanted = 0, ''
 --[[if share]]
-local shares, arrived = ARGV[arg] ~= '', tonumber(ARGV[arg]) or 0
-local wanted = arrived > 0 and ' wanted' or '' -- by others who came before it, too
-arg = arg + 1
---[[end]]
---[[if keys]]
-local take_key
-if ARGV[arg] == '1' then
-  local key, hash, keep = KEYS[1], ARGV[arg + 1], ARGV[arg + 2]
-  at, arg = 2, arg + 2
-  local value = redis.call('GET', key)
-  if value then
-    local says, state, token = string.match(value, '^%S+ (%S+) (%S+) (%S+)')
-    local flies = says == hash and state == 'flight' and redis.call('GET', KEYS[at])
-    if flies and string.match(flies, '^%S+ (%S+)') == token then
-      return {DUPLICATE, now, flies}
-    end
-    return {KEPT, now, says == hash and value or ''}
-  end
-  take_key = function()
-    redis.call('SET', key, '1 ' .. hash .. ' flight ' .. string.match(ARGV[2], '^%S+ (%S+)'), 'PX', keep)
-  end
+local share = ARGV[arg]
+arrived, arg = tonumber(share) or 0, arg + 1
+if arrived > 0 then
+  wanted = ' wanted' -- its answer, by others who came before it begins too
 end
+--[[end]]
+local kept
+--[[if key]]
+kept = ARGV[arg] ~= '0' and KEYS[1]
 arg = arg + 1
+if kept then
+  at = 2
+end
 --[[end]]
 
 local lock = ARGV[2] ~= '' and KEYS[at]
+--[[if key]]
+if kept then
+  local value = redis.call('GET', kept)
+  local hash, state, token = string.match(value or '', '^%S+ (%S+) (%S+) (%S+)')
+  if value and hash ~= ARGV[#ARGV - 1] then
+    return {KEPT, now, ''}
+  elseif state == 'flight' then
+    local flies = redis.call('GET', lock)
+    if flies and string.match(flies, '^%S+ (%S+)') == token then
+      return {DUPLICATE, now, flies}
+    end
+  end
+  if value then
+    return {KEPT, now, value}
+  end
+end
+--[[end]]
 if lock then
   local value = redis.call('GET', lock)
-  if value and string.sub(value, -5) == ' done' then
-    local answers = false
-    --[[if share]]
-    answers = arrived > 0 and arrived < tonumber(string.match(value, '^%S+ %S+ %S+ %S+ (%d+)') or 0)
-    --[[end]]
-    if not answers then
-      redis.call('DEL', lock) -- it refuses nobody, and has no answer for this one
-      value = nil
-    end
+  if value and string.sub(value, -5) == ' done' and (arrived == 0 or arrived >= tonumber(string.match(value, '^%S+ %S+ %S+ %S+ (%d+)') or 0)) then
+    redis.call('DEL', lock) -- it refuses nobody, and has no answer for this one
+    value = nil
   end
   if value then
     -- A lock that begins in the future began by a clock that was set back since
@@ -120,13 +123,26 @@ if lock then
       redis.call('SET', lock, value, 'PX', ttl)
     end
     --[[if share]]
-    if shares and string.find(value, '^%S+ j%S+ %S+ %S+ %d+$') then
+    if share ~= '' and string.find(value, '^%S+ j%S+ %S+ %S+ %d+$') then
       redis.pcall('SET', lock, value .. ' wanted', 'KEEPTTL') -- it is a duplicate also where memory is short
     end
     --[[end]]
     return {DUPLICATE, now, value}
   end
   at = at + 1
+end
+
+-- Takes the lock, and with it the key.
+local function take()
+  if lock then
+    redis.call('SET', lock, ARGV[2] .. ' ' .. began .. wanted, 'NX', 'PX', ARGV[3])
+  end
+  --[[if key]]
+  if kept then
+    local value = '1 ' .. ARGV[#ARGV - 1] .. ' flight ' .. string.match(ARGV[2], '^%S+ (%S+)')
+    redis.call('SET', kept, value, 'PX', ARGV[#ARGV])
+  end
+  --[[end]]
 end
 
 local cooling
@@ -167,11 +183,8 @@ for i = 1, slots do
 end
 if answer[1] == BUSY then
   --[[if wait]]
-  if lock and longest > 0 then
-    redis.call('SET', lock, ARGV[2] .. ' ' .. began .. wanted, 'NX', 'PX', ARGV[3])
-    if take_key then
-      take_key()
-    end
+  if longest > 0 then
+    take()
   end
   --[[end]]
   return answer
@@ -217,18 +230,7 @@ else
   end
   --[[end]]
 end
-if lock then
-  local value = ARGV[2] .. ' ' .. began
-  --[[if share]]
-  value = value .. wanted
-  --[[end]]
-  redis.call('SET', lock, value, 'NX', 'PX', ARGV[3])
-  --[[if keys]]
-  if take_key then
-    take_key()
-  end
-  --[[end]]
-end
+take()
 --[[if candidates]]
 for i = budgets + 1, #KEYS do
   -- A key that is no budget refuses nobody.

@@ -44,7 +44,7 @@ var (
 	// guardScript decides any ask, plainGuardScript those of which none of the parts
 	// is wanted, which most are: for less, since a Redis makes all functions of a
 	// script anew whenever it runs it, and reads all arguments.
-	guardScript      = newScript(budgetFunctions("spend", "reserve") + cooldownSource + limiter.Excerpt(guardSource, "wait", "candidates", "share", "keys", "slots"))
+	guardScript      = newScript(budgetFunctions("spend", "reserve") + cooldownSource + limiter.Excerpt(guardSource, "wait", "candidates", "share", "key", "slots"))
 	plainGuardScript = newScript(budgetFunctions("spend") + cooldownSource + limiter.Excerpt(guardSource))
 
 	renewScript     = newScript(renewSource)
@@ -368,10 +368,11 @@ func (r *Redis) Pause(tag, name string, d time.Duration, status int) {
 
 // Close gives back what is queued for it, also where the store was away until now,
 // waits for the loops to end and closes the client. Locks in flight must have been
-// released before.
+// released before. Flights of other replicas are lost for who follows them yet.
 func (r *Redis) Close() error {
 	close(r.stop)
 	r.unwatch()
+	r.closeWatches()
 	r.stopped.Wait()
 	r.perform(r.left(), true)
 	r.leave()

@@ -45,9 +45,9 @@ func (r *Redis) subscribeLocked(tag string) <-chan struct{} {
 	switch {
 	case len(s.channels) == 1:
 		r.stopped.Go(func() { r.listen(s) })
-	case s.pubsub != nil:
-		// In a Cluster there is one channel alone.
-		go func(p *redis.PubSub) { _ = p.Subscribe(context.Background(), channel) }(s.pubsub) // or when it is made anew
+	case s.pubsub != nil: // else it is made with all of them
+		pubsub := s.pubsub
+		r.stopped.Go(func() { _ = pubsub.Subscribe(context.Background(), channel) }) // in a Cluster there is but one
 	}
 	return ready
 }
@@ -79,17 +79,29 @@ func (r *Redis) listen(s *subscription) {
 	}
 }
 
-func (r *Redis) connectSubscription(ctx context.Context, s *subscription) *redis.PubSub {
-	r.watches.mu.Lock()
-	defer r.watches.mu.Unlock()
-	channels := slices.Collect(maps.Keys(s.channels))
+// connectSubscription makes a connection for s, on which the store is asked for its
+// messages. Nobody who follows a flight waits for it.
+func (r *Redis) connectSubscription(ctx context.Context, s *subscription) (pubsub *redis.PubSub) {
+	channels := r.channelsOf(s)
 	if cluster, ok := r.redis().(*redis.ClusterClient); ok {
 		cluster.ReloadState(ctx) // the slot may have moved
-		s.pubsub = cluster.SSubscribe(ctx, channels...)
+		pubsub = cluster.SSubscribe(ctx, channels...)
 	} else {
-		s.pubsub = r.redis().Subscribe(ctx, channels...)
+		pubsub = r.redis().Subscribe(ctx, channels...)
 	}
-	return s.pubsub
+	r.watches.mu.Lock()
+	s.pubsub = pubsub
+	r.watches.mu.Unlock()
+	if all := r.channelsOf(s); len(all) > len(channels) { // none is ever left out
+		_ = pubsub.Subscribe(ctx, all...)
+	}
+	return pubsub
+}
+
+func (r *Redis) channelsOf(s *subscription) []string {
+	r.watches.mu.Lock()
+	defer r.watches.mu.Unlock()
+	return slices.Collect(maps.Keys(s.channels))
 }
 
 // silence is how long a connection may be silent before it is asked whether it lives,

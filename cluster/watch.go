@@ -20,6 +20,7 @@ type flightID struct{ tag, token string }
 // watches are the flights of other replicas that are followed here.
 type watches struct {
 	mu            sync.Mutex
+	closed        bool // nobody watches any more
 	all           map[flightID]*watch
 	subscriptions map[string]*subscription // by tag in a Cluster, else one by none
 }
@@ -63,6 +64,10 @@ func (r *Redis) watch(w watched) *watch {
 	r.watches.mu.Lock()
 	defer r.watches.mu.Unlock()
 	one := r.watches.all[w.id]
+	if one == nil && r.watches.closed {
+		one = &watch{flightID: w.id, unwatch: func() {}, ended: make(chan struct{}), ending: Ending{Kind: Lost}}
+		close(one.ended)
+	}
 	if one == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		one = &watch{flightID: w.id, fingerprint: w.fingerprint, look: make(chan struct{}, 1), unwatch: cancel, ended: make(chan struct{})}
@@ -75,6 +80,18 @@ func (r *Redis) watch(w watched) *watch {
 	}
 	one.followers++
 	return one
+}
+
+// closeWatches tells all who follow a flight of another replica that it is lost for
+// them, and lets nobody follow one any more.
+func (r *Redis) closeWatches() {
+	r.watches.mu.Lock()
+	defer r.watches.mu.Unlock()
+	r.watches.closed = true
+	for _, w := range r.watches.all {
+		w.told = Lost
+		w.stir()
+	}
 }
 
 // leaveWatch ends what one follower has begun.
@@ -90,21 +107,24 @@ func (r *Redis) leaveWatch(w *watch) {
 }
 
 // look looks for a flight until it has ended, or nobody follows it any more: once
-// messages come, whenever one says so, and once a TTL.
+// messages come, whenever one says so, and once a TTL; or a moment after it got no
+// answer.
 func (r *Redis) look(ctx context.Context, w *watch, subscribed <-chan struct{}) {
 	defer w.unwatch()
 	select {
 	case <-subscribed:
 	case <-time.After(r.options.Timeout): // it is looked for again when they do
+	case <-r.stop:
 	case <-ctx.Done():
 		return
 	}
-	again := time.NewTicker(r.options.LockTTL)
-	defer again.Stop()
 	for {
-		ending, known := Ending{Kind: r.toldOf(w)}, true
+		ending, known, again := Ending{Kind: r.toldOf(w)}, true, r.options.LockTTL
 		if ending.Kind == 0 {
-			ending, known = r.readFlight(ctx, w)
+			var err error
+			if ending, known, err = r.readFlight(ctx, w); err != nil {
+				again = min(again, beatInterval) // what it was told of is there yet
+			}
 		}
 		if told := r.toldOf(w); known && ending.Kind == Lost && told != 0 { // meanwhile
 			ending.Kind = told
@@ -121,7 +141,7 @@ func (r *Redis) look(ctx context.Context, w *watch, subscribed <-chan struct{}) 
 		}
 		select {
 		case <-w.look:
-		case <-again.C:
+		case <-time.After(again):
 		case <-ctx.Done():
 			return
 		}
@@ -129,11 +149,11 @@ func (r *Redis) look(ctx context.Context, w *watch, subscribed <-chan struct{}) 
 }
 
 // readFlight asks the store for what has become of a flight, and reports whether it
-// has ended.
-func (r *Redis) readFlight(ctx context.Context, w *watch) (e Ending, known bool) {
+// has ended. The error is that there was no answer.
+func (r *Redis) readFlight(ctx context.Context, w *watch) (e Ending, known bool, err error) {
 	part := r.partOf(w.tag)
 	if part.away() {
-		return Ending{}, false
+		return Ending{}, false, errAway
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.options.Timeout)
 	defer cancel()
@@ -147,14 +167,18 @@ func (r *Redis) readFlight(ctx context.Context, w *watch) (e Ending, known bool)
 	c.endKey()
 	c.arg(w.token)
 	text, err := r.conn.Load().once(ctx, flightScript, c).Text()
-	if err != nil || text == "" {
-		return Ending{}, false
+	if err != nil {
+		return Ending{}, false, err
 	}
-	return w.read(text, part.clock.at(r.known.now()))
+	e, known = w.read(text, part.clock.at(r.known.now()))
+	return e, known, nil
 }
 
 // read reads what flight.lua answered at an instant of the store's clock.
 func (w *watch) read(text string, now time.Duration) (e Ending, known bool) {
+	if text == "" {
+		return Ending{}, false
+	}
 	switch kind := EndingKind(text[0]); kind {
 	case Answered:
 		answer, at, err := w.fingerprint.open([]byte(text[1:]), w.token)

@@ -132,7 +132,8 @@ func rawRows() (rows []row) {
 		"the beginning of TLS":  "\x16\x03\x01\x02\x00\x01\n\n",
 		"the beginning of what": "PRI * HTTP/2.0\n\nSM\n\n",
 	} {
-		rows = append(rows, row{name: "garbage: " + name, sends: "POST /x\n\nbody", does: say(text), want: garbled, but: []but{onlyToHTTP1}})
+		rows = append(rows, row{name: "garbage: " + name, sends: "POST /x\n\nbody", does: say(text), want: garbled, but: []but{onlyToHTTP1,
+			{streamed, "that the connection ends can be seen before what came on it", want{back: garbled.back, or: "499 upstream-closed connection_terminated"}}}})
 	}
 	for name, text := range map[string]string{
 		"within a chunk":   head + "Date: d\nTransfer-Encoding: chunked\n\n4\nhalf\n5\nha",

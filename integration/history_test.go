@@ -65,6 +65,7 @@ type operation struct {
 	abort               time.Duration // after which the client leaves; 0 for never
 	wait                time.Duration // before it is sent
 	replica             int           // to which it is sent; -1 for the load balancer
+	other               bool          // it says something else under the same key
 }
 
 // scene is a number of operations with faults, or without.
@@ -103,9 +104,13 @@ var historyRoutes = []struct {
 	{"changed", 15, 12, 1, true},
 	{"rests", 10, 4, 1, true}, // its upstream asks for pauses
 	{"kept", 10, 10, 1, true},
-	{"gone", 5, 10, 1, true},  // nobody listens there
-	{"paced", 15, 8, 1, true}, // waits for its budget
-	{"few", 15, 12, 1, true},  // at once, and no lock
+	{"gone", 5, 10, 1, true},   // nobody listens there
+	{"paced", 15, 8, 1, true},  // waits for its budget
+	{"few", 15, 12, 1, true},   // at once, and no lock
+	{"shared", 15, 4, 1, true}, // duplicates get the answer
+	{"twice", 10, 6, 1, true},  // also a while later
+	{"newest", 15, 4, 1, true}, // of an exchange that began after they came
+	{"keyed", 15, 60, 1, false},
 }
 
 // historyFew is how many of the route "few" there are at once.
@@ -165,6 +170,8 @@ func historyFlags(u *upstream, gone, mode string) (words []string) {
 	words = append(words, "--wait", "paced=1s", "--concurrency", fmt.Sprint("few=", historyFew), "--dedupe", "few=off", "--wait", "few=50ms")
 	words = append(words, "--rate", "off", "--dedupe", "free=off", "--client-gone", "leave=cancel",
 		"--hold", "0s,unknown=0s", "--hold", fmt.Sprintf("held=%s,unknown=%[1]s", historyHold), "--replicas", fmt.Sprint(historySize))
+	words = append(words, "--on-duplicate", "shared=join", "--on-duplicate", "twice=join", "--on-duplicate", "newest=fresh",
+		"--hold", fmt.Sprintf("twice=%s,unknown=%[1]s", historyHold), "--idempotency", "keyed=1h")
 	if mode != "none" {
 		words = append(words, "--lock-ttl", historyTTL.String(), "--store-timeout", historyTimeout.String())
 	}
@@ -246,6 +253,7 @@ func newOperation(random *rand.Rand, mode string, s scene) operation {
 			o.linger = time.Duration(random.Int64N(int64(historyTTL * 3 / 2)))
 		}
 	}
+	o.other = o.route == "keyed" && random.IntN(10) == 0
 	if o.route == "rests" && random.IntN(8) == 0 {
 		o.does = asksToPause
 	}

@@ -18,7 +18,8 @@ var answersTo = map[string]string{
 }
 
 // refusals are the answers to requests that must not reach the upstream.
-var refusals = []string{"409 duplicate", "409 held", "429 limited", "429 busy", "429 cooling-down", "503 undecided"}
+var refusals = []string{"409 duplicate", "409 held", "429 limited", "429 busy", "429 cooling-down", "503 undecided",
+	"409 not-shareable", "409 outcome-unknown", "409 answer-not-kept", "422 key-reused"}
 
 // Law 3: what was refused has not arrived, what was answered by the upstream
 // has once, and nothing has twice. Law 6: the proxy has no other answer.
@@ -33,6 +34,7 @@ func (h *history) disagreements() (violations []string) {
 			if n != 0 {
 				violations = append(violations, fmt.Sprintf("law 3: request %s was answered %s, and arrived", r.nonce, got))
 			}
+		case r.sharesAnswer(): // law 9's
 		case r.route == "gone" && got == "502 upstream-refused":
 			if n != 0 {
 				violations = append(violations, fmt.Sprintf("law 3: request %s could not be sent, and arrived", r.nonce))
@@ -57,7 +59,7 @@ func (h *history) unanswered() (violations []string) {
 			violations = append(violations, fmt.Sprintf("law 4: request %s (%s) to replica %d has no answer, status %d, after %s; arrived %d times: %v; %s",
 				r.nonce, r.does, r.replica, r.answer.status, r.answered.Sub(r.sent), len(r.calls), r.err, r.line))
 		}
-		if r.err == nil && r.does == cutsBody && r.answer.status == http.StatusOK {
+		if r.err == nil && r.does == cutsBody && r.answer.status == http.StatusOK && !r.sharesAnswer() {
 			violations = append(violations, fmt.Sprintf("law 4: request %s has the half of an answer as a whole one", r.nonce))
 		}
 		killed := slices.ContainsFunc(h.faults, func(f fault) bool { // before it could

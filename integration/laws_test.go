@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ type limit struct {
 // many overlaps there were, by what explains them.
 func (h *history) check() (violations []string, explained map[string]int) {
 	violations, explained = h.overlaps()
-	for _, law := range []func() []string{h.crowds, h.repeatedTooSoon, h.misledDuplicates, h.disturbed, h.excesses, h.disagreements, h.unanswered, h.wrongPolicies} {
+	for _, law := range []func() []string{h.crowds, h.repeatedTooSoon, h.misledDuplicates, h.disturbed, h.excesses, h.disagreements, h.unanswered, h.wrongPolicies, h.misplacedAnswers, h.repeatedKeys} {
 		violations = append(violations, law()...)
 	}
 	return violations, explained
@@ -112,6 +113,19 @@ func TestLaws(t *testing.T) {
 	few := func(process, from, to int) request {
 		return with(admitted(process, from, to), func(r *request) { r.route, r.body = "few", r.nonce })
 	}
+	on9 := func(route string, from, to int) request {
+		return with(admitted(0, from, to), func(r *request) {
+			r.route, r.answer.header = route, http.Header{servedField: {r.nonce}}
+		})
+	}
+	// answeredBy is a request that got the answer to another.
+	answeredBy := func(from int, nonce, route string) request {
+		return with(admitted(1, from, from+20), func(r *request) {
+			r.route, r.calls, r.answer.header = route, nil, http.Header{servedField: {nonce}}
+		})
+	}
+	replayed := func(r *request) { r.answer.header.Set("Idempotent-Replayed", "true") }
+	cutOff := func(r *request) { r.does, r.answer = cuts, answer{status: 499, Reason: "upstream-closed"} }
 	burst := func(n int, changes ...func(*request)) (requests []request) {
 		for i := range n {
 			r := admitted(i%3, 1000+20*i, 1001+20*i)
@@ -234,6 +248,22 @@ func TestLaws(t *testing.T) {
 		"an outage of some replicas":                    {requests: outage(10), faults: []fault{{kind: cutsRequests, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}}},
 		"a replica killed during an outage":             {requests: outage(10), faults: []fault{{kind: stops, replica: -1, begin: at(1210), healed: at(5490), end: at(5500)}, {kind: kills, replica: 1, begin: at(2000), healed: at(2500), end: at(2600)}}},
 		"refused":                                       {requests: []request{refused(0, 409, "duplicate"), refused(1, 429, "limited"), with(refused(2, 503, "undecided"), on("shut"))}},
+		"an answer of one that was met":                 {requests: []request{on9("shared", 0, 30), answeredBy(10, "0 0", "shared")}},
+		"one of another exchange":                       {requests: []request{on9("shared", 0, 30), with(answeredBy(10, "0 0", "shared"), func(r *request) { r.body = "other" })}, want: "law 9"},
+		"one that was over":                             {requests: []request{on9("shared", 0, 30), answeredBy(80, "0 0", "shared")}, want: "law 9"},
+		"one that is held":                              {requests: []request{on9("twice", 0, 30), answeredBy(80, "0 0", "twice")}},
+		"one that began before":                         {requests: []request{on9("newest", 0, 30), answeredBy(10, "0 0", "newest")}, want: "law 9"},
+		"one that began afterwards":                     {requests: []request{on9("newest", 20, 30), answeredBy(10, "0 20", "newest")}},
+		"an answer of nobody":                           {requests: []request{answeredBy(10, "0 0", "shared")}, want: "law 9"},
+		"an answer on a route that shares none":         {requests: []request{on9("hook", 0, 30), answeredBy(10, "0 0", "hook")}, want: "law 9"},
+		"a failure of one that was met":                 {requests: []request{with(on9("shared", 0, 30), cutOff), with(answeredBy(10, "", "shared"), func(r *request) { r.answer = answer{status: 499, Reason: "upstream-closed"} })}},
+		"a failure of nobody":                           {requests: []request{with(answeredBy(10, "", "shared"), func(r *request) { r.answer = answer{status: 499, Reason: "upstream-closed"} })}, want: "law 9"},
+		"a kept answer":                                 {requests: []request{on9("keyed", 0, 30), with(answeredBy(900, "0 0", "keyed"), replayed)}},
+		"one that does not say so":                      {requests: []request{on9("keyed", 0, 30), answeredBy(900, "0 0", "keyed")}, want: "law 9"},
+		"one for other words":                           {requests: []request{on9("keyed", 0, 30), with(answeredBy(900, "0 0", "keyed"), func(r *request) { replayed(r); r.other = true })}, want: "law 9"},
+		"a key that is sent twice":                      {requests: []request{on9("keyed", 0, 30), with(on9("keyed", 900, 930), func(r *request) { r.other = true })}, want: "law 9"},
+		"a key that an error has freed":                 {requests: []request{with(on9("keyed", 0, 30), func(r *request) { r.does, r.answer.status = fails, 500 }), on9("keyed", 900, 930)}},
+		"a key that the store has lost":                 {requests: []request{on9("keyed", 0, 30), on9("keyed", 900, 930)}, faults: []fault{{kind: forgetsAll, replica: -1, begin: at(40), healed: at(50), end: at(50)}}},
 		"as many as there are slots":                    {requests: []request{few(0, 0, 10), few(1, 1, 20), few(2, 10, 30)}},
 		"one more than there are slots":                 {requests: []request{few(0, 0, 10), few(1, 1, 20), few(2, 9, 30)}, want: "slots"},
 		"one more, alone":                               {requests: []request{few(0, 0, 10), few(1, 1, 20), with(few(2, 9, 30), alone)}},

@@ -214,7 +214,7 @@ func TestTwoFleetsShareARedis(t *testing.T) {
 		expect(t, "the upstream asks", post(t, fleet[0].url+"/paused", "hello", asksToPause), "429")
 		expect(t, "the other replica", post(t, fleet[1].url+"/paused", "hello"), "429 cooling-down")
 	}
-	format := regexp.MustCompile(`^(one|team:two):` + keyFormat + `:(\{[a-z]+\}:(lock:[0-9a-f]{64}|rate:[a-z]+|cool:[0-9a-f]{32})|replicas|replica:[a-z0-9]+|probe)$`)
+	format := regexp.MustCompile(`^(one|team:two):` + keyFormat + `:(\{(hook|paused)\}:(lock:[0-9a-f]{64}|rate:[a-z]+|cool:[0-9a-f]{32})|\{fleet\}:(replicas|(replica|followed|left):[a-z0-9]+)|probe)$`)
 	kinds := map[string]int{}
 	for keys := client.Scan(t.Context(), 0, "*", 1000).Iterator(); keys.Next(t.Context()); {
 		key := keys.Val()

@@ -19,6 +19,8 @@ import (
 
 const (
 	nonceField = "X-Nonce"
+	// servedField says, in a signed answer, for which request it was made.
+	servedField = "X-Served"
 	// doesField tells the upstream what to do, beside the fingerprint.
 	doesField = "X-Upstream"
 	// lingerField tells it for how long.
@@ -61,6 +63,7 @@ type upstream struct {
 	*httptest.Server
 	open   func() // lets requests that are blocked go on, now and later
 	during func() // called within each call, if set before the first
+	signs  bool   // answers say of which request they are, if set before the first
 	does   map[string]http.HandlerFunc
 
 	mu    sync.Mutex
@@ -142,6 +145,10 @@ func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
 	defer u.finish(c, key) // a short answer leaves after this
 	if u.during != nil {
 		u.during()
+	}
+	if u.signs {
+		w.Header().Set(servedField, c.nonce)
+		w.Header().Set("X-Secret", mark)
 	}
 	u.does[r.Header.Get(doesField)](w, r)
 }

@@ -23,7 +23,7 @@ func TestFieldsOfTheLogAreDocumented(t *testing.T) {
 		Route: "slack", Method: "POST", ID: "ours", ClientRequestID: "the client's", TraceID: "1", TraceKept: true, Client: netip.IPv6Loopback(), Caller: "01234567", Status: 409, Reason: proxy.ReasonDuplicate,
 		Shadowed: proxy.ReasonLimited, Holder: cluster.Holder{RequestID: "another"}, Limits: []string{"a"}, Candidates: []string{"b"},
 		Fault: "dns_error", Unknown: "slak", Nearest: "slack", Degraded: true, StoreFault: "timeout", CoolDown: 1,
-		Duration: 1, Verdict: 1, Waited: 1, Upstream: 1, Joined: true, Replayed: true, ClientGone: true, UpstreamWentOn: true, Panic: "p",
+		Duration: 1, Verdict: 1, Waited: 1, Upstream: 1, Joined: true, ClientGone: true, UpstreamWentOn: true, Replayed: true, Panic: "p",
 	}
 	for field := range reflect.ValueOf(*e).NumField() {
 		name := reflect.TypeOf(*e).Field(field).Name
