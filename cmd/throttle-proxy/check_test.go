@@ -50,6 +50,12 @@ func TestCheck(t *testing.T) {
 		{"--redis " + far.URL() + " --register a=" + upstream.URL, exitFailed, []string{": a round trip to the store takes 2", "of the 100ms of --store-timeout: write --store-timeout "}},
 		{"--store-timeout 250ms --redis " + far.URL() + " --register a=" + upstream.URL, 0, []string{": ok\n", ": warning: a round trip to the store takes 2"}},
 		{"--redis " + evicting.URL() + " --register a=" + upstream.URL, 0, []string{": ok\n", ": warning: maxmemory-policy allkeys-lru may evict", ": warning: it keeps nothing when it restarts"}},
+		{"--idempotency 1d --rate 100/s --redis " + evicting.URL() + " --register a=" + upstream.URL, 0, []string{
+			"; answers kept 24h by Idempotency-Key",
+			": warning: idempotency keys of a do not survive maxmemory-policy allkeys-lru: an evicted key's request is sent again; set noeviction\n",
+			": warning: idempotency keys of a do not survive its restart: a repeat is sent again then; set appendonly yes\n",
+			": warning: idempotency keys of a are up to 8640000 by rate and time, at least 4120 MiB and 2160000 MiB with the largest answers, of a maxmemory of 100 MiB",
+		}},
 		{"--redis rediss://" + evicting.Addr + " --register a=" + upstream.URL, exitFailed, []string{"if that port is not one for TLS, write redis in place of rediss"}},
 		{"--redis redis://:CANARY@" + nobody + " --register a=" + upstream.URL, exitFailed, []string{
 			"upstream of a: ok\n", "redis redis://" + nobody + ": nothing listens there: correct the port, or start it: ", "connection refused\n",
