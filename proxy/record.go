@@ -25,13 +25,14 @@ type record struct {
 
 	running chan struct{} // closed when no more is recorded; nil if the body is not
 
-	mu      sync.Mutex
-	grown   sync.Cond
-	body    []byte
-	ready   int    // bytes of body that the client may have
-	rest    []byte // what was read beside it
-	stopped bool
-	err     error // with which the upstream's body has ended
+	mu       sync.Mutex
+	grown    sync.Cond
+	body     []byte
+	ready    int    // bytes of body that the client may have
+	rest     []byte // what was read beside it
+	stopped  bool
+	err      error // with which the upstream's body has ended
+	panicked any   // with which reading it has; nil if it has not
 }
 
 func newRecord(all *bodies) *record {
@@ -59,6 +60,7 @@ func (r *record) run(a *upstream.Answer, settled, passed func()) {
 
 func (r *record) read(a *upstream.Answer, source io.Reader, settled, passed func()) {
 	defer close(r.running)
+	defer r.survive()
 	buffer := copyBuffers.Get()
 	defer copyBuffers.Put(buffer)
 	left := a.ContentLength // negative if unknown
@@ -81,6 +83,16 @@ func (r *record) read(a *upstream.Answer, source io.Reader, settled, passed func
 		if r.stopped {
 			return
 		}
+	}
+}
+
+// survive lets a panic of who records be the client's exchange's, which answers it.
+func (r *record) survive() {
+	if cause := recover(); cause != nil {
+		r.mu.Lock()
+		r.panicked, r.stopped = cause, true
+		r.mu.Unlock()
+		r.grown.Broadcast()
 	}
 }
 
@@ -128,6 +140,8 @@ func (b *recorded) Read(p []byte) (int, error) {
 		n := copy(p, b.rest)
 		b.rest = b.rest[n:]
 		return n, nil
+	case b.panicked != nil:
+		panic(b.panicked)
 	case b.err != nil:
 		return 0, b.err
 	}

@@ -325,3 +325,30 @@ func TestFreshCostsOneMore(t *testing.T) {
 		}
 	})
 }
+
+// A panic while an answer is read for others too is the exchange's own: it is
+// answered, or cuts what has begun, and ends nothing else.
+func TestPanicWhileAnAnswerIsShared(t *testing.T) {
+	bubble(t, "", func(t *testing.T) {
+		g := newGate(t)
+		r := newRig(t, g, shares(Join))
+		leader := r.start(post("a"))
+		synctest.Wait()
+		follower := r.start(post("a"))
+		synctest.Wait()
+		a := answer(200, "")
+		a.ContentLength, a.Body = -1, panics{}
+		g.answers <- a
+		<-leader
+		wantOutcome(t, next(t, follower), "held")
+		if got := r.BodyMemory(); got != 0 {
+			t.Errorf("%d bytes are held yet", got)
+		}
+	})
+}
+
+// panics is a body with a mistake.
+type panics struct{}
+
+func (panics) Read([]byte) (int, error) { panic("a mistake") }
+func (panics) Close() error             { return nil }

@@ -125,11 +125,14 @@ func describeRefusals(r proxy.Route) string {
 	if d := r.Hold.Success; d > 0 {
 		when = append(when, brief(d)+" after success")
 	}
-	if d := r.Hold.Unknown; d > 0 {
+	text, refused := " refused while ", ""
+	shared := sharedWhile[r.OnDuplicate]
+	if d := r.Hold.Unknown; d > 0 && shared != "" {
+		refused = ", and are refused " + brief(d) + " after an unknown outcome"
+	} else if d > 0 {
 		when = append(when, brief(d)+" after an unknown outcome")
 	}
-	text := " refused while "
-	if shared := sharedWhile[r.OnDuplicate]; shared != "" {
+	if shared != "" {
 		text = shared
 	} else if r.DuplicateStatus != http.StatusConflict {
 		text = fmt.Sprintf(" refused with %d while ", r.DuplicateStatus)
@@ -138,7 +141,7 @@ func describeRefusals(r proxy.Route) string {
 	if last > 0 {
 		text += strings.Join(when[:last], ", ") + " and "
 	}
-	return text + when[last]
+	return text + when[last] + refused
 }
 
 // brief is how a person writes d: 1m0s is 1m.
