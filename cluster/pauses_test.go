@@ -50,7 +50,7 @@ func TestRedis_StoredPause(t *testing.T) {
 		// It keeps none from beginning, nor shortens what is true.
 		r.Pause("slack", fmt.Sprint(i), 4*time.Minute, 503)
 		got := must(t, client.Get(t.Context(), key))
-		if begins := regexp.MustCompile(`^\d{13} 240000 503$`).MatchString(got); begins == tt.stays {
+		if begins := regexp.MustCompile(`^\d{13} (240000|23\d{4}) 503$`).MatchString(got); begins == tt.stays {
 			t.Errorf("%s: became %q", tt.what, got)
 		}
 		if tt.stays {
