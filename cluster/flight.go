@@ -158,11 +158,9 @@ func (v *Verdict) followLocked(ask Ask, lock *lock, arrived time.Duration) {
 }
 
 // A flight's mark in its lock's value, behind the time at which it began.
-const (
-	wantedMark = " wanted" // others wait for its answer
-	aloneMark  = " alone"  // its answer is its leader's alone
-	doneMark   = " done"   // it is over, refuses nobody, and answers those who came before it began
-)
+// Beside this one scripts write ' wanted', where others wait for its answer, and ' done',
+// where it is over, refuses nobody, and answers those who came before it began.
+const aloneMark = " alone" // its answer is its leader's alone
 
 // sharedToken begins the token of a lock whose exchange may be followed. Others are
 // all in capitals.

@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Weighed is what would decide an ask now. It was given nothing.
@@ -63,6 +66,15 @@ func (r *Redis) Weigh(ask Ask) (Weighed, error) {
 		return w, err
 	}
 	r.known.weigh(&w, as)
+	if as.Key != nil {
+		value, err := r.redis().Get(ctx, r.key(string(appendKeptKey(nil, as.Tag, as.Fingerprint.hash())))).Result()
+		switch {
+		case err != nil && err != redis.Nil:
+			return w, fmt.Errorf("%w: %w", ErrStoreAway, err)
+		case value != "":
+			w.isKept(*as.Key, value, r.partOf(as.Tag).clock.at(r.known.now()))
+		}
+	}
 	w.Verdict = w.under(as, changed)
 	return w, nil
 }
@@ -109,10 +121,29 @@ func (m *Memory) Weigh(ask Ask) (Weighed, error) {
 	}
 	w.Used = m.known.slots.usedOf(as)
 	w.Decisions = m.budgets.Look(now, as.charges())
+	kept, isKept := m.known.kept.verdict(as, now)
 	m.known.mu.Unlock()
 	m.known.weigh(&w, as)
+	if isKept && w.Outcome != Paused {
+		w.Outcome, w.Age = kept.Outcome, kept.Age
+	}
 	w.Verdict = w.under(as, changed)
 	return w, nil
+}
+
+// isKept has w be decided by what the store keeps of a key. One in flight, whose lock
+// is there, is a duplicate of what says the same.
+func (w *Weighed) isKept(key Key, value string, now time.Duration) {
+	fields := strings.SplitN(value, " ", 4)
+	switch {
+	case w.Outcome == Paused:
+	case len(fields) == 4 && fields[1] != key.contentHash():
+		w.Outcome = KeyReused
+	case len(fields) == 4 && fields[2] == keyFlight && w.Outcome == Duplicate:
+	default:
+		kept := key.kept(value, now)
+		w.Outcome, w.Age = kept.Outcome, kept.Age
+	}
 }
 
 // lockName names the lock of an ask.
@@ -131,7 +162,7 @@ func (k *known) weigh(w *Weighed, ask Ask) {
 	k.mu.Unlock()
 	w.Message = paused.Message
 	switch {
-	case w.Outcome == Duplicate, w.Outcome == Held:
+	case w.Outcome != 0: // for an equal one
 		return
 	case isPaused:
 		w.Outcome, w.Wait = Paused, paused.Wait

@@ -73,4 +73,22 @@ var weighBehaviours = map[string]func(t *testing.T, fleet []replica){
 		}
 		weigh(t, r, Held, few(request("a", two)))
 	},
+	"What is kept under a key decides first": func(t *testing.T, fleet []replica) {
+		keyed := func(content string) Ask {
+			a := request("key")
+			a.Key = &Key{Content: *request(content).Fingerprint, Keep: time.Hour}
+			return a
+		}
+		leader := admit(t, fleet[0], keyed("one"))
+		weigh(t, fleet[1], Duplicate, keyed("one"))
+		weigh(t, fleet[1], KeyReused, keyed("other"))
+		leader.Grant.Keep([]byte("an answer"))
+		leader.Grant.Release(0)
+		for _, r := range fleet {
+			if w := weigh(t, r, Replayed, keyed("one")); len(w.Answer) > 0 {
+				t.Errorf("it has the answer: %s", w.Answer)
+			}
+			weigh(t, r, KeyReused, keyed("other"))
+		}
+	},
 }

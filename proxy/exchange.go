@@ -36,7 +36,6 @@ type exchange struct {
 	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
 	used      []int              // slots of each of its concurrency limits, likewise
-	limits    []limiter.Limit    // the route's, if operators have changed any
 	counted   bool               // as in flight
 	record    *record            // of the answer to a request with a key, or with followers; nil of any other
 	until     time.Time          // until when it follows others; zero if it has not
@@ -183,7 +182,7 @@ func (x *exchange) judge(ask cluster.Ask) bool {
 	x.event.Waited = v.Waited
 	x.event.Verdict = time.Since(x.event.Asked) - v.Waited
 	x.event.Degraded, x.event.StoreFault = v.Degraded, v.Fault
-	x.limits, x.event.Changed = v.Limits, v.Limits
+	x.event.Changed = v.Limits
 	switch {
 	case errors.Is(err, errClientLeft):
 		x.refuse(ReasonClientGone)

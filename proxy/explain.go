@@ -15,7 +15,8 @@ type Explanation struct {
 	Route    string
 	Compared []string // what an equal request has in common with it; nil if it is not compared
 	Ask      cluster.Ask
-	Reason   Reason // why it would be refused whatever others do; empty if it would not be
+	Reason   Reason      // why it would be refused whatever others do; empty if it would not be
+	Shares   OnDuplicate // what it gets as a duplicate in place of a refusal: Join or Fresh; else empty
 	cluster.Weighed
 }
 
@@ -38,15 +39,32 @@ func (p *Proxy) Explain(r *http.Request, body []byte) (e Explanation, err error)
 	}
 	x.target = rt.Upstream.Target(m.rest, m.query)
 	e.Ask = x.ask()
-	if rt.dedupes(r) {
+	key, complaint := rt.key(r)
+	if rt.Shadow {
+		key, complaint = "", ""
+	}
+	if complaint != "" {
+		e.Reason = ReasonBadKey
+		return e, nil
+	}
+	if key != "" || rt.dedupes(r) {
 		held := newHeldBody()
 		for len(body) > 0 {
 			n := copy(held.space(int64(len(body))), body)
 			held.grow(n)
 			body = body[n:]
 		}
-		e.Ask.Fingerprint = rt.fingerprint(r, x.compared(), held)
-		e.Compared = x.comparison(m, held)
+		if key != "" {
+			x.body.held = held
+			x.askByKey(&e.Ask, key)
+			e.Compared = []string{"route " + rt.Name, "idempotency key"}
+		} else {
+			e.Ask.Fingerprint = rt.fingerprint(r, x.compared(), held)
+			e.Compared = x.comparison(m, held)
+			if rt.sharing() != cluster.Unshared {
+				e.Shares = rt.OnDuplicate
+			}
+		}
 	}
 	e.Weighed, err = p.options.Cluster.Weigh(e.Ask)
 	return e, err
@@ -70,7 +88,7 @@ func (x *exchange) unfit(m match, body []byte) Reason {
 // comparison says what goes into the fingerprint, in its order.
 func (x *exchange) comparison(m match, body *heldBody) []string {
 	parts := []string{"route " + x.route.Name, "method " + x.in.Method}
-	if x.compared() != x.target {
+	if x.route.PassHost || x.labels != "" {
 		parts = append(parts, "host")
 	}
 	parts = append(parts, fmt.Sprintf("path and query (%d bytes)", len(m.rest)+len(m.query)))

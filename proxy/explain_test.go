@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,31 @@ func TestExplanationIsWhatBecomesOfARequest(t *testing.T) {
 		want := "[route hook method POST path and query (25 bytes) Authorization (sent) Content-Encoding (not sent) Content-Type (not sent) Idempotency-Key (not sent) body (10 bytes)]"
 		if got := fmt.Sprint(first.Compared); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	})
+}
+
+// A request with a key is told what is kept under it, and one whose answer is shared
+// that it is.
+func TestExplanationOfAnswersForOthers(t *testing.T) {
+	bubble(t, "key", func(t *testing.T) {
+		r := newRig(t, answers(ok, "an answer"), keeps(time.Hour))
+		for want, body := range map[cluster.Outcome]string{cluster.Replayed: "one", cluster.KeyReused: "other"} {
+			wantOutcome(t, r.do(post("one", "Idempotency-Key", "k")), "200")
+			e, err := r.Explain(post("", "Idempotency-Key", "k"), []byte(body))
+			if err != nil || e.Outcome != want || len(e.Answer) > 0 {
+				t.Errorf("got %+v, %v, want outcome %d", e, err, want)
+			}
+		}
+		if e, err := r.Explain(post("", "Idempotency-Key", "a b"), nil); err != nil || e.Reason != ReasonBadKey {
+			t.Errorf("got %+v, %v, want a bad key", e, err)
+		}
+	})
+	bubble(t, "join", func(t *testing.T) {
+		r := newRig(t, answers(ok, ""), shares(Join))
+		e, err := r.Explain(post(""), []byte("one"))
+		if err != nil || e.Shares != Join || slices.Contains(e.Compared, "host") {
+			t.Errorf("got %+v, %v, want that its answer is shared, whatever its host", e, err)
 		}
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"math"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -211,14 +210,11 @@ func (p *problem) members(o object) object {
 	return o
 }
 
-// ofDuplicates are the reasons that have to do with an equal request.
-var ofDuplicates = []Reason{ReasonDuplicate, ReasonHeld, ReasonNotShareable, ReasonKeyReused, ReasonNotKept, ReasonOutcomeUnknown}
-
 // errorType is the kind of an error in the words that the SDKs of OpenAI,
 // Anthropic and Stripe have for it.
 func (p *problem) errorType() string {
 	switch {
-	case slices.Contains(ofDuplicates, p.reason):
+	case p.reason.OfDuplicate():
 		return "idempotency_error"
 	case p.status == http.StatusTooManyRequests:
 		return "rate_limit_error"

@@ -88,6 +88,16 @@ var reasons = map[Reason]about{
 	ReasonUpstreamClosed:  {499, "Upstream closed", "The upstream cut the connection before answering.", "connection_terminated", 14, true},
 }
 
+// OfDuplicate reports whether a request is refused for another: one that is equal to
+// it, or has its key.
+func (r Reason) OfDuplicate() bool {
+	switch r {
+	case ReasonDuplicate, ReasonHeld, ReasonNotShareable, ReasonKeyReused, ReasonNotKept, ReasonOutcomeUnknown:
+		return true
+	}
+	return false
+}
+
 // problemType returns the type member of RFC 9457.
 func (r Reason) problemType(status int) string {
 	switch status {

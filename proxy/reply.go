@@ -53,7 +53,7 @@ func (x *exchange) refuseUnknownRoute(name string) {
 // refuseVerdict answers a request that the cluster refused.
 func (x *exchange) refuseVerdict(v cluster.Verdict) {
 	p := problem{reason: x.recordRefusal(v), holder: v.Holder, degraded: v.Degraded}
-	x.limits, x.event.Changed = v.Limits, v.Limits
+	x.event.Changed = v.Limits
 	switch p.reason {
 	case ReasonPaused:
 		p.wait, p.openEnd = v.Wait, v.Wait == 0
@@ -161,7 +161,7 @@ func (x *exchange) addRateLimit(decisions []limiter.Decision, used []int) {
 		item(len(x.route.Limits)+i, max(0, x.route.Concurrency[i].Most-n))
 	}
 	if len(items) > 0 {
-		addSpelt(x.client.Header(), "RateLimit-Policy", "Ratelimit-Policy", x.route.policyUnder(x.limits))
+		addSpelt(x.client.Header(), "RateLimit-Policy", "Ratelimit-Policy", x.route.policyUnder(x.event.Changed))
 		addSpelt(x.client.Header(), "RateLimit", "Ratelimit", []string{string(items)})
 	}
 }

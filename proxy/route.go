@@ -298,7 +298,7 @@ func (rt *route) dedupes(r *http.Request) bool {
 	case DedupeKey:
 		return r.Header.Get("Idempotency-Key") != ""
 	case DedupeOn:
-		return !slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, r.Method)
+		return changes(r.Method)
 	}
 	return false
 }
@@ -325,11 +325,9 @@ func isUpgrade(r *http.Request) bool {
 	if protocols == "" || strings.Contains(protocols, "h2c") || r.ProtoMajor != 1 || r.ProtoMinor == 0 {
 		return false // HTTP/2 without TLS would be a tunnel around every decision
 	}
-	for _, field := range r.Header["Connection"] {
-		for option := range strings.SplitSeq(field, ",") {
-			if strings.EqualFold(strings.TrimSpace(option), "Upgrade") {
-				return true
-			}
+	for option := range members(r.Header["Connection"]) {
+		if strings.EqualFold(option, "Upgrade") {
+			return true
 		}
 	}
 	return false

@@ -44,12 +44,13 @@ type requestToExplain struct {
 // and body.
 type explanation struct {
 	Route     string        `json:"route"`
-	Verdict   string        `json:"verdict"` // "admitted", "waits", or the reason of a refusal
+	Verdict   string        `json:"verdict"` // "admitted", "waits", "replayed", or the reason of a refusal
 	After     float64       `json:"after_seconds"`
 	Message   string        `json:"message,omitempty"`
-	Compared  []string      `json:"compared"` // what equal requests have in common; empty if it is not compared
-	Lock      string        `json:"lock"`     // its key in Redis, behind the prefix
-	Holder    *explainHeld  `json:"holder"`   // null where the lock is free
+	Shares    string        `json:"on_duplicate,omitempty"` // what it gets as a duplicate in place of a refusal: "join" or "fresh"
+	Compared  []string      `json:"compared"`               // what equal requests have in common; empty if it is not compared
+	Lock      string        `json:"lock"`                   // its key in Redis, behind the prefix
+	Holder    *explainHeld  `json:"holder"`                 // null where the lock is free
 	CoolDowns []float64     `json:"cool_downs_seconds"`
 	Budgets   []explainFill `json:"budgets"`
 	Slots     []explainFill `json:"slots"`
@@ -215,7 +216,7 @@ func (r requestToExplain) read() (*http.Request, error) {
 // explained is e as it is told.
 func explained(e proxy.Explanation) explanation {
 	out := explanation{
-		Route: e.Route, Verdict: string(e.Reason), After: e.Wait.Seconds(), Message: e.Message, Compared: e.Compared, Lock: e.Lock,
+		Route: e.Route, Verdict: string(e.Reason), After: e.Wait.Seconds(), Message: e.Message, Compared: e.Compared, Lock: e.Lock, Shares: string(e.Shares),
 		CoolDowns: []float64{}, Budgets: []explainFill{}, Slots: []explainFill{},
 	}
 	if out.Compared == nil {
@@ -226,6 +227,8 @@ func explained(e proxy.Explanation) explanation {
 			cluster.Admitted: "admitted", cluster.Duplicate: string(proxy.ReasonDuplicate), cluster.Held: string(proxy.ReasonHeld),
 			cluster.Paused: string(proxy.ReasonPaused), cluster.CoolingDown: string(proxy.ReasonCoolingDown),
 			cluster.Busy: string(proxy.ReasonBusy), cluster.Limited: string(proxy.ReasonLimited),
+			cluster.Replayed: "replayed", cluster.KeyReused: string(proxy.ReasonKeyReused),
+			cluster.NotKept: string(proxy.ReasonNotKept), cluster.OutcomeUnknown: string(proxy.ReasonOutcomeUnknown),
 		}[e.Outcome]
 	}
 	if e.Ask.Wait > 0 && (e.Outcome == cluster.Busy || e.Outcome == cluster.Limited && e.Wait <= e.Ask.Wait) {
@@ -277,6 +280,9 @@ func (e explanation) print(w io.Writer) {
 			state = "over, and held"
 		}
 		line("           taken by %s on %s for %s, %s", h.RequestID, h.Replica, seconds(h.Seconds), state)
+	}
+	if e.Shares != "" {
+		line("           who is equal gets the answer: --on-duplicate %s", e.Shares)
 	}
 	for _, left := range e.CoolDowns {
 		line("cool-down  another %s", seconds(left))

@@ -45,7 +45,7 @@ func (t *tally) observe(e *proxy.Event) {
 
 // counted is how many requests ended how.
 type counted struct {
-	Forwarded  int `json:"forwarded"`  // and answered by the upstream, but not with 5xx
+	Forwarded  int `json:"forwarded"`  // or shared or kept for it, and answered by the upstream, but not with 5xx
 	Limited    int `json:"limited"`    // refused by a limit, a cool-down or a pause
 	Duplicates int `json:"duplicates"` // refused as such
 	Errors     int `json:"errors"`     // 5xx, the upstream's and ours, and where it cut the connection
@@ -63,8 +63,6 @@ func (c *counted) add(other counted) {
 // count counts a request that ended so.
 func (c *counted) count(e *proxy.Event) {
 	switch e.Reason {
-	case proxy.ReasonDuplicate, proxy.ReasonHeld:
-		c.Duplicates++
 	case proxy.ReasonLimited, proxy.ReasonBusy, proxy.ReasonCoolingDown, proxy.ReasonPaused:
 		c.Limited++
 	case "":
@@ -76,9 +74,12 @@ func (c *counted) count(e *proxy.Event) {
 	case proxy.ReasonUpstreamClosed:
 		c.Errors++
 	default:
-		if e.Status >= 500 {
+		switch {
+		case e.Reason.OfDuplicate():
+			c.Duplicates++
+		case e.Status >= 500:
 			c.Errors++
-		} else {
+		default:
 			c.Other++
 		}
 	}
@@ -139,7 +140,7 @@ func (r *routeTally) observe(e *proxy.Event, now time.Time) {
 	if e.Upstream > 0 && e.Reason == "" {
 		m.took[classOf(e.Upstream)]++
 	}
-	if e.Caller != "" && (e.Reason == proxy.ReasonLimited || e.Reason == proxy.ReasonBusy || e.Reason == proxy.ReasonDuplicate || e.Reason == proxy.ReasonHeld) {
+	if e.Caller != "" && (e.Reason == proxy.ReasonLimited || e.Reason == proxy.ReasonBusy || e.Reason.OfDuplicate()) {
 		r.turn(now)
 		r.most[0].count(callerOf{e.Caller, string(e.Reason)})
 	}

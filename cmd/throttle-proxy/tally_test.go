@@ -29,6 +29,9 @@ func TestTally(t *testing.T) {
 			{Status: 503, Reason: proxy.ReasonPaused},
 			{Status: 409, Reason: proxy.ReasonDuplicate},
 			{Status: 409, Reason: proxy.ReasonHeld},
+			{Status: 409, Reason: proxy.ReasonNotShareable},
+			{Status: 409, Reason: proxy.ReasonOutcomeUnknown},
+			{Status: 422, Reason: proxy.ReasonKeyReused},
 			{Status: 400, Reason: proxy.ReasonBadPath},
 			{Status: 499, Reason: proxy.ReasonClientGone},
 			{Status: 429, Reason: proxy.ReasonLimited, Caller: "aa"},
@@ -37,7 +40,7 @@ func TestTally(t *testing.T) {
 			tally.observe(&e)
 		}
 		tally.observe(&proxy.Event{Status: 404, Reason: proxy.ReasonUnknownRoute})
-		want := counted{Forwarded: 2, Limited: 5, Duplicates: 2, Errors: 3, Other: 2}
+		want := counted{Forwarded: 2, Limited: 5, Duplicates: 5, Errors: 3, Other: 2}
 		report := func() (routeReport, bool) { return tally.routes["slack"].report(time.Now()) }
 		if _, ok := report(); ok {
 			t.Error("it tells of a step that has not ended")
