@@ -352,3 +352,37 @@ type panics struct{}
 
 func (panics) Read([]byte) (int, error) { panic("a mistake") }
 func (panics) Close() error             { return nil }
+
+// A follower waits no longer than its client, or its replica.
+func TestFollowersLeave(t *testing.T) {
+	for want, end := range map[string]func(*rig, context.CancelFunc){
+		"client-gone": func(_ *rig, leave context.CancelFunc) { leave() },
+		"draining":    func(r *rig, _ context.CancelFunc) { r.Cut() },
+	} {
+		bubble(t, want, func(t *testing.T) {
+			g := newGate(t)
+			r := newRig(t, g, shares(Join))
+			leader := r.start(post("a"))
+			synctest.Wait()
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			follower := r.start(post("a").WithContext(ctx))
+			synctest.Wait()
+			began := time.Now()
+			end(r, leave)
+			wantOutcome(t, next(t, follower), want)
+			if waited := time.Since(began); waited > 0 {
+				t.Errorf("it waited for %v more", waited)
+			}
+			if want == "client-gone" { // and nobody else does
+				g.answers <- answer(200, "b")
+				wantOutcome(t, next(t, leader), "200")
+			} else {
+				next(t, leader)
+			}
+			if got := r.BodyMemory(); got != 0 {
+				t.Errorf("%d bytes are held yet", got)
+			}
+		})
+	}
+}
