@@ -39,17 +39,22 @@ func TestFollowersOfAReplicaThatDies(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	defer u.open()
-	f := startFleet(t, 2, "--register", "hook="+u.URL, "--rate", "off", "--on-duplicate", "join", "--admin", "127.0.0.1:0", "--store-timeout", "100ms", "--lock-ttl", "1s")
+	f := startFleet(t, 3, "--register", "hook="+u.URL, "--rate", "off", "--on-duplicate", "join", "--admin", "127.0.0.1:0", "--store-timeout", "300ms", "--lock-ttl", "3s")
 	// Its client is cut off with it.
 	cut := u.await(t, func() answer {
 		a, _ := try(t.Context(), client, http.MethodPost, f.replicas[0].url+"/hook", "hello", blocks)
 		return a
 	})
-	follower := inBackground(func() answer { return post(t, f.replicas[1].url+"/hook", "hello") })
-	eventually(t, "it follows", func() bool { return inFlight(t, f) == 2 })
+	var followers []<-chan answer
+	for i := range 4 {
+		followers = append(followers, inBackground(func() answer { return post(t, f.replicas[1+i%2].url+"/hook", "hello") }))
+	}
+	eventually(t, "all follow", func() bool { return inFlight(t, f) == 5 })
 	f.replicas[0].signal(t, syscall.SIGKILL)
 	<-cut
-	expect(t, "its follower", <-follower, "409 held")
+	for _, follower := range followers {
+		expect(t, "a follower", <-follower, "409 held")
+	}
 	if calls := u.all(); len(calls) != 1 {
 		t.Errorf("%d requests reached the upstream, want 1", len(calls))
 	}
