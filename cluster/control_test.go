@@ -103,6 +103,30 @@ func TestControl_NamesReplicasThatGiveNoWord(t *testing.T) {
 	}
 }
 
+// An order waits for replicas of which a store that was emptied has not heard again.
+func TestControl_WaitsForReplicasThatAnEmptyStoreDoesNotKnow(t *testing.T) {
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{Self: Replica{ID: "replica-0", Name: "web-0"}})
+	other := open(t, server.URL(), Options{Self: Replica{ID: "replica-1", Name: "web-1"}})
+	eventually(t, "it knows the other", func() bool {
+		peers := r.Status().Peers
+		return len(peers) == 1 && peers[0].Name == "web-1"
+	})
+	for i := range 3 {
+		must(t, server.Client().FlushAll(t.Context()))
+		receipt := order(t, r, limitTo("wide", fmt.Sprint(i+1, "/d")))
+		if !slices.Equal(receipt.Holds, []string{"web-0", "web-1"}) {
+			t.Errorf("got %+v, want that both follow", receipt)
+		}
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if receipt := order(t, r, limitTo("wide", "9/d")); !slices.Equal(receipt.Holds, []string{"web-0"}) {
+		t.Errorf("got %+v, want that nobody waits for one that has ended", receipt)
+	}
+}
+
 func TestControl_ChangesNothingWithoutTheStore(t *testing.T) {
 	server := startRedis(t)
 	r := join(t, server.URL(), Options{Timeout: 200 * time.Millisecond, LockTTL: time.Minute})

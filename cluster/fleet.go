@@ -233,7 +233,11 @@ func (r *Redis) meet(ids []string) {
 			continue
 		}
 		r.fleet.mu.Lock()
-		peer := r.fleet.peers[id]
+		peer, known := r.fleet.peers[id]
+		if !known {
+			peer = r.fleet.lost[id] // which is heard of again, as after a store was emptied
+			peer.gone = 0
+		}
 		r.fleet.mu.Unlock()
 		if !peer.read {
 			value, err := r.redis().Get(ctx, r.replicaKey(id)).Bytes()

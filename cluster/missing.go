@@ -66,6 +66,20 @@ func (r *Redis) missed(ctx context.Context, peers map[string]Peer) map[string]Pe
 	return lost
 }
 
+// heardOf returns the ids of the replicas that were heard of at an instant, or less than
+// missingAfter before.
+func (f *fleet) heardOf(now time.Duration) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ids := slices.Collect(maps.Keys(f.peers))
+	for id, peer := range f.lost {
+		if now-peer.gone < missingAfter {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // missing returns who is missed at an instant, the first one first; with f.mu held.
 func (f *fleet) missing(now time.Duration) (all []Missing) {
 	for _, peer := range f.lost {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"throttle-proxy/limiter"
 )
 
@@ -141,12 +143,15 @@ func (r *Redis) receipt(ctx context.Context, version uint64) (receipt Receipt) {
 	return receipt
 }
 
-// living returns the ids of the replicas that live, by the store, and of this one,
-// which may not have told it yet.
+// living returns the ids of the replicas that live, by the store, and of those that
+// this one has heard of just before, unless they have said that they end: a store that
+// has come back empty is told of each only with its next heartbeat.
 func (r *Redis) living(ctx context.Context) []string {
 	ids, _ := r.redis().ZRange(ctx, r.replicasKey(), 0, -1).Result() // asked again
-	if !slices.Contains(ids, r.options.Self.ID) {
-		ids = append(ids, r.options.Self.ID)
+	for _, id := range append(r.fleet.heardOf(r.known.now()), r.options.Self.ID) {
+		if !slices.Contains(ids, id) && r.redis().Get(ctx, r.farewellKey(id)).Err() == redis.Nil {
+			ids = append(ids, id)
+		}
 	}
 	return ids
 }
@@ -168,7 +173,7 @@ func (r *Redis) nameOf(id string) string {
 	}
 	r.fleet.mu.Lock()
 	defer r.fleet.mu.Unlock()
-	return cmp.Or(r.fleet.peers[id].Name, id)
+	return cmp.Or(r.fleet.peers[id].Name, r.fleet.lost[id].Name, id)
 }
 
 // obey obeys what operators have changed, as a heartbeat has found it, and tells

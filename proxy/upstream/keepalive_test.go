@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -63,25 +64,33 @@ func TestConnectionsAreUsedUntilTheyAreOfAge(t *testing.T) {
 		if req.Header["Upgrade"] != nil {
 			return // it uses its connection up
 		}
-		port, made := speaksAll(t, "127.0.0.1:0", says("ok"))
+		port, made := speaksAll(t, "127.0.0.1:0", func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RemoteAddr) })
 		o, counted := patient, &Hosts{}
 		o.Age, o.count = time.Hour, counted.count
 		c := New(mustParse(t, scheme+"://127.0.0.1:"+port), o)
 		t.Cleanup(c.CloseIdleConnections)
-		for range 3 {
-			wantOutcome(t, send(t, c, req), "200 ok")
+		var used []string // connections that have carried requests
+		use := func(want int) {
+			t.Helper()
+			for range 3 {
+				if got := send(t, c, req); !slices.Contains(used, got) {
+					used = append(used, got)
+				}
+			}
+			if len(used) != want {
+				t.Errorf("requests were sent on %d connections, want %d: %q", len(used), want, used)
+			}
+			// net/http lets the request have a new connection for which it was made, and
+			// others a moment later: of HTTP/2 it may make one that carries nothing.
+			if got := made.Load(); scheme != "h2c" && got != int64(want) {
+				t.Errorf("got %d connections, want %d", got, want)
+			}
 		}
-		if got := made.Load(); got != 1 {
-			t.Errorf("got %d connections for 3 requests, want 1", got)
-		}
+		use(1)
+		before := made.Load()
 		c.current.Load().until = time.Now() // an hour later
-		for range 3 {
-			wantOutcome(t, send(t, c, req), "200 ok")
-		}
-		if got := made.Load(); got != 2 {
-			t.Errorf("got %d connections, want one more", got)
-		}
-		waitFor(t, "the old connection is closed", func() bool { return counted.open.Load() == 1 })
+		use(2)
+		waitFor(t, "the old connection is closed", func() bool { return counted.open.Load() <= made.Load()-before })
 	})
 }
 
