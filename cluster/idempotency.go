@@ -177,8 +177,7 @@ func (e keyEnding) args(c *command, now time.Duration) {
 	}
 	c.arg(state)
 	if state == keyAnswer {
-		c.arg(string(e.key.Content.seal(*answer, e.clock.at(now), e.token())))
-	} else {
-		c.arg("")
+		c.text = e.key.Content.appendSealed(c.text, *answer, e.clock.at(now), e.token())
 	}
+	c.endArg()
 }

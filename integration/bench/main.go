@@ -220,8 +220,9 @@ func run(ctx context.Context, runs, seconds int, names string, grow bool, plots,
 		return nil
 	}
 	printWorkloads(os.Stdout, results)
-	printBeside(os.Stdout, results, "CPU of a route with join ÷ that of one that refuses", besides{joinAlone, alone}, besides{joinShared, shared}, besides{joinOther, other})
-	printBeside(os.Stdout, results, "CPU ÷ that of the other build", besides{alone, olderAlone}, besides{shared, olderShared})
+	printBeside(os.Stdout, results, "CPU of a route with join ÷ that of one that refuses", cpu, besides{joinAlone, alone}, besides{joinShared, shared}, besides{joinOther, other})
+	printBeside(os.Stdout, results, "Redis CPU, likewise", redisCPU, besides{joinShared, shared}, besides{joinOther, other})
+	printBeside(os.Stdout, results, "CPU ÷ that of the other build", cpu, besides{alone, olderAlone}, besides{shared, olderShared})
 	fmt.Printf("\nOn %s, %s, %s; %s.\n", machine(), kernel(), runtime.Version(), time.Now().UTC().Format(time.DateOnly))
 	if past != "" {
 		if err := compare(os.Stderr, past, results); err != nil {

@@ -93,9 +93,9 @@ func printWorkloads(out io.Writer, results []result) {
 // besides is a system, and the one that it is compared with.
 type besides struct{ system, with string }
 
-// printBeside prints what the first systems of some pairs cost beside the second
-// ones, for the workloads that were run against both.
-func printBeside(out io.Writer, results []result, title string, all ...besides) {
+// printBeside prints a figure of the first systems of some pairs beside that of the
+// second ones, for the workloads that were run against both.
+func printBeside(out io.Writer, results []result, title string, figure func(sample) float64, all ...besides) {
 	head, rows := []string{title}, [][]string{}
 	for _, b := range all {
 		head = append(head, b.with)
@@ -103,7 +103,7 @@ func printBeside(out io.Writer, results []result, title string, all ...besides) 
 	for _, r := range results {
 		row, measured := []string{r.title}, false
 		for _, b := range all {
-			ratios := pairs(r.of(b.system, cpu), r.of(b.with, cpu), ratio)
+			ratios := pairs(r.of(b.system, figure), r.of(b.with, figure), ratio)
 			row, measured = append(row, show("%.2f", ratios, true)), measured || len(ratios) > 0
 		}
 		if measured {
