@@ -137,7 +137,7 @@ func printGrowth(out io.Writer, results []result) {
 }
 
 func printRow(out io.Writer, cells ...string) {
-	fmt.Fprintf(out, "| %s |\n", strings.Join(cells, " | "))
+	fmt.Fprintf(out, "|%s|\n", strings.Join(cells, "|"))
 }
 
 // printStart tells how large the product is, and how soon it is ready.
