@@ -48,8 +48,12 @@ for i, key in ipairs(KEYS) do
     reply = 2
   elseif flight.own and hold > 0 then
     reply = redis.pcall('SET', key, flight.value .. ' held', 'PX', hold)
-  elseif flight.own and flight.wanted and flight.kind == 'A' and tonumber(mark) > 0 then
-    reply = redis.pcall('SET', key, flight.value .. ' done', 'PX', mark)
+  elseif flight.own and flight.wanted and string.find('AU', flight.kind, 1, true) and tonumber(mark) > 0 then
+    local alone = flight.kind == 'U' and ' alone' or '' -- which may not have been said yet
+    reply = redis.pcall('SET', key, flight.value .. alone .. ' done', 'PX', mark)
+    if reply.err then -- memory is short
+      reply = redis.pcall('DEL', key)
+    end
   elseif flight.own then
     reply = redis.pcall('DEL', key)
   elseif not flight.value and hold > 0 then

@@ -77,7 +77,7 @@ func (l landing) args(c *command, now time.Duration) {
 	c.number(millis(2 * l.ttl)) // so that who was not told finds it
 	mark := time.Duration(0)
 	if l.marks {
-		mark = l.ttl
+		mark = 2 * l.ttl // who follows a leader that died looks for it once a TTL
 	}
 	c.number(millis(mark))
 	c.beginKey()
