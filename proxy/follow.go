@@ -30,6 +30,9 @@ func (x *exchange) follow(ask cluster.Ask, v cluster.Verdict) (admitted bool) {
 	defer stop()
 	e, err := v.Flight.Follow(ctx)
 	x.event.Holder = e.Holder
+	if err == nil && e.Kind == cluster.Unshareable && v.Outcome == cluster.Duplicate {
+		x.route.now().shareNothing() // this replica has heard of it by that alone
+	}
 	safe := !changes(x.in.Method)
 	switch {
 	case errors.Is(err, errClientLeft):
