@@ -56,8 +56,12 @@ for i, key in ipairs(KEYS) do
     reply = 2
   elseif own and hold > 0 then
     reply = redis.pcall('SET', key, value .. ' held', 'PX', hold)
-  elseif wanted and kind == 'A' and mark ~= '0' then
-    reply = redis.pcall('SET', key, value .. ' done', 'PX', mark)
+  elseif wanted and (kind == 'A' or kind == 'U') and mark ~= '0' then
+    local alone = kind == 'U' and ' alone' or '' -- which may not have been said yet
+    reply = redis.pcall('SET', key, value .. alone .. ' done', 'PX', mark)
+    if reply.err then -- memory is short
+      reply = redis.pcall('DEL', key)
+    end
   elseif own then
     reply = redis.pcall('DEL', key)
   elseif not value and hold > 0 then

@@ -78,7 +78,7 @@ func (l landing) args(c *command, now time.Duration) {
 	c.endArg()
 	mark := time.Duration(0)
 	if l.marks {
-		mark = l.ttl
+		mark = 2 * l.ttl // who follows a leader that died looks for it once a TTL
 	}
 	c.text = strconv.AppendInt(c.text, millis(2*l.ttl), 10) // so that who was not told finds it
 	c.text = strconv.AppendInt(append(c.text, ' '), millis(mark), 10)

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"slices"
@@ -226,7 +227,7 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 			v = r.lookElsewhere(ask, v)
 		}
 		if !r.asksToShare(ask, v, equal) {
-			v.Arrived = ask.Arrived
+			v.Arrived = cmp.Or(ask.Arrived, v.Arrived)
 			r.shareIn(ask, &v, ask.Arrived)
 			return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), nil
 		}
@@ -259,7 +260,7 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 	}
 	r.tellLimitChanges(ask, a.was)
 	v := a.Verdict
-	if ask.Sharing == Fresh {
+	if ask.Sharing != Unshared {
 		if ask.Arrived == 0 { // what it meets began before, also if the clock was set back since then
 			ask.Arrived = max(a.at, startedOf(v.value))
 		}

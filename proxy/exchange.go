@@ -39,6 +39,7 @@ type exchange struct {
 	counted   bool               // as in flight
 	record    *record            // of the answer to a request with a key, or with followers; nil of any other
 	until     time.Time          // until when it follows others; zero if it has not
+	followed  cluster.EndingKind // how that ended for which it asked once more; 0 if it has not
 
 	sent    time.Time // when it was sent on; zero if it was not
 	outcome outcome
@@ -213,6 +214,9 @@ func (x *exchange) judge(ask cluster.Ask) bool {
 		x.recordCandidates(v)
 	case x.route.Shadow:
 		x.event.Shadowed = x.recordRefusal(v)
+	case x.followed == cluster.Unshareable && v.Outcome == cluster.Duplicate:
+		x.refuseUnshared(v.Holder) // another goes in its place, whose answer is likely to be as little for it
+		return false
 	case v.Flight != nil:
 		return x.follow(ask, v)
 	default:
