@@ -161,6 +161,14 @@ type keyEnding struct {
 	clock *clock
 }
 
+// bytes is how long the answer is that goes with it.
+func (e keyEnding) bytes() int {
+	if answer := e.key.answer.Load(); answer != nil {
+		return len(*answer)
+	}
+	return 0
+}
+
 func (e keyEnding) args(c *command, now time.Duration) {
 	c.arg(e.token())
 	c.beginKey()

@@ -60,6 +60,14 @@ func (r *Redis) publish() string {
 	return "PUBLISH"
 }
 
+// bytes is how long the answer is that goes with it.
+func (l landing) bytes() int {
+	if !l.told {
+		return 0
+	}
+	return len(l.ending.Answer)
+}
+
 func (l landing) args(c *command, now time.Duration) {
 	c.arg(l.token())
 	hold := millis(l.until - now)
