@@ -33,6 +33,7 @@ type exchange struct {
 	labels    string        // what stands for the * of the route's URL; empty for none
 	to        *upstream.URL // where the request goes
 	target    string        // path and query that the upstream gets
+	said      [2]string     // values of fields that it gets: the client's Host, and id
 	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
 	used      []int              // slots of each of its concurrency limits, likewise
