@@ -53,7 +53,7 @@ func BenchmarkRedis_Guard(b *testing.B) {
 	client := server.Client()
 	r := join(b, server.URL(), Options{LockTTL: time.Minute})
 	ample, full := charge("ample", "1000000/s,burst=1000000000"), charge("full", "1/h,burst=1")
-	admit := func(ask Ask) func() { // and ends it, which is part of it
+	held := func(ask Ask, hold time.Duration, answer []byte) func() { // and ends it, which is part of it
 		return func() {
 			var f Fingerprint
 			binary.LittleEndian.PutUint64(f[:], rand.Uint64())
@@ -65,9 +65,11 @@ func BenchmarkRedis_Guard(b *testing.B) {
 			if err != nil || v.Outcome != Admitted {
 				b.Errorf("got %+v, %v", v, err)
 			}
-			v.Grant.Release(0)
+			v.Grant.Share(answer)
+			v.Grant.Release(hold)
 		}
 	}
+	admit := func(ask Ask) func() { return held(ask, 0, nil) }
 	locked := Ask{Tag: "slack", Fingerprint: new(Fingerprint), Charges: []Charge{ample}, Pauses: []string{""}, RequestID: "id"}
 	with := func(change func(*Ask)) Ask {
 		ask := locked
@@ -85,6 +87,9 @@ func BenchmarkRedis_Guard(b *testing.B) {
 		{"two-budgets", admit(with(func(a *Ask) { a.Charges = []Charge{ample, charge("more", "1000000/s,burst=1000000000")} }))},
 		{"candidate", admit(with(func(a *Ask) { a.Candidates = []Charge{full} }))},
 		{"slots", admit(slotted(locked, 1000))},
+		{"shared", held(with(func(a *Ask) { a.Sharing = Joined }), 0, make([]byte, 300))},
+		{"held", held(locked, time.Second, nil)},
+		{"held-shared", held(with(func(a *Ask) { a.Sharing = Joined }), time.Second, make([]byte, 300))},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			bench.run()

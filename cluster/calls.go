@@ -21,6 +21,10 @@ type call struct {
 const (
 	batchSize = 256 // keys in one pipeline
 	groupSize = 64  // keys in one run of a script, for which everybody else waits
+	// groupBytes is how long answers may be together in one run of a script, but for
+	// one that is longer by itself; and in one pipeline batchBytes.
+	groupBytes = 1 << 20
+	batchBytes = 4 << 20
 )
 
 // pipeline runs calls in batches, but for those of a part that is away. After a
@@ -35,7 +39,10 @@ func (r *Redis) pipeline(calls []call) {
 		}
 	}
 	silent := make(map[*part]error)
-	for batch := range slices.Chunk(reached, batchSize) {
+	for len(reached) > 0 {
+		n := fitting(reached)
+		batch := reached[:n:n]
+		reached = reached[n:]
 		batch = slices.DeleteFunc(batch, func(c *call) bool {
 			c.err = silent[c.part]
 			return c.err != nil
@@ -77,7 +84,8 @@ func failedBy(calls []*call, such func(error) bool) []*call {
 	return slices.DeleteFunc(slices.Clone(calls), func(c *call) bool { return !such(c.err) })
 }
 
-// batch runs calls in one pipeline, up to size of one script and tag together.
+// batch runs calls in one pipeline, up to size of one script and tag together, and
+// up to groupBytes of answers.
 func (r *Redis) batch(calls []*call, size int) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
 	defer cancel()
@@ -141,21 +149,40 @@ func resultsOf(reply *redis.Cmd, failure error) ([]any, error) {
 	return reply.Slice()
 }
 
-// grouped returns calls by script and tag, in groups of at most size.
+// grouped returns calls by script and tag, in groups of at most size, and groupBytes.
 func grouped(calls []*call, size int) (groups [][]*call) {
 	type kind struct {
 		script *script
 		tag    string
 	}
 	open := map[kind]int{} // the last group of each kind
+	var bytes []int        // of each group
 	for _, c := range calls {
 		k := kind{c.script, c.tag}
 		i, ok := open[k]
-		if !ok || len(groups[i]) == size {
+		if !ok || len(groups[i]) == size || bytes[i]+c.bytes() > groupBytes {
 			i = len(groups)
-			open[k], groups = i, append(groups, nil)
+			open[k], groups, bytes = i, append(groups, nil), append(bytes, 0)
 		}
-		groups[i] = append(groups[i], c)
+		groups[i], bytes[i] = append(groups[i], c), bytes[i]+c.bytes()
 	}
 	return groups
+}
+
+// bytes returns how long the answer is that c carries, if it carries one.
+func (c *call) bytes() int {
+	if answer, ok := c.what.(interface{ bytes() int }); ok {
+		return answer.bytes()
+	}
+	return 0
+}
+
+// fitting returns how many of calls go into one pipeline: at least one.
+func fitting(calls []*call) (n int) {
+	bytes := 0
+	for n < min(len(calls), batchSize) && (n == 0 || bytes+calls[n].bytes() <= batchBytes) {
+		bytes += calls[n].bytes()
+		n++
+	}
+	return n
 }

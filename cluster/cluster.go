@@ -45,7 +45,7 @@ type Ask struct {
 	WhenUndecided WhenUndecided
 
 	Sharing Sharing       // of the answer, by equal asks; needs a fingerprint
-	Arrived time.Duration // when one that wants a fresh answer came, as its first verdict says; 0 in its first ask
+	Arrived time.Duration // when one that asks again came, as its first verdict says; 0 in its first ask
 
 	// Key is the request's idempotency key, of which the Fingerprint is; nil for none.
 	// What an ask with one shares is that alone. Without the store it is not decided,
@@ -107,7 +107,7 @@ type Verdict struct {
 	Flight    *Flight            // to follow for its answer, for Duplicate and Held of an ask that shares; nil if there is none to be had
 	Answer    []byte             // as [Grant.Keep] was given it, for Replayed; it must not be changed
 	Age       time.Duration      // of the answer
-	Arrived   time.Duration      // when an ask for a fresh answer came, by the clock that decides; 0 without the store
+	Arrived   time.Duration      // when an ask that shares came, by the clock that decides, or what it then met had begun; 0 without the store
 	Wait      time.Duration      // until the pause is over, for CoolingDown, and for Paused, of which 0 is not known; for Limited, until the caller is to come back: see [limiter.Spread]
 	Message   string             // an operator's, for Paused
 	Limits    []limiter.Limit    // by which it was decided, one for each charge, if operators have changed any; else nil

@@ -152,6 +152,7 @@ func (v *Verdict) followLocked(ask Ask, lock *lock, arrived time.Duration) {
 		return
 	}
 	v.Flight = &Flight{holder: v.Holder, own: f, fresh: ask.Sharing == Fresh && lock.started <= arrived}
+	v.Arrived = lock.started // as good as when it came: no other has begun since
 	if f.over && v.Flight.fresh {
 		v.Flight = nil // it has a hold
 	}
@@ -159,7 +160,7 @@ func (v *Verdict) followLocked(ask Ask, lock *lock, arrived time.Duration) {
 
 // A flight's mark in its lock's value, behind the time at which it began.
 // Beside this one scripts write ' wanted', where others wait for its answer, and ' done',
-// where it is over, refuses nobody, and answers those who came before it began.
+// where it is over, and refuses only those who came before it began: for its answer.
 const aloneMark = " alone" // its answer is its leader's alone
 
 // sharedToken begins the token of a lock whose exchange may be followed. Others are
@@ -195,7 +196,7 @@ func (k *known) keepLocked(lock *lock, hold time.Duration) time.Duration {
 	f := lock.flight
 	lock.flight = nil // those who follow it have it
 	size := int64(len(f.ending.Answer))
-	marks := hold <= 0 && f.awaited && f.ending.Kind == Answered
+	marks := hold <= 0 && f.awaited && (f.ending.Kind == Answered || f.ending.Kind == Unshareable)
 	if !k.alone || !marks && (hold <= 0 || size > maxHeldAnswer) || k.locks.answers+size > maxAnswers {
 		return hold
 	}

@@ -1,17 +1,12 @@
--- Tells what has become of a flight, and says that its answer is wanted.
+-- Tells whether a flight is over, and if not says that its answer is wanted.
 --
 -- KEYS[1]  its lock's key
--- KEYS[2]  its answer's, of the same tag
 -- ARGV[1]  its token
 --
--- Returns how it has ended, as its leader has told it; or 'F' while it is under way,
--- 'U' if it has ended or goes on without an answer to be shared, as where memory is
--- too short to say that it is wanted, 'L' if nothing is there of it.
+-- Returns 'F' while it is under way; of one that is over, what is to be said of it if
+-- there is no answer: 'U' if there is none to be shared, as where memory is too short
+-- to say that it is wanted, 'L' if nothing is left of it.
 
-local answer = redis.call('GET', KEYS[2])
-if answer then
-  return answer
-end
 local value = redis.call('GET', KEYS[1])
 if not value or string.match(value, '^%S+ (%S+)') ~= ARGV[1] then
   return 'L'

@@ -24,6 +24,30 @@ func following(t *testing.T, r replica, a Ask) <-chan Ending {
 	return follow(t, v)
 }
 
+// askingAgain is what one follower on each replica asks after end has ended what they
+// follow.
+func askingAgain(t *testing.T, fleet []replica, end func()) (again []Ask) {
+	t.Helper()
+	var ends []<-chan Ending
+	for _, r := range fleet {
+		a := sharing(Joined, request("a"))
+		v := ask(t, r, a)
+		if v.Flight == nil || v.Arrived == 0 {
+			t.Fatalf("got %+v, want a flight and when it came", v)
+		}
+		a.Arrived = v.Arrived
+		again, ends = append(again, a), append(ends, follow(t, v))
+	}
+	end()
+	for _, ended := range ends {
+		if e := <-ended; e.Kind == Answered {
+			t.Errorf("got an answer, want none")
+		}
+	}
+	time.Sleep(time.Millisecond) // or the next begins in the same moment in which they came
+	return again
+}
+
 func follow(t *testing.T, v Verdict) <-chan Ending {
 	ended := make(chan Ending, 1)
 	go func() {
@@ -135,6 +159,41 @@ var flightBehaviours = map[string]func(t *testing.T, fleet []replica){
 			}
 		}
 		leader.Grant.Release(0)
+	},
+	"Followers of a flight that is lost cost one more in all, however quick that is": func(t *testing.T, fleet []replica) {
+		for name, lose := range map[string]func(*Grant){"lost": func(g *Grant) { g.Release(0) }, "unsent": (*Grant).Unsent} {
+			leader := admit(t, fleet[0], sharing(Joined, request("a")))
+			again := askingAgain(t, fleet, func() { lose(leader.Grant) })
+			next := admit(t, fleet[1], again[1]).Grant
+			during := following(t, fleet[0], again[0])
+			next.Share([]byte("an answer"))
+			next.Release(0)
+			expectEnding(t, during, Answered, "an answer")
+			for i, a := range again {
+				if v := expect(t, fleet[i], Duplicate, a); v.Flight == nil {
+					t.Errorf("%s: got no flight", name)
+				} else {
+					expectEnding(t, follow(t, v), Answered, "an answer")
+				}
+			}
+			admit(t, fleet[2], sharing(Joined, request("a"))).Grant.Release(0) // it refuses nobody else
+		}
+	},
+	"Those of one whose answer is its leader's alone cost one more in all": func(t *testing.T, fleet []replica) {
+		leader := admit(t, fleet[0], sharing(Joined, request("a")))
+		again := askingAgain(t, fleet, func() {
+			leader.Grant.Unshareable()
+			leader.Grant.Release(0)
+		})
+		next := admit(t, fleet[1], again[1]).Grant
+		next.Unshareable()
+		next.Release(0)
+		for i, a := range again {
+			if v := expect(t, fleet[i], Duplicate, a); v.Flight != nil {
+				t.Errorf("got a flight, want to be refused")
+			}
+		}
+		admit(t, fleet[2], request("a")).Grant.Release(0)
 	},
 	"A fresh answer is of a flight that began later": func(t *testing.T, fleet []replica) {
 		leader := admit(t, fleet[0], sharing(Fresh, request("a")))

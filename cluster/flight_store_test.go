@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -37,44 +36,6 @@ func wantEnding(t *testing.T, v Verdict, kind EndingKind, answer string) {
 	if got, err := v.Flight.Follow(ctx); err != nil || got.Kind != kind || string(got.Answer) != answer {
 		t.Errorf("got ending %c %.40q, %v, want %c %.40q", got.Kind, got.Answer, err, kind, answer)
 	}
-}
-
-// No lock lasts an hour here: whoever is told nothing follows for too long.
-func TestRedis_FollowersWhoseSubscriptionIsKilledGetTheirOwnAnswer(t *testing.T) {
-	server := startRedis(t)
-	client := server.Client()
-	leader, follower := fleetOf(t, server.URL(), time.Hour)
-	ctx, stop := context.WithCancel(t.Context())
-	var killing sync.WaitGroup
-	killing.Go(func() {
-		for ctx.Err() == nil {
-			client.Do(ctx, "client", "kill", "type", "pubsub")
-			select {
-			case <-time.After(20 * time.Millisecond):
-			case <-ctx.Done():
-			}
-		}
-	})
-	defer killing.Wait()
-	defer stop()
-	const flights, atOnce = 2000, 100
-	var all sync.WaitGroup
-	places := make(chan struct{}, atOnce)
-	for i := range flights {
-		places <- struct{}{}
-		all.Go(func() {
-			defer func() { <-places }()
-			body := fmt.Sprint("flight-", i)
-			g := admit(t, leader, shared(body)).Grant
-			v := expect(t, follower, Duplicate, shared(body))
-			var following sync.WaitGroup
-			following.Go(func() { wantEnding(t, v, Answered, body) })
-			g.Share([]byte(body))
-			g.Release(0)
-			following.Wait()
-		})
-	}
-	all.Wait()
 }
 
 func TestRedis_FollowersOfALeaderThatDiedAreToldOnceItsLockIsGone(t *testing.T) {

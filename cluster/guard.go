@@ -131,13 +131,13 @@ func (a guardArgs) write(c *command, guard *script) {
 	if guard == guardScript {
 		c.number(a.ask.Wait.Microseconds())
 		c.number(int64(len(a.ask.Candidates)))
-		switch a.ask.Sharing {
-		case Joined:
-			c.arg("join")
-		case Fresh:
-			c.number(a.ask.Arrived.Microseconds())
-		default:
+		switch {
+		case a.ask.Sharing == Unshared:
 			c.arg("")
+		case a.ask.Sharing == Joined && a.ask.Arrived == 0:
+			c.arg("join")
+		default:
+			c.number(a.ask.Arrived.Microseconds())
 		}
 		if a.ask.Key != nil {
 			c.number(1)

@@ -18,8 +18,8 @@
 --               0; not 0 if it would wait for slots
 --   candidates: how many
 --   share:      what an ask wants of an equal one in flight: '' nothing; 'join' its
---               answer; or a fresh one: when the request came, in microseconds by
---               this server's clock, or 0 in its first ask
+--               answer; or a fresh one, or any when it asks again: when the request
+--               came, in microseconds by this server's clock, or 0 in its first ask
 --   key:        how many kept keys, an idempotency key's: 0 or 1
 --   slots:      how many kinds; their owner's token, which begins with the TTL that
 --               its slots have; and of each kind how many there are, or 0 for one

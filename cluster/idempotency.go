@@ -161,6 +161,14 @@ type keyEnding struct {
 	clock *clock
 }
 
+// bytes is how long the answer is that goes with it.
+func (e keyEnding) bytes() int {
+	if answer := e.key.answer.Load(); answer != nil {
+		return len(*answer)
+	}
+	return 0
+}
+
 func (e keyEnding) args(c *command, now time.Duration) {
 	c.arg(e.token())
 	c.beginKey()
@@ -177,8 +185,7 @@ func (e keyEnding) args(c *command, now time.Duration) {
 	}
 	c.arg(state)
 	if state == keyAnswer {
-		c.arg(string(e.key.Content.seal(*answer, e.clock.at(now), e.token())))
-	} else {
-		c.arg("")
+		c.text = e.key.Content.appendSealed(c.text, *answer, e.clock.at(now), e.token())
 	}
+	c.endArg()
 }

@@ -42,7 +42,10 @@ func tagOf(key string) string {
 	return tag
 }
 
-func (c Charge) rateKey(tag string) string { return string(c.appendKey(nil, tag)) }
+func (c Charge) rateKey(tag string) string {
+	var room [128]byte // on the stack: most keys are shorter
+	return string(c.appendKey(room[:0], tag))
+}
 
 func (a Ask) charges() []limiter.Charge    { return chargesOf(a.Tag, a.Charges) }
 func (a Ask) candidates() []limiter.Charge { return chargesOf(a.Tag, a.Candidates) }

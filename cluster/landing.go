@@ -2,6 +2,7 @@ package cluster
 
 import (
 	_ "embed"
+	"strconv"
 	"time"
 )
 
@@ -59,31 +60,38 @@ func (r *Redis) publish() string {
 	return "PUBLISH"
 }
 
+// bytes is how long the answer is that goes with it.
+func (l landing) bytes() int {
+	if !l.told {
+		return 0
+	}
+	return len(l.ending.Answer)
+}
+
 func (l landing) args(c *command, now time.Duration) {
 	c.arg(l.token())
-	c.number(millis(l.until - now))
-	c.arg(l.valueBy(l.clock))
-	switch {
-	case !l.told:
+	hold := millis(l.until - now)
+	c.number(hold)
+	if hold > 0 {
+		c.arg(l.valueBy(l.clock))
+	} else {
 		c.arg("")
-	case l.ending.Kind == Answered:
-		c.arg(string(Answered) + string(l.id.fingerprint.seal(l.ending.Answer, l.clock.at(now), l.token())))
-	default:
-		c.arg(string(l.ending.Kind))
 	}
-	c.beginKey()
-	c.text = appendAnswerKey(c.text, l.id.tag, l.token())
+	if l.told {
+		c.text = append(c.text, byte(l.ending.Kind))
+		if l.ending.Kind == Answered {
+			c.text = l.id.fingerprint.appendSealed(c.text, l.ending.Answer, l.clock.at(now), l.token())
+		}
+	}
 	c.endArg()
-	c.number(millis(2 * l.ttl)) // so that who was not told finds it
 	mark := time.Duration(0)
 	if l.marks {
-		mark = l.ttl
+		mark = 2 * l.ttl // who follows a leader that died looks for it once a TTL
 	}
-	c.number(millis(mark))
-	c.beginKey()
-	c.text = appendChannel(c.text, l.id.tag)
+	c.text = strconv.AppendInt(c.text, millis(2*l.ttl), 10) // so that who was not told finds it
+	c.text = strconv.AppendInt(append(c.text, ' '), millis(mark), 10)
+	c.text = append(append(c.text, ' '), l.publish...)
 	c.endArg()
-	c.arg(l.publish)
 }
 
 // appendAnswerKey appends the key of a flight's answer.

@@ -214,4 +214,15 @@ func (r renewal) args(c *command, now time.Duration) {
 	c.number(r.ttl.Milliseconds())
 	c.arg(r.valueBy(r.clock))
 	c.number(r.clock.at(now + r.timeout).Microseconds())
+	if r.key == nil {
+		c.arg("")
+		c.arg("")
+		c.arg("")
+		return
+	}
+	c.beginKey()
+	c.text = appendKeptKey(c.text, r.id.tag, r.hash)
+	c.endArg()
+	c.arg(valueFormat + " " + r.key.contentHash() + " " + keyFlight + " " + r.token())
+	c.number(millis(r.key.Keep))
 }

@@ -54,7 +54,7 @@ func (m *Memory) decide(ask Ask) (Verdict, error) {
 			v.Candidates = append(v.Candidates, decisions...)
 		}
 	}
-	if ask.Sharing == Fresh {
+	if ask.Sharing != Unshared {
 		v.Arrived = cmp.Or(ask.Arrived, now, 1)
 	}
 	return m.known.toldLocked(ask, v, limiter.Alone), nil

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"slices"
@@ -241,7 +242,7 @@ func (r *Redis) refusal(ask Ask) (v Verdict, refused bool) {
 			v = r.lookElsewhere(ask, v)
 		}
 		if !r.asksToShare(ask, v, equal) {
-			v.Arrived = ask.Arrived
+			v.Arrived = cmp.Or(ask.Arrived, v.Arrived)
 			r.shareIn(ask, &v, ask.Arrived)
 			return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), true
 		}
@@ -282,7 +283,7 @@ func (r *Redis) decideInTurn(ctx context.Context, end time.Duration, ask Ask, t 
 	r.tellLimitChanges(ask, a.was)
 	v = a.Verdict
 	told, took = v, r.known.now()-asked
-	if ask.Sharing == Fresh {
+	if ask.Sharing != Unshared {
 		if ask.Arrived == 0 { // what it meets began before, also if the clock was set back since then
 			ask.Arrived = max(a.at, startedOf(v.value))
 		}

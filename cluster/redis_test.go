@@ -52,7 +52,9 @@ func testStore(t *testing.T, s store) {
 var faults = map[string]func(t *testing.T, s store){
 	"A store that was paused locks and charges nothing for which nobody waits": pause,
 	// Asked again, a budget would be charged twice, and an ask be refused by its own lock.
-	"A lost answer is not asked for again": loseAnswers,
+	"A lost answer is not asked for again":                loseAnswers,
+	"A key that is lost in flight comes back":             keysOfFlightsComeBack,
+	"A key that is another's by now stays that, and ends": keysOfOthersStay,
 }
 
 func startRedis(t testing.TB, args ...string) *redistest.Server {

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -32,21 +33,24 @@ func (f Fingerprint) sealing() cipher.AEAD {
 	return aead
 }
 
-// seal seals an answer that is from an instant, by the store's clock, so that it
-// can be opened only as what belongs to what, which is public.
-func (f Fingerprint) seal(answer []byte, at time.Duration, what string) []byte {
+// appendSealed appends to b an answer that is from an instant, by the store's clock,
+// sealed so that it can be opened only as what belongs to what, which is public.
+func (f Fingerprint) appendSealed(b, answer []byte, at time.Duration, what string) []byte {
 	aead := f.sealing()
-	sealed := make([]byte, aead.NonceSize(), aead.NonceSize()+8+len(answer)+aead.Overhead())
-	if _, err := rand.Read(sealed); err != nil {
+	begin := len(b)
+	b = slices.Grow(b, aead.NonceSize()+8+len(answer)+aead.Overhead())
+	nonce := b[begin : begin+aead.NonceSize()]
+	if _, err := rand.Read(nonce); err != nil {
 		panic(err) // it never fails
 	}
-	open := binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(answer)), uint64(at.Microseconds()))
-	return aead.Seal(sealed, sealed, append(open, answer...), []byte(what))
+	b = b[:begin+len(nonce)]
+	open := append(binary.BigEndian.AppendUint64(b, uint64(at.Microseconds())), answer...)[len(b):]
+	return aead.Seal(b, nonce, open, []byte(what)) // in the place where it is open
 }
 
 var errSealed = errors.New("an answer of the store cannot be opened")
 
-// open opens what [Fingerprint.seal] has sealed. The error is that something else is
+// open opens what [Fingerprint.appendSealed] has sealed. The error is that something else is
 // there, or belongs to something else.
 func (f Fingerprint) open(sealed []byte, what string) (answer []byte, at time.Duration, err error) {
 	aead := f.sealing()

@@ -13,7 +13,8 @@ for i, key in ipairs(KEYS) do
   local token, channel, publish = unpack(ARGV, 3 * i - 2, 3 * i)
   local value = redis.pcall('GET', key)
   local reply = type(value) == 'table' and value
-  if type(value) == 'string' and string.match(value, '^%S+ (%S+)') == token and not string.find(value, ' held', 1, true) then
+  local own = type(value) == 'string' and string.match(value, '^%S+ (%S+)') == token
+  if own and not string.find(value, ' held', 1, true) and not string.find(value, ' done', 1, true) then
     reply = redis.pcall('SET', key, value .. ' alone', 'KEEPTTL')
     if string.find(value, ' wanted', 1, true) then
       redis.pcall(publish, channel, token .. ' U')

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 //go:embed flight.lua
@@ -36,7 +38,7 @@ type watch struct {
 
 	// Guarded by watches.mu.
 	followers int
-	told      EndingKind // by a message, if that is all there is to know; else 0
+	told      EndingKind // how it has ended, by a message or its lock; 0 for not yet
 }
 
 // watched is a flight of another replica, as one follower sees it.
@@ -44,6 +46,7 @@ type watched struct {
 	by          *Redis
 	id          flightID
 	fingerprint Fingerprint
+	held        bool // its lock is a hold, which has the answer if there is one
 }
 
 // follow waits until the flight has ended. Whatever is lost on the way, it is looked
@@ -73,6 +76,9 @@ func (r *Redis) watch(w watched) *watch {
 		one = &watch{flightID: w.id, fingerprint: w.fingerprint, look: make(chan struct{}, 1), unwatch: cancel, ended: make(chan struct{})}
 		if r.watches.all == nil {
 			r.watches.all = make(map[flightID]*watch)
+		}
+		if w.held {
+			one.told = Answered
 		}
 		r.watches.all[w.id] = one
 		subscribed := r.subscribeLocked(w.id.tag)
@@ -119,14 +125,15 @@ func (r *Redis) look(ctx context.Context, w *watch, subscribed <-chan struct{}) 
 		return
 	}
 	for {
-		ending, known, again := Ending{Kind: r.toldOf(w)}, true, r.options.LockTTL
-		if ending.Kind == 0 {
+		told := r.toldOf(w)
+		ending, known, again := Ending{Kind: told}, true, r.options.LockTTL
+		if told == 0 || told == Answered {
 			var err error
-			if ending, known, err = r.readFlight(ctx, w); err != nil {
+			if ending, known, err = r.readFlight(ctx, w, told); err != nil {
 				again = min(again, beatInterval) // what it was told of is there yet
 			}
 		}
-		if told := r.toldOf(w); known && ending.Kind == Lost && told != 0 { // meanwhile
+		if told := r.toldOf(w); known && ending.Kind == Lost && told != 0 && told != Answered { // meanwhile
 			ending.Kind = told
 		}
 		if known {
@@ -150,31 +157,54 @@ func (r *Redis) look(ctx context.Context, w *watch, subscribed <-chan struct{}) 
 
 // readFlight asks the store for what has become of a flight, and reports whether it
 // has ended. The error is that there was no answer.
-func (r *Redis) readFlight(ctx context.Context, w *watch) (e Ending, known bool, err error) {
+//
+// Its lock and its answer are read apart, since neither is found together with the
+// other while their slot moves. So an answer that is told of is read at once, and any
+// other once the lock says that the flight is over: it was written by then.
+func (r *Redis) readFlight(ctx context.Context, w *watch, told EndingKind) (e Ending, known bool, err error) {
 	part := r.partOf(w.tag)
 	if part.away() {
 		return Ending{}, false, errAway
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.options.Timeout)
 	defer cancel()
+	conn := r.conn.Load()
+	answer := func() (e Ending, known bool, err error) {
+		key := r.key(string(appendAnswerKey(nil, w.tag, w.token)))
+		text, err := conn.process(ctx, redis.NewCmd(ctx, "get", key)).Text()
+		if err == redis.Nil {
+			return Ending{}, false, nil
+		}
+		e, known = w.read(text, part.clock.at(r.known.now()))
+		return e, known, err
+	}
+	if told == Answered {
+		if e, known, err := answer(); known || err != nil {
+			return e, known, err
+		}
+	}
 	c := newCommand(r.options.Prefix)
 	defer c.done()
 	c.beginKey()
 	c.text = appendLockKey(c.text, w.tag, w.fingerprint.hash())
 	c.endKey()
-	c.beginKey()
-	c.text = appendAnswerKey(c.text, w.tag, w.token)
-	c.endKey()
 	c.arg(w.token)
-	text, err := r.conn.Load().once(ctx, flightScript, c).Text()
+	text, err := conn.once(ctx, flightScript, c).Text()
 	if err != nil {
 		return Ending{}, false, err
 	}
-	e, known = w.read(text, part.clock.at(r.known.now()))
-	return e, known, nil
+	over, isOver := w.read(text, 0)
+	if !isOver {
+		return Ending{}, false, nil
+	}
+	if e, known, err := answer(); known || err != nil {
+		return e, known, err
+	}
+	return over, true, nil
 }
 
-// read reads what flight.lua answered at an instant of the store's clock.
+// read reads what flight.lua answered, or is kept as the flight's answer, at an instant
+// of the store's clock.
 func (w *watch) read(text string, now time.Duration) (e Ending, known bool) {
 	if text == "" {
 		return Ending{}, false
@@ -202,7 +232,7 @@ func (r *Redis) hear(tag, message string) {
 	r.watches.mu.Lock()
 	defer r.watches.mu.Unlock()
 	if w := r.watches.all[flightID{tag, token}]; w != nil {
-		if kind != "" && EndingKind(kind[0]) != Answered {
+		if kind != "" {
 			w.told = EndingKind(kind[0])
 		}
 		w.stir()
@@ -251,7 +281,7 @@ func (r *Redis) shareIn(ask Ask, v *Verdict, arrived time.Duration) {
 	case inFlight || r.partOf(ask.Tag).away():
 		return
 	default:
-		v.Flight = &Flight{watch: watched{r, flightID{ask.Tag, token}, *ask.Fingerprint}}
+		v.Flight = &Flight{watch: watched{r, flightID{ask.Tag, token}, *ask.Fingerprint, v.Outcome == Held}}
 	}
 	v.Flight.holder = v.Holder
 	if ask.Sharing == Fresh {

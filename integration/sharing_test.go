@@ -11,14 +11,14 @@ func TestDuplicatesGetTheAnswerOnEveryReplica(t *testing.T) {
 	t.Parallel()
 	u := newUpstream(t)
 	defer u.open()
-	f := startFleet(t, 3, "--register", "hook="+u.URL, "--rate", "off", "--hold", "0s", "--on-duplicate", "join", "--admin", "127.0.0.1:0")
+	f := startFleet(t, 3, "--register", "hook="+u.URL, "--rate", "off", "--hold", "1h", "--on-duplicate", "join", "--admin", "127.0.0.1:0")
 	first := u.occupy(t, f.url+"/hook", "hello")
 	const followers = 59
 	got := make(chan answer, followers)
 	for range followers {
 		go func() { got <- do(t, http.MethodPost, f.url+"/hook", "hello") }()
 	}
-	eventually(t, "all follow", func() bool { return inFlight(t, f) == followers+1 })
+	f.awaitInFlight(t, followers+1)
 	u.open()
 	want := <-first
 	expect(t, "the leader", want, "200")

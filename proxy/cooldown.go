@@ -119,15 +119,21 @@ func (x *exchange) coolDown(a *upstream.Answer) {
 		return
 	}
 	if rt.preset.member && isPlainJSON(a.Header) {
-		a.Body = &refusalBody{ReadCloser: a.Body, length: a.ContentLength, read: func(body []byte) {
-			if wait = retryAfterMember(body); wait == 0 {
-				wait = rt.preset.silent
-			}
-			x.pause(wait, a.StatusCode)
-		}}
+		x.readRefusal(a)
 		return
 	}
 	x.pause(rt.preset.silent, a.StatusCode)
+}
+
+// readRefusal lets the route rest for as long as the body of a says, once it passes.
+func (x *exchange) readRefusal(a *upstream.Answer) {
+	a.Body = &refusalBody{ReadCloser: a.Body, length: a.ContentLength, read: func(body []byte) {
+		wait := retryAfterMember(body)
+		if wait == 0 {
+			wait = x.route.preset.silent
+		}
+		x.pause(wait, a.StatusCode)
+	}}
 }
 
 // pause begins a cool-down of the request's caller, if wait is more than 0.

@@ -33,12 +33,14 @@ type exchange struct {
 	labels    string        // what stands for the * of the route's URL; empty for none
 	to        *upstream.URL // where the request goes
 	target    string        // path and query that the upstream gets
+	said      [2]string     // values of fields that it gets: the client's Host, and id
 	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
 	used      []int              // slots of each of its concurrency limits, likewise
 	counted   bool               // as in flight
 	record    *record            // of the answer to a request with a key, or with followers; nil of any other
 	until     time.Time          // until when it follows others; zero if it has not
+	followed  cluster.EndingKind // how that ended for which it asked once more; 0 if it has not
 
 	sent    time.Time // when it was sent on; zero if it was not
 	outcome outcome
@@ -213,6 +215,9 @@ func (x *exchange) judge(ask cluster.Ask) bool {
 		x.recordCandidates(v)
 	case x.route.Shadow:
 		x.event.Shadowed = x.recordRefusal(v)
+	case x.followed == cluster.Unshareable && v.Outcome == cluster.Duplicate:
+		x.refuseUnshared(v.Holder) // another goes in its place, whose answer is likely to be as little for it
+		return false
 	case v.Flight != nil:
 		return x.follow(ask, v)
 	default:

@@ -30,6 +30,9 @@ func (x *exchange) follow(ask cluster.Ask, v cluster.Verdict) (admitted bool) {
 	defer stop()
 	e, err := v.Flight.Follow(ctx)
 	x.event.Holder = e.Holder
+	if err == nil && e.Kind == cluster.Unshareable && v.Outcome == cluster.Duplicate {
+		x.route.now().shareNothing() // this replica has heard of it by that alone
+	}
 	safe := !changes(x.in.Method)
 	switch {
 	case errors.Is(err, errClientLeft):
@@ -40,18 +43,23 @@ func (x *exchange) follow(ask cluster.Ask, v cluster.Verdict) (admitted bool) {
 		x.refuseVerdict(v)
 	case e.Kind == cluster.Answered:
 		x.join(e, v.Outcome == cluster.Held)
-	case e.Kind == cluster.Again, e.Kind == cluster.Lost && safe:
+	case e.Kind == cluster.Again:
+		return x.judge(ask)
+	case safe && x.followed == 0: // of all of them one goes, and the others have its answer, or none
+		x.followed = e.Kind
 		return x.judge(ask)
 	case e.Kind == cluster.Lost:
 		v.Outcome = cluster.Held // by what nobody knows
 		x.refuseVerdict(v)
-	case safe && ask.Sharing != cluster.Unshared:
-		ask.Sharing = cluster.Unshared // one is let go at a time
-		return x.judge(ask)
 	default:
-		x.reply(problem{reason: ReasonNotShareable, status: x.route.DuplicateStatus, holder: e.Holder})
+		x.refuseUnshared(e.Holder)
 	}
 	return false
+}
+
+// refuseUnshared answers a follower of an exchange whose answer is for its own client.
+func (x *exchange) refuseUnshared(holder cluster.Holder) {
+	x.reply(problem{reason: ReasonNotShareable, status: x.route.DuplicateStatus, holder: holder})
 }
 
 // followsFor is the longest that the request waits for the answer to another.
@@ -72,7 +80,7 @@ func (x *exchange) join(e cluster.Ending, held bool) {
 	}
 	a, ok := readKept(e.Answer)
 	if !ok { // another version's
-		x.reply(problem{reason: ReasonNotShareable, status: x.route.DuplicateStatus, holder: e.Holder})
+		x.refuseUnshared(e.Holder)
 		return
 	}
 	x.event.Joined = true

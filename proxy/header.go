@@ -86,16 +86,16 @@ func (x *exchange) setForwarded(out http.Header) {
 	in, trust := x.in, x.proxy.options.Trust
 	if !x.route.Forwarded {
 		if x.route.hosts != nil {
-			out.Add("Via", via(in)[0])
+			addVia(out, in)
 		}
 		return
 	}
 	if in.Host != "" {
-		out.Set("X-Forwarded-Host", in.Host)
+		out["X-Forwarded-Host"] = x.said[:1:1]
 	}
-	out.Set("X-Forwarded-Proto", "http")
+	out["X-Forwarded-Proto"] = schemeHTTP
 	if in.TLS != nil {
-		out.Set("X-Forwarded-Proto", "https")
+		out["X-Forwarded-Proto"] = schemeHTTPS
 	}
 	if x.prefix != "" {
 		out["X-Forwarded-Prefix"] = x.route.prefix
@@ -120,10 +120,26 @@ func (x *exchange) setForwarded(out http.Header) {
 	if from.IsValid() {
 		hops = append(hops, from.String())
 	}
-	if len(hops) > 0 {
+	switch len(hops) {
+	case 0:
+	case 1:
+		out["X-Forwarded-For"] = hops
+	default:
 		out.Set("X-Forwarded-For", strings.Join(hops, ", "))
 	}
-	out.Add("Via", via(in)[0])
+	addVia(out, in)
+}
+
+// Values that nobody changes.
+var schemeHTTP, schemeHTTPS = []string{"http"}, []string{"https"}
+
+// addVia names this proxy behind those that the request has passed.
+func addVia(out http.Header, in *http.Request) {
+	if out["Via"] == nil {
+		out["Via"] = via(in)
+	} else {
+		out.Add("Via", via(in)[0])
+	}
 }
 
 // via is how this proxy names itself in Via, behind the protocol that it was

@@ -13,6 +13,7 @@ import (
 // everybody who reads it has closed what he reads from.
 type heldBody struct {
 	chunks [][]byte
+	first  [1][]byte // room for the only one that most have
 	size   int64
 	users  atomic.Int32
 }
@@ -50,6 +51,7 @@ func returnChunk(chunk []byte) {
 
 func newHeldBody() *heldBody {
 	b := new(heldBody)
+	b.chunks = b.first[:0]
 	b.users.Store(1)
 	return b
 }

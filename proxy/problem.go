@@ -33,24 +33,41 @@ type problem struct {
 	requestID string
 	sent      bool // something of the request may have reached the upstream
 
-	about about   // the reason's own, when it is complete
+	about telling // the reason's own, when it is complete
 	text  *object // the body, which is lent; nil if there is none
 }
+
+// telling is what answers for a reason have in common, prepared.
+type telling struct {
+	about
+	unsent, acted string   // details, by whether the request may have been sent
+	field         []string // Proxy-Status
+}
+
+var tellings = func() map[Reason]telling {
+	all := make(map[Reason]telling, len(reasons))
+	for reason, a := range reasons {
+		all[reason] = telling{a, a.detail + wasNotSent, a.detail + mayHaveActed, proxyStatus(a.proxyStatus)}
+	}
+	return all
+}()
+
+func proxyStatus(cause string) []string { return []string{"throttle-proxy; error=" + cause} }
 
 // unknownWait is what who may come back is told to wait where nobody knows how long.
 const unknownWait = time.Second
 
 // complete fills in what is the reason's own.
 func (p *problem) complete() {
-	p.about = reasons[p.reason]
+	p.about = tellings[p.reason]
 	p.status = cmp.Or(p.status, p.about.status)
 	p.title = cmp.Or(p.title, p.about.title)
 	p.cause = cmp.Or(p.cause, p.about.proxyStatus)
 	p.wait = cmp.Or(p.wait, unknownWait)
 	if p.detail == "" {
-		p.detail = p.about.detail + wasNotSent
+		p.detail = p.about.unsent
 		if p.sent {
-			p.detail = p.about.detail + mayHaveActed
+			p.detail = p.about.acted
 		}
 	}
 }
@@ -73,7 +90,10 @@ func (p *problem) again() bool {
 func (p *problem) answer(h http.Header, in *http.Request) (status int, body []byte) {
 	p.complete()
 	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
-	h["Proxy-Status"], h["Via"] = []string{"throttle-proxy; error=" + p.cause}, via(in)
+	h["Proxy-Status"], h["Via"] = p.about.field, via(in)
+	if p.cause != p.about.proxyStatus {
+		h["Proxy-Status"] = proxyStatus(p.cause)
+	}
 	p.tellWhetherAgain(h)
 	if in.Header["Origin"] != nil {
 		// Whatever the origin, so that caches, which are not to keep it, need no Vary.

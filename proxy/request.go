@@ -72,9 +72,10 @@ func (x *exchange) fillHeader(out *upstream.Request) {
 	if authorization := x.route.Upstream.Authorization(); authorization != "" {
 		h.Set("Authorization", authorization)
 	}
+	x.said = [...]string{x.in.Host, x.id}
 	x.setForwarded(h)
 	if h.Get("X-Request-Id") == "" {
-		h.Set("X-Request-Id", x.id)
+		h["X-Request-Id"] = x.said[1:]
 	}
 	if x.trace != nil {
 		x.trace.Sending(h)

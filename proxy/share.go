@@ -44,10 +44,13 @@ func (rt *route) sharing() cluster.Sharing {
 	return cluster.Joined
 }
 
+// shareNothing has the route refuse its duplicates at once for a while.
+func (rt *route) shareNothing() { rt.alone.Store(time.Now().Add(aloneTime).UnixNano()) }
+
 // shareNothing tells who follows the exchange that its answer is not for them.
 func (x *exchange) shareNothing() {
 	if x.grant.Shared() {
-		x.route.now().alone.Store(time.Now().Add(aloneTime).UnixNano())
+		x.route.now().shareNothing()
 		x.grant.Unshareable()
 	}
 }

@@ -386,3 +386,54 @@ func TestFollowersLeave(t *testing.T) {
 		})
 	}
 }
+
+// Of the followers of what cannot be had one goes, and the others have its answer, or
+// are told that there is none.
+func TestSafeFollowersCostOneMore(t *testing.T) {
+	for name, row := range map[string]struct {
+		change func(*http.Response)
+		others string
+	}{
+		"cut":      {func(a *http.Response) { a.ContentLength, a.Body = -1, io.NopCloser(brokenOff{}) }, "held"},
+		"no-store": {func(a *http.Response) { a.Header.Set("Cache-Control", "no-store") }, "not-shareable"},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			g := newGate(t)
+			r := newRig(t, g, shares(Join), hold(0), dedupe(DedupeAll))
+			leader := r.start(request("GET", "/hook", ""))
+			synctest.Wait()
+			time.Sleep(time.Millisecond)
+			var followers []<-chan *http.Response
+			for range 50 {
+				followers = append(followers, r.start(request("GET", "/hook", "")))
+			}
+			synctest.Wait()
+			broken := func() {
+				a := answer(200, "b")
+				row.change(a)
+				select {
+				case g.answers <- a:
+				case <-time.After(time.Second): // nobody went
+				}
+			}
+			broken()
+			<-leader
+			broken()
+			refused := 0
+			for _, f := range followers {
+				if res := <-f; res != nil && res.StatusCode == 409 {
+					wantOutcome(t, res, row.others)
+					refused++
+				}
+			}
+			if calls := int(g.arrived.Load()); calls > 2 || refused < 49 {
+				t.Errorf("got %d calls and %d refused, want 2 and 49 at most", calls, refused)
+			}
+		})
+	}
+}
+
+// brokenOff is a body that breaks off.
+type brokenOff struct{}
+
+func (brokenOff) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }

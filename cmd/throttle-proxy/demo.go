@@ -35,6 +35,7 @@ type demoScene struct {
 
 var demoScenes = []demoScene{
 	{"a double click", "hook", 2, true},
+	{"with --on-duplicate join", "joined", 2, true},
 	{"a storm of equals", "hook", 60, true},
 	{"a burst of others", "hook", 60, false},
 	{"ten with --wait " + demoWait, "paced", 10, false},
@@ -69,8 +70,8 @@ func (d *demoCommand) Run(p *process) error {
 		return err
 	}
 	to := "=http://" + listener.Addr().String()
-	if _, err := parser.Parse([]string{"--register=hook" + to, "--register=paced" + to, "--rate=hook=" + demoRate,
-		"--rate=paced=" + demoRate + ",burst=1", "--wait=paced=" + demoWait, "--drain-timeout=1s"}); err != nil {
+	if _, err := parser.Parse([]string{"--register=hook" + to, "--register=joined" + to, "--register=paced" + to,
+		"--rate=" + demoRate, "--on-duplicate=joined=join", "--rate=paced=" + demoRate + ",burst=1", "--wait=paced=" + demoWait, "--drain-timeout=1s"}); err != nil {
 		return err
 	}
 	c, err := f.parse(environment{})
@@ -103,8 +104,8 @@ func (d *demoCommand) Run(p *process) error {
 
 	wrap(p.stdout, fmt.Sprintf("Three replicas share one store. The upstream takes %s for each request; its budget is %s.", demoTakes, demoRate), 0)
 	_, _ = fmt.Fprintln(p.stdout)
-	columns := "%20s  %4v  %8v  %13v  %11v  %12v\n"
-	_, _ = fmt.Fprintf(p.stdout, columns, "", "sent", "admitted", "409 duplicate", "429 limited", "upstream got")
+	columns := "%24s  %4v  %6v  %13v  %11v  %12v\n"
+	_, _ = fmt.Fprintf(p.stdout, columns, "", "sent", "200 OK", "409 duplicate", "429 limited", "upstream got")
 	var took time.Duration
 	for _, scene := range demoScenes {
 		before, began := reached.Load(), time.Now()
@@ -114,7 +115,7 @@ func (d *demoCommand) Run(p *process) error {
 			statuses[http.StatusConflict], statuses[http.StatusTooManyRequests], reached.Load()-before)
 	}
 	_, _ = fmt.Fprintln(p.stdout)
-	wrap(p.stdout, fmt.Sprintf("The last ten waited for their turn in place of a 429. They went one after the other, at %s: the last was answered after %s.", demoRate, took.Round(100*time.Millisecond)), 0)
+	wrap(p.stdout, fmt.Sprintf("With join, both clicks got the answer to one request. The last ten waited for their turn in place of a 429. They went one after the other, at %s: the last was answered after %s.", demoRate, took.Round(100*time.Millisecond)), 0)
 	if !d.Once {
 		invite(p.stdout, urls)
 	}
@@ -126,12 +127,13 @@ func (d *demoCommand) Run(p *process) error {
 func invite(w io.Writer, urls []string) {
 	body := `'{"text":"hello"}'`
 	_, _ = fmt.Fprintln(w)
-	wrap(w, "The replicas stay up until ^C. The same request twice, on two of them; different ones at once; and ten that wait:", 0)
+	wrap(w, "The replicas stay up until ^C. The same request twice, on two of them, refused and joined; different ones at once; and ten that wait:", 0)
 	_, _ = fmt.Fprintf(w, "\n"+
-		"  curl -s -d %s %shook & curl -s -d %s %shook; wait\n"+
-		"  seq 20 | xargs -P 20 -I N curl -s -o /dev/null -w '%%{http_code} ' -d '{\"n\":N}' %shook\n"+
-		"  seq 10 | xargs -P 10 -I N curl -s -o /dev/null -w '%%{http_code} ' -d '{\"n\":N}' %spaced\n",
-		body, urls[0], body, urls[1], urls[2], urls[0])
+		"  curl -s -d %[1]s %[2]shook & curl -s -d %[1]s %[3]shook; wait\n"+
+		"  curl -s -d %[1]s %[2]sjoined & curl -s -d %[1]s %[3]sjoined; wait\n"+
+		"  seq 20 | xargs -P 20 -I N curl -s -o /dev/null -w '%%{http_code} ' -d '{\"n\":N}' %[4]shook\n"+
+		"  seq 10 | xargs -P 10 -I N curl -s -o /dev/null -w '%%{http_code} ' -d '{\"n\":N}' %[2]spaced\n",
+		body, urls[0], urls[1], urls[2])
 }
 
 // play sends the requests of a scene at once, and counts the statuses of their

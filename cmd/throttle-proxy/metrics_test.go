@@ -67,6 +67,10 @@ func TestMetrics(t *testing.T) {
 		{Route: "a", Method: "GET", Status: 429, Reason: proxy.ReasonBusy, Limits: []string{"slots"}},
 		{Route: "a", Method: "POST", Status: 200, Shadowed: proxy.ReasonLimited, Limits: []string{"budget"}},
 		{Route: "a", Method: "POST", Status: 200, Degraded: true, StoreFault: "timeout"},
+		{Route: "a", Method: "POST", Status: 201, Joined: true},
+		{Route: "a", Method: "POST", Status: 201, Replayed: true},
+		{Route: "a", Method: "POST", Status: 409, Reason: proxy.ReasonNotShareable},
+		{Route: "a", Method: "POST", Status: 422, Reason: proxy.ReasonKeyReused},
 		{Route: "a", Method: "POST", Status: 500, Reason: proxy.ReasonInternal, Panic: "a mistake"},
 	} {
 		m.observe(&e)
@@ -78,6 +82,10 @@ func TestMetrics(t *testing.T) {
 	lines.dropped.Add(7)
 	value(1, "requests_total", "read", "busy", "a", "429")
 	value(3, "requests_total", "write", "forwarded", "a", "200")
+	value(1, "requests_total", "write", "joined", "a", "201")
+	value(1, "requests_total", "write", "replayed", "a", "201")
+	value(1, "requests_total", "write", "not-shareable", "a", "409")
+	value(1, "requests_total", "write", "key-reused", "a", "422")
 	value(1, "limit_refusals_total", "budget", "a")
 	value(1, "limit_refusals_total", "slots", "a")
 	value(1, "candidate_refusals_total", "tried", "a")

@@ -67,8 +67,9 @@ func readHistory(in io.Reader) (past []ratioOf, err error) {
 // ratios are those of results; of is what all have in common.
 func ratios(results []result, of ratioOf) (all []ratioOf) {
 	for _, r := range results {
-		for _, system := range []string{alone, shared, other} {
-			if values := pairs(r.of(system, cpu), r.of(bare, cpu), ratio); len(values) > 0 {
+		for _, system := range r.systems {
+			form, own := forms[system]
+			if values := pairs(r.of(system, cpu), r.of(bare, cpu), ratio); own && !form.older && len(values) > 0 {
 				of.row, of.ratio = r.name+", "+system, median(values)
 				all = append(all, of)
 			}

@@ -18,7 +18,7 @@ func TestRowsThatCostMoreAreTold(t *testing.T) {
 	}
 	run := func(product float64) string {
 		var told bytes.Buffer
-		r := result{workload{name: "admitted"}, map[string][]sample{bare: {{cpu: 100}, {cpu: 200}}, alone: {{cpu: product}, {cpu: 2 * product}}}}
+		r := result{workload{name: "admitted", systems: []string{bare, alone}}, map[string][]sample{bare: {{cpu: 100}, {cpu: 200}}, alone: {{cpu: product}, {cpu: 2 * product}}}}
 		if err := compare(&told, path, []result{r}); err != nil {
 			t.Fatal(err)
 		}

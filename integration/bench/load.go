@@ -28,6 +28,7 @@ type load struct {
 	connections int
 	body        int    // size; 0 for a GET
 	equal       bool   // all bodies of a run are equal
+	flights     bool   // of as many as there are connections, the next ones when all have their answers
 	path        string // below the route
 	perSecond   int    // 0 for as many as are answered
 	clients     int    // as X-Forwarded-For tells; 0 for none
@@ -48,10 +49,17 @@ func (b *bed) sample(s *system, l load, seconds int) (got sample, err error) {
 	b.runs++
 	content := fmt.Sprintf(differs+`,"run":%d,"text":"`, 0, b.runs)
 	content += strings.Repeat("x", max(0, l.body-len(content)-2)) + `"}`
-	if s.holder != "" {
-		answered, err := b.hold(s, content, time.Duration(seconds+1)*time.Second)
+	if s.holder != "" && !l.flights {
+		takes := time.Duration(seconds+1) * time.Second
+		if s.name == joinOther { // for the answer is what is measured
+			takes = flightTakes
+		}
+		answered, err := b.hold(s.holder, content, takes)
 		if err != nil {
 			return got, err
+		}
+		if s.name == joinOther {
+			<-answered
 		}
 		defer func() { <-answered }()
 	}
@@ -59,9 +67,12 @@ func (b *bed) sample(s *system, l load, seconds int) (got sample, err error) {
 	if err != nil {
 		return got, err
 	}
-	if l.perSecond > 0 {
+	switch {
+	case l.perSecond > 0:
 		got, err = b.openLoop(s, l, content, seconds)
-	} else {
+	case l.flights:
+		got, err = b.flights(s, l, content, seconds)
+	default:
 		got, err = b.wrk(s, l, content, seconds)
 	}
 	if err != nil {
@@ -76,10 +87,10 @@ func (b *bed) sample(s *system, l load, seconds int) (got sample, err error) {
 	return got, err
 }
 
-// hold has the other replica send a request equal to the load's, which the
-// upstream has when hold returns.
-func (b *bed) hold(s *system, content string, d time.Duration) (answered <-chan struct{}, err error) {
-	req, err := http.NewRequestWithContext(b.ctx, http.MethodPost, "http://"+s.holder+"/v1", strings.NewReader(content))
+// hold sends a request equal to the load's, which the upstream has when hold
+// returns, and answers after d.
+func (b *bed) hold(addr, content string, d time.Duration) (answered <-chan struct{}, err error) {
+	req, err := http.NewRequestWithContext(b.ctx, http.MethodPost, "http://"+addr+"/v1", strings.NewReader(content))
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +100,7 @@ func (b *bed) hold(s *system, content string, d time.Duration) (answered <-chan 
 	go func() {
 		defer close(done)
 		if res, err := http.DefaultClient.Do(req); err == nil {
+			_, _ = io.Copy(io.Discard, res.Body)
 			_ = res.Body.Close()
 		}
 	}()

@@ -31,11 +31,41 @@ const (
 	alone  = "throttle-proxy"
 	shared = "throttle-proxy, Redis"
 	other  = "throttle-proxy, Redis, another replica's" // the equal request is in flight elsewhere
+
+	joinAlone  = "throttle-proxy, join"
+	joinShared = "throttle-proxy, Redis, join"
+	joinOther  = "throttle-proxy, Redis, join, another's"
+
+	olderAlone  = "the other build"
+	olderShared = "the other build, Redis"
 )
+
+// form is one way to run the product.
+type form struct {
+	redis     bool
+	elsewhere bool // there are two replicas, and the load goes to one that has not the lock
+	older     bool // another build
+	flags     []string
+}
+
+// forms are those of the product, by the name of the system.
+var forms = map[string]form{
+	alone:       {},
+	shared:      {redis: true},
+	other:       {redis: true, elsewhere: true},
+	joinAlone:   {flags: join},
+	joinShared:  {redis: true, flags: join},
+	joinOther:   {redis: true, elsewhere: true, flags: append(slices.Clone(join), "--hold", "1h")}, // the answer is there as long as is measured
+	olderAlone:  {older: true},
+	olderShared: {older: true, redis: true},
+}
+
+var join = []string{"--on-duplicate", "join"}
 
 var (
 	everything = []string{direct, bare, nginx, alone, shared}
 	proxies    = []string{bare, alone, shared}
+	sharing    = []string{bare, alone, joinAlone, shared, joinShared, other, joinOther}
 )
 
 // How an upstream is spoken to, where not in clear.
@@ -64,15 +94,18 @@ type workload struct {
 	routes, budgets, replicas int      // of the product; 0 for one
 	cores                     int      // that each proxy may use; 0 for all
 	flags                     []string // of the product, besides
+	older                     string   // the other build's path; empty for none
 }
 
 var workloads = []workload{
 	{name: "admitted", title: "admitted: POST of 200 B, 64 connections",
-		systems: everything, load: load{connections: 64, body: 200}},
+		systems: append(slices.Clone(everything), joinAlone, joinShared), load: load{connections: 64, body: 200}},
 	{name: "limited", title: "429: the same, all but 100/s refused",
 		systems: []string{bare, nginx, alone, shared}, load: load{connections: 64, body: 200}, budget: 100},
-	{name: "duplicate", title: "409: the same, all equal; the upstream takes 50 ms",
-		systems: []string{bare, alone, shared, other}, load: load{connections: 64, body: 200, equal: true}, goUpstream: true, delay: 50 * time.Millisecond},
+	{name: "duplicate", title: "409 or, with join, 200: the same, all equal; the upstream takes 50 ms",
+		systems: sharing, load: load{connections: 64, body: 200, equal: true}, goUpstream: true, delay: 50 * time.Millisecond},
+	{name: "flights", title: "64 equal at once, and again when they are answered; the upstream takes 50 ms",
+		systems: sharing, load: load{connections: 64, body: 200, equal: true, flights: true}, goUpstream: true, delay: 50 * time.Millisecond},
 	{name: "latency", title: "1,000 requests/s, however long they take",
 		systems: everything, load: load{perSecond: 1000, body: 200}},
 	{name: "https2", title: "admitted, to an https upstream that offers HTTP/2",
@@ -137,6 +170,7 @@ func main() {
 	runs := flag.Int("runs", 5, "rounds of each workload")
 	seconds := flag.Int("secs", 1, "length of one measurement")
 	names := flag.String("workloads", "", "which of them, with commas between; empty for all")
+	older := flag.String("beside", "", "another build of the product, which is measured in the same rounds")
 	past := flag.String("history", "", "file of the ratios of earlier runs: those of this one are compared with them, and added")
 	grow := flag.Bool("growth", false, "measure how cost grows in place of the workloads")
 	remember := flag.Bool("memory", false, "measure what is remembered in place of the workloads")
@@ -145,7 +179,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	measured := func() error { return run(ctx, *runs, *seconds, *names, *grow, *plots, *past) }
+	measured := func() error { return run(ctx, *runs, *seconds, *names, *grow, *plots, *past, *older) }
 	if *only {
 		measured = func() error { return drawPlots(ctx, *plots) }
 	}
@@ -160,7 +194,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, runs, seconds int, names string, grow bool, plots, past string) error {
+func run(ctx context.Context, runs, seconds int, names string, grow bool, plots, past, older string) error {
 	if runs < 1 || seconds < 1 {
 		return errors.New("-runs and -secs must be at least 1")
 	}
@@ -173,6 +207,7 @@ func run(ctx context.Context, runs, seconds int, names string, grow bool, plots,
 	}
 	var results []result
 	for i, w := range chosen {
+		w.addOlder(older)
 		fmt.Fprintf(os.Stderr, "%d of %d: %s\n", i+1, len(chosen), w.title)
 		r, err := measure(ctx, w, runs, seconds)
 		if err != nil {
@@ -185,6 +220,9 @@ func run(ctx context.Context, runs, seconds int, names string, grow bool, plots,
 		return nil
 	}
 	printWorkloads(os.Stdout, results)
+	printBeside(os.Stdout, results, "CPU of a route with join ÷ that of one that refuses", cpu, besides{joinAlone, alone}, besides{joinShared, shared}, besides{joinOther, other})
+	printBeside(os.Stdout, results, "Redis CPU, likewise", redisCPU, besides{joinShared, shared}, besides{joinOther, other})
+	printBeside(os.Stdout, results, "CPU ÷ that of the other build", cpu, besides{alone, olderAlone}, besides{shared, olderShared})
 	fmt.Printf("\nOn %s, %s, %s; %s.\n", machine(), kernel(), runtime.Version(), time.Now().UTC().Format(time.DateOnly))
 	if past != "" {
 		if err := compare(os.Stderr, past, results); err != nil {
@@ -197,6 +235,19 @@ func run(ctx context.Context, runs, seconds int, names string, grow bool, plots,
 		}
 	}
 	return printStart(ctx, os.Stdout, runs)
+}
+
+// addOlder has another build measured too, where both can do what is asked.
+func (w *workload) addOlder(path string) {
+	if w.older = path; path == "" {
+		return
+	}
+	w.systems = slices.Clone(w.systems)
+	for beside, older := range map[string]string{alone: olderAlone, shared: olderShared} {
+		if i := slices.Index(w.systems, beside); i >= 0 {
+			w.systems = slices.Insert(w.systems, i+1, older)
+		}
+	}
 }
 
 // prepare builds the product, and lets children open as many files as they may.

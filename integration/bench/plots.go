@@ -139,14 +139,19 @@ func burst(ctx context.Context, url string, n int) ([]answer, error) {
 // drawSpeed shows the CPU time of requests beside that of the bare proxy.
 func drawSpeed(path string, results []result) error {
 	groups, order := map[string][]bar{}, []string{}
-	class := map[string]string{nginx: "c", alone: "a", shared: "b", other: "b"}
 	for _, r := range results {
 		for _, system := range r.systems {
-			if class[system] == "" {
+			class := "a"
+			switch form, own := forms[system]; {
+			case system == nginx:
+				class = "c"
+			case !own || form.older:
 				continue
+			case form.redis:
+				class = "b"
 			}
 			ratios := pairs(r.of(system, cpu), r.of(bare, cpu), ratio)
-			groups[r.title] = append(groups[r.title], bar{system, median(ratios), class[system]})
+			groups[r.title] = append(groups[r.title], bar{system, median(ratios), class})
 		}
 		order = append(order, r.title)
 	}

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -118,8 +119,9 @@ func (b *bed) system(name string, w workload, upstream string) (*system, error) 
 		s.pids, s.addrs = []int{pid}, []string{addr}
 		return s, err
 	}
-	var args []string
-	if name != alone {
+	form := forms[name]
+	args := slices.Clone(form.flags)
+	if form.redis {
 		if err := b.startRedis(s, addr); err != nil {
 			return nil, err
 		}
@@ -137,16 +139,20 @@ func (b *bed) system(name string, w workload, upstream string) (*system, error) 
 	}
 	args = append(args, w.flags...)
 	replicas := max(w.replicas, 1)
-	if name == other {
+	if form.elsewhere {
 		replicas = 2
+	}
+	binary := product
+	if form.older {
+		binary = w.older
 	}
 	for range replicas {
 		addr := freeAddr()
-		if err := b.add(s, addr, w, product, append([]string{"--listen", addr, "--admin", freeAddr()}, args...)...); err != nil {
+		if err := b.add(s, addr, w, binary, append([]string{"--listen", addr, "--admin", freeAddr()}, args...)...); err != nil {
 			return nil, err
 		}
 	}
-	if name == other {
+	if form.elsewhere {
 		s.holder, s.addrs, s.pids = s.addrs[0], s.addrs[1:], s.pids[1:]
 	}
 	return s, nil

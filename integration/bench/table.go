@@ -64,29 +64,60 @@ func printWorkloads(out io.Writer, results []result) {
 	for _, r := range results {
 		title := r.title
 		for _, system := range r.systems {
-			of := func(figure func(sample) float64, systems ...string) []float64 {
-				if len(systems) > 0 && !slices.Contains(systems, system) {
+			of := func(figure func(sample) float64, has bool) []float64 {
+				if !has {
 					return nil
 				}
 				return r.of(system, figure)
 			}
-			proxies := []string{bare, nginx, alone, shared, other}
+			proxy, redis := system != direct, forms[system].redis
 			var added []float64
 			if r.load.perSecond > 0 || r.load.connections == 1 { // elsewhere it is the queue's
-				added = pairs(of(p50, proxies...), r.of(direct, p50), difference)
+				added = pairs(of(p50, proxy), r.of(direct, p50), difference)
 			}
 			printRow(out, title, system,
-				show("%.2f", pairs(of(cpu, proxies...), r.of(bare, cpu), ratio), system != bare),
-				show("%.0f", of(cpu, proxies...), false),
-				show("%.0f", of(rate), false),
-				show("%.1f %%", of(refused), false),
+				show("%.2f", pairs(of(cpu, proxy), r.of(bare, cpu), ratio), system != bare),
+				show("%.0f", of(cpu, proxy), false),
+				show("%.0f", of(rate, true), false),
+				show("%.1f %%", of(refused, true), false),
 				show("%.0f", added, true),
-				show("%.1f", of(redisCPU, shared, other), false),
-				show("%.2f", of(redisReads, shared, other), false),
-				show("%.2f", of(redisCommands, shared, other), false),
-				show("%.0f", of(memory, proxies...), false))
+				show("%.1f", of(redisCPU, redis), false),
+				show("%.2f", of(redisReads, redis), false),
+				show("%.2f", of(redisCommands, redis), false),
+				show("%.0f", of(memory, proxy), false))
 			title = ""
 		}
+	}
+}
+
+// besides is a system, and the one that it is compared with.
+type besides struct{ system, with string }
+
+// printBeside prints a figure of the first systems of some pairs beside that of the
+// second ones, for the workloads that were run against both.
+func printBeside(out io.Writer, results []result, title string, figure func(sample) float64, all ...besides) {
+	head, rows := []string{title}, [][]string{}
+	for _, b := range all {
+		head = append(head, b.with)
+	}
+	for _, r := range results {
+		row, measured := []string{r.title}, false
+		for _, b := range all {
+			ratios := pairs(r.of(b.system, figure), r.of(b.with, figure), ratio)
+			row, measured = append(row, show("%.2f", ratios, true)), measured || len(ratios) > 0
+		}
+		if measured {
+			rows = append(rows, row)
+		}
+	}
+	if len(rows) == 0 {
+		return
+	}
+	fmt.Fprintln(out)
+	printRow(out, head...)
+	printRow(out, slices.Repeat([]string{"--"}, len(head))...)
+	for _, row := range rows {
+		printRow(out, row...)
 	}
 }
 
@@ -106,7 +137,7 @@ func printGrowth(out io.Writer, results []result) {
 }
 
 func printRow(out io.Writer, cells ...string) {
-	fmt.Fprintf(out, "| %s |\n", strings.Join(cells, " | "))
+	fmt.Fprintf(out, "|%s|\n", strings.Join(cells, "|"))
 }
 
 // printStart tells how large the product is, and how soon it is ready.

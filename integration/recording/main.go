@@ -46,7 +46,7 @@ type step struct {
 }
 
 // takes is how long each command that the demo suggests takes, in the drawing.
-var takes = []time.Duration{500 * time.Millisecond, 500 * time.Millisecond, 2300 * time.Millisecond}
+var takes = []time.Duration{500 * time.Millisecond, 500 * time.Millisecond, 500 * time.Millisecond, 2300 * time.Millisecond}
 
 // record runs the demo and the commands that it suggests. Each of the commands
 // is a shell line with curl in it.

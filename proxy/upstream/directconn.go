@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -24,10 +25,16 @@ type lookConn struct {
 	net.Conn
 	raw     syscall.RawConn // nil if there is none
 	looking bool
+
+	look func(fd uintptr) // looks: made once, and not for each
+	into []byte
+	n    int
+	err  error
 }
 
 func newLookConn(conn net.Conn) *lookConn {
 	c := &lookConn{Conn: conn}
+	c.look = func(fd uintptr) { c.n, c.err = readNow(fd, c.into) }
 	if s, ok := conn.(syscall.Conn); ok {
 		c.raw, _ = s.SyscallConn()
 	}
@@ -41,10 +48,10 @@ func (c *lookConn) Read(p []byte) (n int, err error) {
 	if c.raw == nil {
 		return 0, os.ErrDeadlineExceeded // a write will tell
 	}
-	if closed := c.raw.Control(func(fd uintptr) { n, err = readNow(fd, p) }); closed != nil {
-		err = closed
-	}
-	return n, err
+	c.into, c.n, c.err = p, 0, nil
+	closed := c.raw.Control(c.look)
+	c.into = nil
+	return c.n, cmp.Or(closed, c.err)
 }
 
 // directConn is a connection of a direct.
@@ -58,6 +65,8 @@ type directConn struct {
 	since    time.Time    // when it became idle
 	read     int64        // bytes since the last request began
 	most     int64        // of them that are read
+	one      [1]byte      // for a look
+	cut      func()       // closes it
 	written  int64        // likewise; the writer's while there is one
 
 	watch   *watch     // of the request
@@ -68,6 +77,7 @@ type directConn struct {
 func newDirectConn(d *direct, conn net.Conn, look *lookConn) *directConn {
 	c := &directConn{Conn: conn, look: look, direct: d}
 	c.r = bufio.NewReader(c)
+	c.cut = func() { _ = c.Close() }
 	return c
 }
 
@@ -87,16 +97,15 @@ func (c *directConn) Read(p []byte) (int, error) {
 // end of the connection, nor bytes that would be taken for the next answer. What
 // TLS has to say for itself, such as session tickets, is read.
 func (c *directConn) silent() bool {
-	var b [1]byte
 	c.look.looking = true
-	n, err := c.Conn.Read(b[:])
+	n, err := c.Conn.Read(c.one[:])
 	c.look.looking = false
 	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // roundTrip sends req. If it fails the connection is closed.
 func (c *directConn) roundTrip(ctx context.Context, w *watch, req *Request) (*Answer, error) {
-	body := &directBodyReader{c: c, ctx: ctx, watch: w, uncancel: context.AfterFunc(ctx, func() { _ = c.Close() })}
+	body := &directBodyReader{c: c, ctx: ctx, watch: w, uncancel: context.AfterFunc(ctx, c.cut)}
 	c.read, c.most, c.written = 0, maxAnswerHeader, 0
 	res, err := c.exchange(w, req)
 	if err != nil {
