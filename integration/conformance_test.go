@@ -130,7 +130,7 @@ func newTable(t *testing.T) *table {
 				l := &lane{sender: s, client: kind, trusted: trusting(replicaPair)}
 				lanes = append(lanes, l)
 				for policy, flags := range policies {
-					if s.streams && shares(policy) { // whose duplicates nobody knows
+					if s.streams && repeats(policy) {
 						continue
 					}
 					name := strings.TrimSuffix(l.String()+"-"+policy, "-")
@@ -213,8 +213,8 @@ func (tab *table) runIn(l *lane, r row) string {
 		leaveOut = "without a body none is large"
 	} else if r.outside && l.sender != senderOf(tab.lanes, l.client) {
 		leaveOut = "outside all routes there is one way only"
-	} else if l.streams && shares(r.route) {
-		leaveOut = "what streams has no duplicates"
+	} else if l.streams && repeats(r.route) {
+		leaveOut = "what is asked twice is held to be compared"
 	}
 	for _, b := range r.but {
 		if leaveOut == "" && b.in(l) {
