@@ -255,7 +255,10 @@ func (tab *table) runIn(l *lane, r row) string {
 	diff += c.expectArrivals()
 	if diff == "" && repeats(r.route) {
 		again, err := l.ask(a)
-		diff = c.expectAgain(got, again, err)
+		if diff = c.expectAgain(got, again, err); diff == "" && isRepeat(again) && a.has("Host") {
+			again, err = l.askByOther(a)
+			diff = c.expectAgain(got, again, err)
+		}
 		c.wait()
 		diff += c.expectArrivals()
 	}
