@@ -216,6 +216,25 @@ func TestRedis_AFollowerLeavesASilentStore(t *testing.T) {
 	g.Release(0)
 }
 
+// An answer that is held is had at once, or not at all: who asks for it just before
+// the store is known to be away gets no later than who asks after.
+func TestRedis_WhoAsksForAHeldAnswerDoesNotWaitForTheStore(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	leader := join(t, server.URL(), Options{LockTTL: time.Hour})
+	follower := join(t, link.URL(), Options{LockTTL: time.Hour, Timeout: storeTimeout, Self: Replica{ID: "replica-1"}})
+	g := admit(t, leader, shared("a")).Grant
+	v := expect(t, follower, Duplicate, shared("a"))
+	g.Share([]byte("x"))
+	g.Release(time.Hour)
+	wantEnding(t, v, Answered, "x")
+	v = expect(t, follower, Held, shared("a"))
+	link.Refuse()
+	link.Cut()
+	wantEnding(t, v, Lost, "")
+}
+
 // A fresh answer is of an exchange that began later, by the store's clock: without
 // it nobody knows.
 func TestRedis_NothingIsFreshWithoutTheStore(t *testing.T) {

@@ -31,6 +31,7 @@ type watches struct {
 type watch struct {
 	flightID
 	fingerprint Fingerprint
+	held        bool          // its answer was there from the first: it is had at once, or not at all
 	look        chan struct{} // has one element when there may be news of it
 	unwatch     context.CancelFunc
 	ended       chan struct{}
@@ -73,7 +74,7 @@ func (r *Redis) watch(w watched) *watch {
 	}
 	if one == nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		one = &watch{flightID: w.id, fingerprint: w.fingerprint, look: make(chan struct{}, 1), unwatch: cancel, ended: make(chan struct{})}
+		one = &watch{flightID: w.id, fingerprint: w.fingerprint, held: w.held, look: make(chan struct{}, 1), unwatch: cancel, ended: make(chan struct{})}
 		if r.watches.all == nil {
 			r.watches.all = make(map[flightID]*watch)
 		}
@@ -131,6 +132,9 @@ func (r *Redis) look(ctx context.Context, w *watch, subscribed <-chan struct{}) 
 			var err error
 			if ending, known, err = r.readFlight(ctx, w, told); err != nil {
 				again = min(again, beatInterval) // what it was told of is there yet
+				if w.held && r.partOf(w.tag).away() {
+					ending, known = Ending{Kind: Lost}, true // as for who comes from here on
+				}
 			}
 		}
 		if told := r.toldOf(w); known && ending.Kind == Lost && told != 0 && told != Answered { // meanwhile
