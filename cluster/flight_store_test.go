@@ -64,7 +64,15 @@ func TestRedis_AFullStoreRefusesAnswersAndKeepsNoLock(t *testing.T) {
 	eventually(t, "it listens", func() bool {
 		follower.watches.mu.Lock()
 		defer follower.watches.mu.Unlock()
-		return len(follower.watches.all) == 1 && must(t, client.PubSubNumSub(t.Context(), "throttle:2:{slack}:flights"))["throttle:2:{slack}:flights"] == 1
+		if follower.watches.subscriptions[""] == nil {
+			return false
+		}
+		select {
+		case <-follower.watches.subscriptions[""].channels["throttle:2:{slack}:flights"].ready:
+			return len(follower.watches.all) == 1
+		default: // nor where there is no such channel
+			return false
+		}
 	})
 	fresh := sharing(Fresh, request("fresh"))
 	fresh.Arrived = 1
