@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -52,10 +53,22 @@ var trials = []trial{
 	{"info", func(string) []any { return []any{"info", "memory"} }},
 }
 
+// sharingTrials are what a replica needs besides to share answers, by the channel of
+// a tag's flights. In a Cluster the commands of channels begin with an s. That
+// messages come is tried by itself.
+func sharingTrials(s string) []trial {
+	return []trial{
+		{"ping", func(string) []any { return []any{"ping"} }},
+		{s + "publish", func(channel string) []any { return []any{s + "publish", channel, ""} }},
+	}
+}
+
 // Examine asks a Redis for all that a replica with these options asks of it, under
 // keys of its own that are gone at once, and says what it is like. The error is why
-// it cannot be used. Of a Cluster it asks the masters of tags.
-func Examine(ctx context.Context, o Options, tags ...string) (report Report, err error) {
+// it cannot be used. Of a Cluster it asks the masters of tags, and names the first
+// where a right is missing. Those of tags that are among shared must let answers be
+// shared too; a message that says nothing goes to their followers.
+func Examine(ctx context.Context, o Options, tags, shared []string) (report Report, err error) {
 	life, end := context.WithCancel(ctx)
 	defer end()
 	client, err := o.Connect(life)
@@ -63,49 +76,107 @@ func Examine(ctx context.Context, o Options, tags ...string) (report Report, err
 		return Report{}, err
 	}
 	defer client.Close()
-	var missing []string
-	for i, tag := range tags {
-		key := fmt.Sprintf("%s:%s:{%s}:check", o.Prefix, keyFormat, tag)
-		for _, trial := range trials {
-			began := time.Now()
-			cmd := redis.NewCmd(ctx, trial.args(key)...)
-			err := client.Process(ctx, noRetry{cmd})
-			switch {
-			case err == nil, err == redis.Nil, redis.HasErrorPrefix(err, "NOSCRIPT"):
-				if trip := time.Since(began); report.Trip == 0 || trip < report.Trip {
-					report.Trip = trip
-				}
-			case FaultOf(err) == faultRights && i == 0:
-				missing = append(missing, "+"+refusedCommand(err, trial.name))
-			case FaultOf(err) != faultRights:
-				return report, err
-			}
+	for _, tag := range tags {
+		e := examiner{prefix: o.Prefix, report: &report}
+		if err := e.examine(ctx, client, tag, slices.Contains(shared, tag)); err != nil {
+			return report, err
+		}
+		if len(e.missing) > 0 {
+			return report, fmt.Errorf("the user lacks rights%s: add %s", e.at, strings.Join(e.missing, " "))
 		}
 	}
-	if missing = slices.Compact(missing); len(missing) > 0 {
-		return report, fmt.Errorf("the user lacks rights: add %s, and ~%s:* for the keys", strings.Join(missing, " "), o.Prefix)
-	}
 	return report, report.ask(ctx, client)
+}
+
+// examiner tries what is asked of one tag's server.
+type examiner struct {
+	prefix  string
+	report  *Report
+	at      string   // of a Cluster, which master it is: " on HOST:PORT"
+	missing []string // what the user has no right to, as an ACL names it
+}
+
+func (e *examiner) examine(ctx context.Context, client redis.UniversalClient, tag string, shared bool) error {
+	beside := string(appendTag(fmt.Appendf(nil, "%s:%s:", e.prefix, keyFormat), tag))
+	key, channel := beside+":check", e.prefix+":"+keyFormat+":"+string(appendChannel(nil, tag))
+	s, subscribe := "", client.Subscribe
+	if nodes, ok := client.(*redis.ClusterClient); ok {
+		master, err := nodes.MasterForKey(ctx, key)
+		if err != nil {
+			return e.tried("cluster|slots", err)
+		}
+		client, e.at = master, " on "+master.Options().Addr
+		s, subscribe = "s", master.SSubscribe
+	}
+	if err := e.tryAll(ctx, client, trials, key); err != nil || !shared {
+		return err
+	}
+	if err := e.tryAll(ctx, client, sharingTrials(s), channel); err != nil {
+		return err
+	}
+	pubsub := subscribe(ctx, channel)
+	defer pubsub.Close()
+	_, err := pubsub.ReceiveTimeout(ctx, silence)
+	return e.tried(s+"subscribe", err)
+}
+
+func (e *examiner) tryAll(ctx context.Context, client redis.UniversalClient, trials []trial, name string) error {
+	for _, trial := range trials {
+		began := time.Now()
+		cmd := redis.NewCmd(ctx, trial.args(name)...)
+		err := client.Process(ctx, noRetry{cmd})
+		if trip := time.Since(began); FaultOf(err) != faultRights && (e.report.Trip == 0 || trip < e.report.Trip) {
+			e.report.Trip = trip
+		}
+		if err := e.tried(trial.name, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tried notes what the user has no right to, if that is what err says, the answer to a
+// command. It returns any other error. That a slot is moving is none: rights are
+// looked at before.
+func (e *examiner) tried(command string, err error) error {
+	fault := FaultOf(err)
+	switch {
+	case err == nil, err == redis.Nil, redis.HasErrorPrefix(err, "NOSCRIPT"), fault == faultMoved:
+		return nil
+	case fault != faultRights:
+		return err
+	}
+	right := "+" + command
+	switch named := namedCommand.FindStringSubmatch(err.Error()); {
+	case named != nil: // another may come before the one that was sent
+		right = "+" + named[1]
+	case strings.Contains(err.Error(), "channel"):
+		right = "&" + e.prefix + ":" + keyFormat + ":*"
+	case strings.Contains(err.Error(), "key"):
+		right = "~" + e.prefix + ":*"
+	}
+	if !slices.Contains(e.missing, right) {
+		e.missing = append(e.missing, right)
+	}
+	return nil
 }
 
 // namedCommand is how a Redis names a command that a user has no right to.
 var namedCommand = regexp.MustCompile(`to run the '([a-z|]+)' command`)
 
-// refusedCommand returns which command a user has no right to, by the error, or
-// else the one that was sent: before its first there may be another.
-func refusedCommand(err error, sent string) string {
-	if named := namedCommand.FindStringSubmatch(err.Error()); named != nil {
-		return named[1]
-	}
-	return sent
-}
-
 // ask completes r by what the Redis says of itself.
 func (r *Report) ask(ctx context.Context, client redis.UniversalClient) error {
-	if nodes, ok := client.(*redis.ClusterClient); ok {
-		return nodes.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return r.read(node.Info(ctx)) })
+	nodes, ok := client.(*redis.ClusterClient)
+	if !ok {
+		return r.read(client.Info(ctx))
 	}
-	return r.read(client.Info(ctx))
+	var mu sync.Mutex
+	return nodes.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { // all at the same time
+		info := node.Info(ctx)
+		mu.Lock()
+		defer mu.Unlock()
+		return r.read(info)
+	})
 }
 
 // read adds what one server says.

@@ -16,9 +16,14 @@ import (
 // follower on. Messages can be lost with a connection: after each subscription
 // whoever watches a flight looks for it.
 type subscription struct {
-	channels map[string]string        // by the tag of each; guarded by watches.mu
-	ready    map[string]chan struct{} // by channel: closed when its messages come for the first time; likewise
-	pubsub   *redis.PubSub            // likewise; nil while there is no connection
+	channels map[string]channel // by name; guarded by watches.mu
+	pubsub   *redis.PubSub      // likewise; nil while there is no connection
+}
+
+// channel is where it is told what becomes of the flights of a tag.
+type channel struct {
+	tag   string
+	ready chan struct{} // closed when its messages come for the first time
 }
 
 // subscribeLocked has messages of a tag come. The channel is closed when they do for
@@ -33,23 +38,23 @@ func (r *Redis) subscribeLocked(tag string) <-chan struct{} {
 	}
 	s := r.watches.subscriptions[of]
 	if s == nil {
-		s = &subscription{channels: make(map[string]string), ready: make(map[string]chan struct{})}
+		s = &subscription{channels: make(map[string]channel)}
 		r.watches.subscriptions[of] = s
 	}
-	channel := r.key(string(appendChannel(nil, tag)))
-	if ready, known := s.ready[channel]; known {
-		return ready
+	name := r.key(string(appendChannel(nil, tag)))
+	if c, known := s.channels[name]; known {
+		return c.ready
 	}
-	ready := make(chan struct{})
-	s.channels[channel], s.ready[channel] = tag, ready
+	c := channel{tag, make(chan struct{})}
+	s.channels[name] = c
 	switch {
 	case len(s.channels) == 1:
 		r.stopped.Go(func() { r.listen(s) })
 	case s.pubsub != nil: // else it is made with all of them
 		pubsub := s.pubsub
-		r.stopped.Go(func() { _ = pubsub.Subscribe(context.Background(), channel) }) // in a Cluster there is but one
+		r.stopped.Go(func() { _ = pubsub.Subscribe(context.Background(), name) }) // in a Cluster there is but one
 	}
-	return ready
+	return c.ready
 }
 
 // listen is the loop of a subscription.
@@ -134,7 +139,7 @@ func (r *Redis) receive(ctx context.Context, s *subscription, pubsub *redis.PubS
 			r.subscribed(s, m.Channel)
 		case *redis.Message:
 			r.watches.mu.Lock()
-			tag := s.channels[m.Channel]
+			tag := s.channels[m.Channel].tag
 			r.watches.mu.Unlock()
 			r.hear(tag, m.Payload)
 		}
@@ -143,18 +148,20 @@ func (r *Redis) receive(ctx context.Context, s *subscription, pubsub *redis.PubS
 
 // subscribed has all that watch flights of a channel look for them: its messages come
 // from now on, and those before may be lost.
-func (r *Redis) subscribed(s *subscription, channel string) {
+func (r *Redis) subscribed(s *subscription, name string) {
 	r.watches.mu.Lock()
 	defer r.watches.mu.Unlock()
-	if ready := s.ready[channel]; ready != nil {
-		select {
-		case <-ready:
-		default:
-			close(ready)
-		}
+	c, known := s.channels[name]
+	if !known {
+		return
+	}
+	select {
+	case <-c.ready:
+	default:
+		close(c.ready)
 	}
 	for id, w := range r.watches.all {
-		if id.tag == s.channels[channel] {
+		if id.tag == c.tag {
 			w.stir()
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 // cell is one row in one lane.
 type cell struct {
+	id   string // the value of cellField
 	row  row
 	lane *lane
 	want
@@ -122,6 +123,9 @@ func (c *cell) toArrive(unread bool) string {
 	method, target := m.request()
 	m.first = method + " /" + canary + target
 	m = m.without("Host", "Transfer-Encoding", "Trailer", "Expect").with("X-Request-Id", "id")
+	if c.row.route == "kept" {
+		m = m.with("Idempotency-Key", c.id)
+	}
 	host := cmp.Or(sent.value("Host"), "gateway")
 	if route := c.lane.route(c.row.route); c.row.route == "hosted" {
 		host = route + ".host.test"

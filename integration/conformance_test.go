@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"throttle-proxy/integration/redistest"
+	"throttle-proxy/proxy"
 )
 
 // One table for every way through the proxy: a row holds for all senders and
@@ -78,7 +79,13 @@ var policies = map[string][]string{
 	"tenants": {"--rate", "1000000/s,by=header:X-Tenant"},
 	"gone":    nil,                           // and nobody listens there
 	"hosted":  {"--host", "ROUTE.host.test"}, // it is found by its host: rows say no more of the path than others
+	"joins":   joining,
+	"alone":   joining, // for answers that are not shared: the route shares none for a while then
+	"kept":    {"--idempotency", "1h"},
 }
+
+var joining = []string{"--dedupe-header", strings.Join(append([]string{cellField}, proxy.CredentialFields...), ","),
+	"--on-duplicate", "join", "--hold", "1h,unknown=1h"}
 
 // table is a run of rows.
 type table struct {
@@ -123,6 +130,9 @@ func newTable(t *testing.T) *table {
 				l := &lane{sender: s, client: kind, trusted: trusting(replicaPair)}
 				lanes = append(lanes, l)
 				for policy, flags := range policies {
+					if s.streams && repeats(policy) {
+						continue
+					}
 					name := strings.TrimSuffix(l.String()+"-"+policy, "-")
 					url := s.upstream.url()
 					if policy == "gone" {
@@ -152,6 +162,7 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	tab := newTable(t)
 	rows := slices.Concat(requestRows, targetRows, answerRows(), faultRows, http2Rows)
+	rows = append(rows, repeatedRows(t, rows)...)
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) { tab.run(t, r) })
 	}
@@ -202,6 +213,8 @@ func (tab *table) runIn(l *lane, r row) string {
 		leaveOut = "without a body none is large"
 	} else if r.outside && l.sender != senderOf(tab.lanes, l.client) {
 		leaveOut = "outside all routes there is one way only"
+	} else if l.streams && repeats(r.route) {
+		leaveOut = "what is asked twice is held to be compared"
 	}
 	for _, b := range r.but {
 		if leaveOut == "" && b.in(l) {
@@ -217,17 +230,11 @@ func (tab *table) runIn(l *lane, r row) string {
 		return ""
 	}
 	tab.done++
-	id := fmt.Sprint("cell-", len(tab.cells))
-	tab.cells[id] = c
+	c.id = fmt.Sprint("cell-", len(tab.cells))
+	tab.cells[c.id] = c
 	tab.mu.Unlock()
 
-	if l.conn == nil {
-		var err error
-		if l.conn, err = l.client.dial(l.replica.addr, l.trusted); err != nil {
-			return fmt.Sprint("no connection: ", err)
-		}
-	}
-	a := asked{message: l.asks(m, id), after: r.after}
+	a := asked{message: l.asks(m, c.id), after: r.after}
 	switch {
 	case r.route == "hosted":
 		method, target := a.request()
@@ -236,27 +243,50 @@ func (tab *table) runIn(l *lane, r row) string {
 	case !r.outside:
 		a.message = a.to(l.route(r.route))
 	}
+	if r.route == "kept" {
+		a.message = a.with("Idempotency-Key", c.id)
+	}
 	if r.half {
 		a.halfClosed = c.halfClosed
 	}
-	got, open, err := l.conn.ask(a)
-	if errors.Is(err, errUnsent) {
-		_ = l.conn.Close()
-		if l.conn, err = l.client.dial(l.replica.addr, l.trusted); err == nil {
-			got, open, err = l.conn.ask(a)
-		}
-	}
+	got, err := l.ask(a)
 	diff := c.expectBack(got, err)
-	if !open || r.half {
-		_ = l.conn.Close()
-		l.conn = nil
-	}
 	c.wait()
 	diff += c.expectArrivals()
+	if diff == "" && repeats(r.route) {
+		again, err := l.ask(a)
+		if diff = c.expectAgain(got, again, err); diff == "" && isRepeat(again) && a.has("Host") {
+			again, err = l.askByOther(a)
+			diff = c.expectAgain(got, again, err)
+		}
+		c.wait()
+		diff += c.expectArrivals()
+	}
 	if diff == "" && l.conn != nil {
 		diff = tab.next(l, map[bool]string{true: r.route}[r.route == "keyed"])
 	}
 	return diff
+}
+
+// ask asks on the lane's connection, or on another if that takes no more.
+func (l *lane) ask(a asked) (got message, err error) {
+	for range 2 {
+		if l.conn == nil {
+			if l.conn, err = l.client.dial(l.replica.addr, l.trusted); err != nil {
+				return message{}, fmt.Errorf("no connection: %w", err)
+			}
+		}
+		var open bool
+		got, open, err = l.conn.ask(a)
+		if !open || a.halfClosed != nil {
+			_ = l.conn.Close()
+			l.conn = nil
+		}
+		if !errors.Is(err, errUnsent) {
+			break
+		}
+	}
+	return got, err
 }
 
 // next asks something plain, which tells whether the connections are in step.

@@ -203,38 +203,43 @@ func TestALostReplyIsGotByRepeating(t *testing.T) {
 	}
 }
 
-// What is written of a request with a key is sealed.
+// What is written of a request with a key, of one that is followed on another replica,
+// and of an answer that is kept for a hold, is sealed.
 func TestKeptAnswersAreSealed(t *testing.T) {
 	t.Parallel()
 	const mark = "PLANTED"
 	u := newUpstream(t)
 	defer u.open()
-	u.does["mark"] = func(w http.ResponseWriter, _ *http.Request) {
+	u.does["mark"] = func(w http.ResponseWriter, r *http.Request) {
+		u.does["block"](w, r)
 		w.Header().Set("X-Own", mark)
 		_, _ = io.WriteString(w, strings.Repeat(mark, 100))
 	}
 	dir := t.TempDir()
-	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always", "--dir", dir)
-	monitor, err := net.Dial("tcp", server.Addr)
-	if err != nil {
-		t.Fatal(err)
+	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always", "--rdbcompression", "no", "--dir", dir)
+	monitor, messages := record(t, server, "MONITOR"), record(t, server, "PSUBSCRIBE *")
+	replicas := startReplicas(t, server.URL(), 2, "--register", "pay="+u.URL, "--idempotency", "pay=24h,by=header:X-By",
+		"--register", "shared="+u.URL, "--on-duplicate", "shared=join", "--hold", "shared=1h", "--rate", "off")
+	gets := func(replica int, path string) answer {
+		return post(t, replicas[replica].url+path, mark, "Idempotency-Key: "+mark, doesField+": mark", "Authorization: "+mark, "X-By: "+mark)
 	}
-	var seen bytes.Buffer
-	var reading sync.WaitGroup
-	_, _ = io.WriteString(monitor, "MONITOR\r\n")
-	reading.Go(func() { _, _ = io.Copy(&seen, monitor) })
-	r := startReplicas(t, server.URL(), 1, "--register", "pay="+u.URL, "--rate", "off", "--idempotency", "24h,by=header:X-By")[0]
-	for range 2 {
-		if a := post(t, r.url+"/pay", mark, "Idempotency-Key: "+mark, doesField+": mark", "Authorization: "+mark, "X-By: "+mark); !strings.Contains(a.body, mark) {
-			t.Errorf("got %v, want the mark", a)
+	leader := u.await(t, func() answer { return gets(0, "/shared") })
+	follower := inBackground(func() answer { return gets(1, "/shared") })
+	awaitWanted(t, server.Client())
+	eventually(t, "it listens", func() bool { return len(server.Client().PubSubChannels(t.Context(), "*:flights").Val()) > 0 })
+	u.open()
+	for i, a := range []answer{<-leader, <-follower, gets(0, "/shared"), gets(1, "/shared"), gets(0, "/pay"), gets(1, "/pay")} {
+		if a.status != http.StatusOK || !strings.Contains(a.body, mark) {
+			t.Errorf("answer %d: got %v, want the mark", i, a)
 		}
+	}
+	if calls := u.all(); len(calls) != 2 {
+		t.Errorf("%d requests reached the upstream, want one of each route", len(calls))
 	}
 	if err := server.Client().Save(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
-	_ = monitor.Close()
-	reading.Wait()
-	places := map[string]string{"MONITOR": seen.String()}
+	places := map[string]string{"MONITOR": monitor(), "messages": messages()}
 	_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() {
 			content, _ := os.ReadFile(path)
@@ -242,16 +247,46 @@ func TestKeptAnswersAreSealed(t *testing.T) {
 		}
 		return nil
 	})
-	found := 0
+	found := map[string]int{}
 	for place, text := range places {
 		if strings.Contains(text, mark) {
 			t.Errorf("%s tells the mark", place)
 		}
-		if strings.Contains(text, ":key:") {
-			found++
+		for _, kind := range []string{":key:", ":answer:"} {
+			if strings.Contains(text, kind) {
+				found[kind]++
+			}
 		}
 	}
-	if found < 3 {
-		t.Errorf("the kept key is in %d of %d places, want MONITOR, AOF and RDB", found, len(places))
+	if found[":key:"] < 3 || found[":answer:"] < 3 {
+		t.Errorf("a kept key is in %d of %d places, and an answer in %d, want MONITOR, AOF and RDB", found[":key:"], len(places), found[":answer:"])
+	}
+	if !strings.Contains(places["messages"], ":flights") {
+		t.Errorf("got messages %q, want that of a flight", places["messages"])
+	}
+}
+
+// record sends a server a command, and returns what stops it and tells all that the
+// server has said since.
+func record(t *testing.T, server *redistest.Server, command string) (stop func() string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", server.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	begun := make([]byte, 1)
+	_, _ = io.WriteString(conn, command+"\r\n")
+	if _, err := io.ReadFull(conn, begun); err != nil || begun[0] == '-' {
+		t.Fatalf("%s: got %q, %v", command, begun, err)
+	}
+	var said bytes.Buffer
+	var reading sync.WaitGroup
+	reading.Go(func() { _, _ = io.Copy(&said, conn) })
+	return func() string {
+		// All that was said before has come by then.
+		_, _ = io.WriteString(conn, "QUIT\r\n")
+		reading.Wait()
+		return said.String()
 	}
 }

@@ -36,7 +36,7 @@ var topologies = map[string]func(*testing.T) topology{
 	},
 	"ACL user": func(t *testing.T) topology {
 		s := redistest.Start(t, append([]string{"--requirepass", "another"},
-			redistest.ACLUser("proxy", "s3cret", documentedRules(t))...)...)
+			redistest.ACLUser("proxy", "s3cret", documentedRules(t, basicRules))...)...)
 		return topology{[]string{"--redis", "redis://proxy:s3cret@" + s.Addr}, []*redistest.Server{s}}
 	},
 	"TLS with a client certificate": func(t *testing.T) topology {

@@ -39,6 +39,9 @@ func (x *exchange) deliver(a *upstream.Answer) {
 	if bodyless || a.ContentLength == 0 {
 		if records {
 			x.record.whole = true
+			if !bodyless {
+				x.record.header.Set("Content-Length", "0") // as net/http says where the upstream's frames alone do
+			}
 		}
 		x.settle() // there is no later part
 	}
@@ -121,6 +124,8 @@ func (x *exchange) sendTrailers(a *upstream.Answer, announced int) {
 	}
 	header := x.client.Header()
 	for name, values := range trailers {
-		header[prefix+name] = append(header[prefix+name], values...)
+		if len(values) > 0 { // or it was announced alone, and net/http's HTTP/2 never ends an answer with an empty one
+			header[prefix+name] = append(header[prefix+name], values...)
+		}
 	}
 }

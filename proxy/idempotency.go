@@ -117,8 +117,7 @@ func (x *exchange) replay(v cluster.Verdict) {
 		x.refuse(ReasonNotKept)
 		return
 	}
-	header := x.client.Header()
-	header.Set("Idempotent-Replayed", "true")
+	a.header.Set("Idempotent-Replayed", "true") // whatever the upstream had said of that
 	x.event.Replayed = true
 	x.pass(a, "hit", v.Age)
 }

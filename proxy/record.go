@@ -68,7 +68,7 @@ func (r *record) read(a *upstream.Answer, source io.Reader, settled, passed func
 		n, err := source.Read(buffer)
 		complete := a.ContentLength >= 0 && left == int64(n) || a.ContentLength < 0 && err == io.EOF
 		left -= int64(n)
-		fits := r.add(buffer[:n]) && (!complete || len(a.Trailer) == 0)
+		fits := r.add(buffer[:n]) && (!complete || len(allowedTrailers(a.Trailer)) == 0)
 		switch {
 		case !fits:
 			passed()

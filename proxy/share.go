@@ -58,7 +58,7 @@ func (x *exchange) shareNothing() {
 // records reports whether an answer is recorded, by what its header says of it.
 func (x *exchange) records(a *upstream.Answer) bool {
 	switch {
-	case x.record == nil, a.ContentLength > maxKept && x.in.Method != http.MethodHead, len(a.Trailer) > 0, a.StatusCode == http.StatusSwitchingProtocols:
+	case x.record == nil, a.ContentLength > maxKept && x.in.Method != http.MethodHead, len(allowedTrailers(a.Trailer)) > 0, a.StatusCode == http.StatusSwitchingProtocols:
 		return false
 	case x.grant.Shared():
 		return x.route.maySee(x.in, a.Header)

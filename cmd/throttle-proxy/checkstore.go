@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"throttle-proxy/cluster"
+	"throttle-proxy/proxy"
 )
 
 // storeAdvice is what to look at where a Redis cannot be used, by the fault.
@@ -33,7 +34,7 @@ func (c *config) examineRedis() (cluster.Report, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
-	found, err := cluster.Examine(ctx, cluster.Options{Connect: endpoint.Connect, Prefix: c.redisPrefix}, c.tags()...)
+	found, err := cluster.Examine(ctx, cluster.Options{Connect: endpoint.Connect, Prefix: c.redisPrefix}, c.tags(everyRoute), c.tags(sharesAnswers))
 	todo := storeAdvice[cluster.FaultOf(err)]
 	if _, unknown := errors.AsType[*net.DNSError](err); unknown {
 		todo = advice["dns_error"]
@@ -47,9 +48,15 @@ func (c *config) examineRedis() (cluster.Report, error) {
 	return found, err
 }
 
-// tags are what leads to the parts of a Redis Cluster: routes and pools.
-func (c *config) tags() (tags []string) {
+func everyRoute(proxy.Route) bool      { return true }
+func sharesAnswers(r proxy.Route) bool { return r.OnDuplicate != proxy.Refuse }
+
+// tags are what leads to the parts of a Redis Cluster: those routes, and their pools.
+func (c *config) tags(of func(proxy.Route) bool) (tags []string) {
 	for _, r := range c.routes {
+		if !of(r) {
+			continue
+		}
 		tags = append(tags, r.Name)
 		if r.Pool != "" {
 			tags = append(tags, r.Pool)
