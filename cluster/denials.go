@@ -59,6 +59,11 @@ func (k *known) deny(ask Ask, decisions []limiter.Decision, asked time.Duration)
 	defer k.mu.Unlock()
 	k.denyLocked(ask, decisions, asked)
 	now := k.now()
+	for i, d := range decisions {
+		if d.Refused() {
+			k.takeTurnsLocked(ask.Charges[i].rateKey(ask.Tag), d.NextAfter, now-asked, now)
+		}
+	}
 	k.foundUnlockedLocked(ask, k.allRefusedLocked(ask, now), now)
 }
 

@@ -59,6 +59,9 @@ func TestRedis_KeysAndValues(t *testing.T) {
 		"throttle:2:{fleet}:followed:replica-0":    beatExpiry,
 		"throttle:2:{fleet}:replica:replica-0":     beatExpiry,
 	}
+	eventually(t, "a heartbeat is there", func() bool {
+		return must(t, client.Exists(t.Context(), "throttle:2:{fleet}:replica:replica-0", "throttle:2:{fleet}:replicas")) == 2
+	})
 	for _, key := range must(t, client.Keys(t.Context(), "*")) {
 		most, known := longest[key]
 		if ttl := must(t, client.PTTL(t.Context(), key)); !known || ttl > most || ttl <= 0 && most > time.Second {

@@ -33,9 +33,10 @@ type known struct {
 	kept     keptKeys
 	slots    slots
 	waiting  waiting
-	drained  time.Duration    // when the process ends; 0 while it is not known
-	denials  *limiter.Denials // by a budget's key
-	spread   *limiter.Spread  // likewise
+	drained  time.Duration                             // when the process ends; 0 while it is not known
+	denials  *limiter.Denials                          // by a budget's key
+	asking   *limiter.Deadlines[string, chan struct{}] // likewise: until when its asks take turns, and what is closed when that of the one that asks now is over, or nil
+	spread   *limiter.Spread                           // likewise
 	pauses   pauses
 	unlocked *limiter.Deadlines[freeLock, struct{}] // see isUnlocked
 
@@ -53,6 +54,7 @@ func newKnown(replica string) *known {
 		slots:    newSlots(),
 		waiting:  newWaiting(),
 		denials:  limiter.NewDenials(Capacity),
+		asking:   limiter.NewDeadlines[string, chan struct{}](Capacity),
 		spread:   limiter.NewSpread(Capacity),
 		pauses:   newPauses(),
 		unlocked: limiter.NewDeadlines[freeLock, struct{}](Capacity),

@@ -221,6 +221,21 @@ func (r *Redis) decide(ask Ask) (Verdict, error) {
 }
 
 func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
+	ctx, end := r.deadlines.context(r.known.now())
+	for {
+		if v, refused := r.refusal(ask); refused {
+			return v, nil
+		}
+		t, others := r.known.turnOf(ask)
+		if others == nil || r.partOf(ask.Tag).away() || !awaitTurn(ctx, others) {
+			return r.decideInTurn(ctx, end, ask, t)
+		}
+	}
+}
+
+// refusal is the verdict on ask if this replica needs no more of the store than
+// perhaps one look for it, and it is a refusal.
+func (r *Redis) refusal(ask Ask) (v Verdict, refused bool) {
 	if v, refused := r.known.refusal(ask); refused {
 		equal := v.Outcome == Duplicate || v.Outcome == Held
 		if !equal && ask.Key == nil {
@@ -229,12 +244,20 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 		if !r.asksToShare(ask, v, equal) {
 			v.Arrived = cmp.Or(ask.Arrived, v.Arrived)
 			r.shareIn(ask, &v, ask.Arrived)
-			return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), nil
+			return r.known.told(ask, v, r.fleet.place(r.options.Replicas)), true
 		}
 	}
+	return Verdict{}, false
+}
+
+// decideInTurn asks the store until the deadline of ctx, which is end, and ends t.
+func (r *Redis) decideInTurn(ctx context.Context, end time.Duration, ask Ask, t turn) (v Verdict, err error) {
 	if ask.needsNothing() {
 		return Verdict{Outcome: Admitted}, nil // which says nothing of the store
 	}
+	var told Verdict
+	var took time.Duration
+	defer func() { r.known.endTurn(t, told, took) }()
 	g := newGrant(ask, r)
 	if g.Locked() {
 		g.lock.toStore(r.options.Self.ID)
@@ -249,7 +272,6 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 	if g != nil && g.taken != nil {
 		g.taken.toStore(r.options.LockTTL)
 	}
-	ctx, end := r.deadlines.context(r.known.now())
 	a, asked, err := r.ask(ctx, end, part, ask, g)
 	r.record(part, err)
 	if err != nil {
@@ -259,7 +281,8 @@ func (r *Redis) decideOnce(ask Ask) (Verdict, error) {
 		return r.undecided(ask, g, part, err)
 	}
 	r.tellLimitChanges(ask, a.was)
-	v := a.Verdict
+	v = a.Verdict
+	told, took = v, r.known.now()-asked
 	if ask.Sharing != Unshared {
 		if ask.Arrived == 0 { // what it meets began before, also if the clock was set back since then
 			ask.Arrived = max(a.at, startedOf(v.value))

@@ -107,16 +107,15 @@ func (l Limit) ReadReserved(reply any) (r Reply, after time.Duration, err error)
 // ask as a whole was admitted: a limit that allows a request is still not
 // charged where another one refuses.
 func (l Limit) ReadReply(reply any, charged bool) (Reply, error) {
-	err := fmt.Errorf("unexpected answer of a budget: %v", reply)
 	fields, _ := reply.([]any)
 	if len(fields) != 3 && len(fields) != 5 {
-		return Reply{}, err
+		return Reply{}, errReply(reply)
 	}
 	allowed, ok := fields[0].(int64)
 	ahead, isNumber := fields[1].(int64)
 	tat, isText := fields[2].(string)
 	if !ok || !isNumber || !isText || ahead < 0 || allowed == 0 && charged {
-		return Reply{}, err
+		return Reply{}, errReply(reply)
 	}
 	// The budget's clock starts at the ask.
 	b := budget{tat: time.Duration(ahead), interval: l.interval()}
@@ -125,7 +124,7 @@ func (l Limit) ReadReply(reply any, charged bool) (Reply, error) {
 		interval, ok := fields[3].(int64)
 		furthest, isNumber := fields[4].(int64)
 		if !ok || !isNumber || interval < 1 || furthest < 0 {
-			return Reply{}, err
+			return Reply{}, errReply(reply)
 		}
 		b.interval = time.Duration(interval)
 		r.Was = Former{Interval: b.interval, Furthest: int(furthest)}
@@ -137,3 +136,5 @@ func (l Limit) ReadReply(reply any, charged bool) (Reply, error) {
 	}
 	return r, nil
 }
+
+func errReply(reply any) error { return fmt.Errorf("unexpected answer of a budget: %v", reply) }

@@ -418,6 +418,7 @@ func TestSafeFollowersCostOneMore(t *testing.T) {
 			}
 			broken()
 			<-leader
+			synctest.Wait() // all have asked again
 			broken()
 			refused := 0
 			for _, f := range followers {
