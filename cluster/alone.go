@@ -57,7 +57,7 @@ func (r *Redis) decideAlone(ask Ask, g *Grant, part *part) (v Verdict, share int
 	if began {
 		r.spendPlacesLocked(part, alone, now)
 	}
-	spent := &spentHere{owes: &owes{debts: part.debts, charges: charges, replicas: alone.replicas}}
+	spent := spentHere{owes: &owes{debts: part.debts, charges: charges, replicas: alone.replicas}}
 	var slots []Slot
 	if ask.WhenUndecided == Local {
 		for _, slot := range ask.Slots {
@@ -68,7 +68,7 @@ func (r *Redis) decideAlone(ask Ask, g *Grant, part *part) (v Verdict, share int
 			spent.charges[i] = alone.share(c)
 		}
 	}
-	v = r.known.decideLocked(ask, g, slots, spent, now)
+	v = r.known.decideLocked(ask, slots, &spent, now)
 	switch v.Outcome {
 	case Admitted:
 		spent.owes.tats = part.debts.Add(now, charges, alone.replicas)
@@ -77,6 +77,9 @@ func (r *Redis) decideAlone(ask Ask, g *Grant, part *part) (v Verdict, share int
 		spent.owes.tats = part.debts.Add(now, spent.owes.charges, alone.replicas)
 	default:
 		spent.owes = nil
+	}
+	if v.Outcome == Admitted || v.waits(ask) {
+		v = r.known.grantLocked(ask, v, g, spent, now)
 	}
 	return v, alone.replicas
 }

@@ -66,9 +66,10 @@ func (k *known) now() time.Duration { return time.Since(k.start) }
 
 // decideLocked is the verdict by what this replica knows, by slots, which are the
 // ask's as far as they are there, and by budgets, which may be its shares of the
-// fleet's, or nil for none. The grant becomes the ask's unless it is refused, and
-// may be nil; what it spends is added to spent.
-func (k *known) decideLocked(ask Ask, g *Grant, slots []Slot, spent *spentHere, now time.Duration) Verdict {
+// fleet's, or nil for none. What it spends is added to spent. Unless it refuses, the
+// ask has what it wants by [known.grantLocked]: most grants are never made, where
+// much is refused.
+func (k *known) decideLocked(ask Ask, slots []Slot, spent *spentHere, now time.Duration) Verdict {
 	if v, refused := k.kept.verdict(ask, now); refused {
 		return v
 	}
@@ -78,13 +79,9 @@ func (k *known) decideLocked(ask Ask, g *Grant, slots []Slot, spent *spentHere, 
 	if v, refused := k.coolingLocked(ask, now); refused {
 		return v
 	}
-	v := Verdict{Outcome: Admitted, Grant: g}
+	v := Verdict{Outcome: Admitted}
 	if full := k.slots.full(ask.Tag, slots); full >= 0 {
 		v.Outcome, v.place, v.Used = Busy, full, k.slots.usedOf(ask)
-		if ask.Wait == 0 {
-			v.Grant = nil
-			return v
-		}
 	} else if spent.budgets != nil {
 		admitted := false
 		if v.Decisions, spent.tats, admitted = spent.budgets.Take(now, spent.charges); !admitted {
@@ -99,13 +96,20 @@ func (k *known) decideLocked(ask Ask, g *Grant, slots []Slot, spent *spentHere, 
 			spent.charges, spent.tats = spent.charges[place.Charge:place.Charge+1], []time.Duration{place.TAT}
 		}
 	}
-	if g != nil {
-		g.local = spent
-		k.addLocked(g.lock, now)
-		if v.Outcome == Admitted && g.taken != nil {
-			k.slots.add(g.taken)
-			v.Used = k.slots.usedOf(ask)
-		}
+	return v
+}
+
+// grantLocked is v, which does not refuse ask, with its grant, which may be nil, and
+// has spent what was spent for it.
+func (k *known) grantLocked(ask Ask, v Verdict, g *Grant, spent spentHere, now time.Duration) Verdict {
+	if g == nil {
+		return v
+	}
+	v.Grant, g.local = g, &spent
+	k.addLocked(g.lock, now)
+	if v.Outcome == Admitted && g.taken != nil {
+		k.slots.add(g.taken)
+		v.Used = k.slots.usedOf(ask)
 	}
 	return v
 }

@@ -42,9 +42,11 @@ func (m *Memory) decide(ask Ask) (Verdict, error) {
 	defer m.known.mu.Unlock()
 	now := m.known.now()
 	ask, _ = m.known.controlledLocked(ask, now)
-	g := newGrant(ask, m)
-	spent := &spentHere{budgets: m.budgets, charges: ask.charges()}
-	v := m.known.decideLocked(ask, g, ask.Slots, spent, now)
+	spent := spentHere{budgets: m.budgets, charges: ask.charges()}
+	v := m.known.decideLocked(ask, ask.Slots, &spent, now)
+	if v.Outcome == Admitted || v.waits(ask) {
+		v = m.known.grantLocked(ask, v, newGrant(ask, m), spent, now)
+	}
 	switch v.Outcome {
 	case Limited:
 		m.known.denyLocked(ask, v.Decisions, now)

@@ -34,6 +34,8 @@ type exchange struct {
 	to        *upstream.URL // where the request goes
 	target    string        // path and query that the upstream gets
 	said      [2]string     // values of fields that it gets: the client's Host, and id
+	budgets   [1]string     // of what the client gets: RateLimit
+	numbers   [3]string     // likewise, of an answer of our own: see [problem.answer]
 	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
 	used      []int              // slots of each of its concurrency limits, likewise

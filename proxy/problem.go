@@ -86,31 +86,33 @@ func (p *problem) again() bool {
 }
 
 // answer makes the answer to in: its fields, which it sets in h, its status and
-// its body, which may be empty and is p's until [problem.done].
-func (p *problem) answer(h http.Header, in *http.Request) (status int, body []byte) {
+// its body, which may be empty and is p's until [problem.done]. own is room for what
+// fields say that no two answers have in common, and theirs from here on.
+func (p *problem) answer(h http.Header, in *http.Request, own *[3]string) (status int, body []byte) {
 	p.complete()
 	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 	h["Proxy-Status"], h["Via"] = p.about.field, via(in)
 	if p.cause != p.about.proxyStatus {
 		h["Proxy-Status"] = proxyStatus(p.cause)
 	}
-	p.tellWhetherAgain(h)
 	if in.Header["Origin"] != nil {
 		// Whatever the origin, so that caches, which are not to keep it, need no Vary.
 		h["Access-Control-Allow-Origin"], h["Access-Control-Expose-Headers"] = anyOrigin, exposed
 	}
 	switch {
 	case isGRPC(in.Header):
+		p.tellNumbers(h, own, 0)
 		p.tellGRPC(h, in)
 		return http.StatusOK, nil
 	case p.status == http.StatusNoContent, p.status == http.StatusResetContent:
+		p.tellNumbers(h, own, 0)
 		return p.status, nil
 	case isSuccess(p.status):
 		h["Content-Type"], body = plainJSON, p.success()
 	default:
 		h["Content-Type"], body = problemJSON, p.body()
 	}
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	p.tellNumbers(h, own, len(body))
 	return p.status, body
 }
 
@@ -142,21 +144,31 @@ func (p *problem) end(o object) []byte {
 // began. sent says whether the upstream may have got it.
 func AnswerPanic(w http.ResponseWriter, r *http.Request, sent bool) {
 	p := problem{reason: ReasonInternal, sent: sent}
-	status, body := p.answer(w.Header(), r)
+	status, body := p.answer(w.Header(), r, new([3]string))
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a client that has left needs no answer
 }
 
-// tellWhetherAgain tells the client whether to come back, and when. Some SDKs
-// retry by themselves what nobody has told them not to.
-func (p *problem) tellWhetherAgain(h http.Header) {
+// tellNumbers tells the client whether to come back, and when, and the length of
+// the body, unless that is 0. Some SDKs retry by themselves what nobody has told
+// them not to. All digits are one string, and its parts the elements of own.
+func (p *problem) tellNumbers(h http.Header, own *[3]string, length int) {
+	var room [48]byte // on the stack
+	digits := strconv.AppendInt(room[:0], int64(wholeSeconds(p.wait)), 10)
+	seconds := len(digits)
+	digits = strconv.AppendInt(digits, milliseconds(p.wait), 10)
+	both := len(digits)
+	all := string(strconv.AppendInt(digits, int64(length), 10))
+	*own = [...]string{all[:seconds], all[seconds:both], all[both:]}
 	switch {
 	case p.again():
-		wait := [...]string{strconv.Itoa(wholeSeconds(p.wait)), strconv.FormatInt(milliseconds(p.wait), 10)}
-		h["Retry-After"], h["Retry-After-Ms"], h["X-Amz-Retry-After"] = wait[:1:1], wait[1:], wait[1:]
+		h["Retry-After"], h["Retry-After-Ms"], h["X-Amz-Retry-After"] = own[:1:1], own[1:2:2], own[1:2:2]
 		h["X-Should-Retry"], h["Stripe-Should-Retry"] = yes, yes
 	case !isSuccess(p.status):
 		h["X-Should-Retry"], h["Stripe-Should-Retry"] = no, no
+	}
+	if length > 0 {
+		h["Content-Length"] = own[2:]
 	}
 }
 

@@ -125,7 +125,7 @@ func (x *exchange) reply(p problem) {
 	p.route, p.requestID = x.event.Route, x.id
 	p.sent, p.cause = p.sent || x.outcome != unsent, x.event.Fault
 	x.addRateLimit(x.decisions, x.used) // of a request that was admitted
-	status, body := p.answer(x.client.Header(), x.in)
+	status, body := p.answer(x.client.Header(), x.in, &x.numbers)
 	x.event.Reason, x.event.Status = p.reason, p.status
 	x.client.begin(status)
 	if len(body) > 0 {
@@ -161,8 +161,9 @@ func (x *exchange) addRateLimit(decisions []limiter.Decision, used []int) {
 		item(len(x.route.Limits)+i, max(0, x.route.Concurrency[i].Most-n))
 	}
 	if len(items) > 0 {
+		x.budgets[0] = string(items)
 		addSpelt(x.client.Header(), "RateLimit-Policy", "Ratelimit-Policy", x.route.policyUnder(x.event.Changed))
-		addSpelt(x.client.Header(), "RateLimit", "Ratelimit", []string{string(items)})
+		addSpelt(x.client.Header(), "RateLimit", "Ratelimit", x.budgets[:])
 	}
 }
 

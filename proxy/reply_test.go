@@ -431,7 +431,7 @@ func TestWhatMayHaveActedIsNotToComeAgain(t *testing.T) {
 		for _, status := range []int{0, 400, 408, 409, 429, 499, 500, 502, 503, 504} {
 			p := problem{reason: reason, status: status, sent: true, wait: time.Minute}
 			h := http.Header{}
-			_, body := p.answer(h, post(""))
+			_, body := p.answer(h, post(""), new([3]string))
 			var said told
 			if err := json.Unmarshal(body, &said); err != nil {
 				t.Fatalf("%s: %v in %s", reason, err, body)
@@ -568,8 +568,8 @@ func TestWaitsAreToldToTheMillisecond(t *testing.T) {
 		{1000 * time.Hour, "3600000", "3600000000", "3600000", "2147483647"}, // more than gRPC can be told
 	} {
 		h, p := http.Header{}, problem{reason: ReasonLimited, wait: tt.wait}
-		_, body := p.answer(h, post(""))
-		p.answer(h, post("", "Content-Type", "application/grpc"))
+		_, body := p.answer(h, post(""), new([3]string))
+		p.answer(h, post("", "Content-Type", "application/grpc"), new([3]string))
 		var said told
 		if err := json.Unmarshal(body, &said); err != nil {
 			t.Fatal(err)
@@ -585,7 +585,7 @@ func TestWaitsAreToldToTheMillisecond(t *testing.T) {
 func TestProblemsAreJSON(t *testing.T) {
 	for _, text := range []string{"", "plain", `"},"x":{"`, `\`, "a\nb", "<&>", "é", "\xff", "\x7f"} {
 		p := problem{reason: ReasonDuplicate, detail: text, requestID: text, violated: []string{text, "b"}, holder: cluster.Holder{RequestID: text, Replica: text, Age: 1234567 * time.Microsecond}}
-		_, body := p.answer(http.Header{}, post(""))
+		_, body := p.answer(http.Header{}, post(""), new([3]string))
 		var got struct {
 			told
 			Holder struct {

@@ -89,7 +89,6 @@ func (d *direct) speaks(req *Request) bool {
 // send is [Client.Send]. It returns errNotSpoken, and has sent nothing, where the
 // upstream speaks only HTTP/2.
 func (d *direct) send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
-	w := &watch{end: end}
 	for {
 		c, reused, err := d.take(ctx)
 		if err == errNotSpoken {
@@ -98,14 +97,13 @@ func (d *direct) send(ctx context.Context, end context.CancelCauseFunc, req *Req
 		} else if err != nil {
 			return nil, failure(ctx, err, false)
 		}
-		answer, err := c.roundTrip(ctx, w, req)
+		answer, err := c.roundTrip(ctx, end, req)
 		if err == nil {
 			return answer, nil
 		}
 		safe := req.Body == nil && (req.Method == http.MethodGet || req.Method == http.MethodHead || req.Method == http.MethodOptions)
 		unsent := c.written == 0 || safe && c.read == 0 && isClosed(err)
 		if !reused || !unsent || context.Cause(ctx) != nil {
-			w.rest(answering)
 			return nil, failure(ctx, err, c.written > 0)
 		}
 	}

@@ -69,13 +69,13 @@ type directConn struct {
 	cut      func()       // closes it
 	written  int64        // likewise; the writer's while there is one
 
-	watch   *watch     // of the request
+	watch   *watch     // of its requests
 	writer  chan error // gets the error of a request that is written meanwhile; nil for none
 	unwrote error      // why not all of it was written, once that is known
 }
 
 func newDirectConn(d *direct, conn net.Conn, look *lookConn) *directConn {
-	c := &directConn{Conn: conn, look: look, direct: d}
+	c := &directConn{Conn: conn, look: look, direct: d, watch: &watch{lasts: true}}
 	c.r = bufio.NewReader(c)
 	c.cut = func() { _ = c.Close() }
 	return c
@@ -104,15 +104,16 @@ func (c *directConn) silent() bool {
 }
 
 // roundTrip sends req. If it fails the connection is closed.
-func (c *directConn) roundTrip(ctx context.Context, w *watch, req *Request) (*Answer, error) {
-	body := &directBodyReader{c: c, ctx: ctx, watch: w, uncancel: context.AfterFunc(ctx, c.cut)}
+func (c *directConn) roundTrip(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
+	body := &directBodyReader{c: c, ctx: ctx, uncancel: context.AfterFunc(ctx, c.cut)}
+	c.watch.begin(end)
 	c.read, c.most, c.written = 0, maxAnswerHeader, 0
-	res, err := c.exchange(w, req)
+	res, err := c.exchange(req)
 	if err != nil {
 		body.end(false)
 		return nil, err
 	}
-	w.rest(answering)
+	c.watch.rest(answering)
 	c.most = 1<<63 - 1
 	answer := &Answer{Response: res}
 	if answer.Whole = res.Body == http.NoBody; answer.Whole {
@@ -125,12 +126,12 @@ func (c *directConn) roundTrip(ctx context.Context, w *watch, req *Request) (*An
 	return answer, nil
 }
 
-func (c *directConn) exchange(w *watch, req *Request) (*http.Response, error) {
+func (c *directConn) exchange(req *Request) (*http.Response, error) {
 	c.header(req)
 	if req.Body != nil && req.Length > bufferedBody {
 		c.writer = make(chan error, 1)
-		go func() { c.writer <- c.write(w, req) }()
-	} else if c.unwrote = c.write(w, req); c.unwrote != nil && c.written == 0 {
+		go func() { c.writer <- c.write(req) }()
+	} else if c.unwrote = c.write(req); c.unwrote != nil && c.written == 0 {
 		return nil, c.unwrote
 	}
 	informer := informer{tell: req.Inform}
@@ -164,7 +165,6 @@ type directBodyReader struct {
 	io.ReadCloser
 	c        *directConn
 	ctx      context.Context
-	watch    *watch
 	whole    bool // it is here: nothing is waited for
 	reusable bool
 	uncancel func() bool
@@ -172,12 +172,13 @@ type directBodyReader struct {
 }
 
 func (b *directBodyReader) Read(p []byte) (int, error) {
-	if !b.whole {
-		b.watch.await(answering, b.c.direct.options.AnswerIdle, errIdle)
+	waits := !b.whole && !b.ended.Load() // or it is another request that waits there
+	if waits {
+		b.c.watch.await(answering, b.c.direct.options.AnswerIdle, errIdle)
 	}
 	n, err := b.ReadCloser.Read(p)
-	if !b.whole {
-		b.watch.rest(answering)
+	if waits {
+		b.c.watch.rest(answering)
 	}
 	if err != nil {
 		b.end(err == io.EOF && b.reusable)
@@ -201,9 +202,11 @@ func (b *directBodyReader) end(reusable bool) {
 	}
 	cancelled := !b.uncancel()
 	if reusable && !cancelled && b.c.r.Buffered() == 0 && b.c.wrote() {
+		b.c.watch.over(true)
 		b.c.direct.put(b.c)
 		return
 	}
 	_ = b.c.Close()
 	b.c.join()
+	b.c.watch.over(false)
 }

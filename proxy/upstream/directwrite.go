@@ -52,8 +52,7 @@ func appendField(out []byte, name, value string) []byte {
 
 // write writes the request. From its end on the answer is awaited. Where nothing
 // could be written there will be none, and the connection is closed.
-func (c *directConn) write(w *watch, req *Request) error {
-	c.watch = w
+func (c *directConn) write(req *Request) error {
 	err := c.writeParts(req)
 	if err != nil && c.written == 0 {
 		_ = c.Close()

@@ -22,13 +22,34 @@ const (
 // watch ends an exchange whose upstream lets it wait too long. There is one
 // thing at most that it waits for at a time. It is safe for concurrent use.
 type watch struct {
-	end context.CancelCauseFunc
+	// lasts is whether it is for many exchanges, one after another. Then its timer
+	// runs on while nothing is awaited: that costs less than to stop it and begin anew.
+	lasts bool
 
 	mu    sync.Mutex
+	end   context.CancelCauseFunc // nil between two exchanges
 	stage int
 	until time.Time // zero while nothing is awaited of the upstream
 	why   error
 	timer *time.Timer
+	rings time.Time // when the timer does, at the earliest; zero if it does not run
+}
+
+// begin begins an exchange, which end ends.
+func (w *watch) begin(end context.CancelCauseFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.end, w.stage, w.until = end, sending, time.Time{}
+}
+
+// over ends what [watch.begin] began. another says whether one more may follow.
+func (w *watch) over(another bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.end, w.until = nil, time.Time{}
+	if !another {
+		w.stopLocked()
+	}
 }
 
 // await ends the exchange by why unless the upstream does something within d.
@@ -36,14 +57,23 @@ type watch struct {
 func (w *watch) await(stage int, d time.Duration, why error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if stage < w.stage {
+	if stage < w.stage || w.end == nil {
 		return
 	}
-	w.stage, w.until, w.why = stage, time.Now().Add(d), why
-	if w.timer == nil {
-		w.timer = time.AfterFunc(d, w.fire)
+	now := time.Now()
+	w.stage, w.until, w.why = stage, now.Add(d), why
+	w.ringLocked(now)
+}
+
+// ringLocked has the timer look, at the latest, when what is awaited is late.
+func (w *watch) ringLocked(now time.Time) {
+	if !w.rings.IsZero() && !w.rings.After(w.until) {
+		return // it looks before, and then again
+	}
+	if w.rings = w.until; w.timer == nil {
+		w.timer = time.AfterFunc(w.until.Sub(now), w.fire)
 	} else {
-		w.timer.Reset(d)
+		w.timer.Reset(w.until.Sub(now))
 	}
 }
 
@@ -55,16 +85,29 @@ func (w *watch) rest(stage int) {
 		return
 	}
 	w.stage, w.until = stage, time.Time{}
+	if !w.lasts {
+		w.stopLocked()
+	}
+}
+
+func (w *watch) stopLocked() {
 	if w.timer != nil {
 		w.timer.Stop()
+		w.rings = time.Time{}
 	}
 }
 
 func (w *watch) fire() {
 	w.mu.Lock()
-	late, why := !w.until.IsZero() && !time.Now().Before(w.until), w.why
+	now := time.Now()
+	w.rings = time.Time{}
+	late := !w.until.IsZero() && !now.Before(w.until)
+	if !w.until.IsZero() && !late {
+		w.ringLocked(now)
+	}
+	end, why := w.end, w.why
 	w.mu.Unlock()
 	if late {
-		w.end(why)
+		end(why)
 	}
 }
