@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 )
 
 // cell is one row in one lane.
@@ -57,11 +58,14 @@ func (c *cell) end() {
 	c.ended.Broadcast()
 }
 
-// wait returns when no script of the cell runs.
+// wait returns when no script of the cell runs, and what is to arrive has arrived or is
+// not to be expected any more: what was given up in time may yet be on its way.
 func (c *cell) wait() {
+	until := time.Now().Add(patience)
+	defer time.AfterFunc(patience, c.ended.Broadcast).Stop()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.running > 0 {
+	for c.running > 0 || len(c.arrived) < c.toArriveTimes() && time.Now().Before(until) {
 		c.ended.Wait()
 	}
 }
@@ -91,10 +95,7 @@ func (c *turn) arrive(body string, trailers []string) {
 
 // expectArrivals returns what is wrong with what arrived, or "".
 func (c *cell) expectArrivals() string {
-	times := max(c.times, 1)
-	if c.arrives == "nothing" {
-		times = 0
-	}
+	times := c.toArriveTimes()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.early = len(c.arrived)
@@ -114,6 +115,14 @@ func (c *cell) expectArrivals() string {
 		}
 	}
 	return ""
+}
+
+// toArriveTimes is how often something is to arrive, at the least.
+func (c *cell) toArriveTimes() int {
+	if c.arrives == "nothing" || c.arrives == "perhaps" {
+		return 0
+	}
+	return max(c.times, 1)
 }
 
 // toArrive is what is to arrive, in the words of message.
