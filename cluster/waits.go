@@ -237,11 +237,12 @@ func (k *known) look(w *waiter, v Verdict, until, now time.Duration) (refusal Ve
 	return Verdict{}, min(until, k.slots.mayAsk(w, slot, now))
 }
 
-// drain refuses what would wait for longer than until the process ends, after left.
+// drain refuses what would wait for longer than until the process ends, after left:
+// what is sent in the last tenth of that would hardly have its answer before.
 func (k *known) drain(left time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.drained = k.now() + left
+	k.drained = k.now() + left - left/10
 	for w := range k.waiting.all {
 		w.stir()
 	}
