@@ -45,29 +45,18 @@ func TestKeysWhoseRedisChangesUnderLoad(t *testing.T) {
 			})
 			var next, refused atomic.Int64
 			next.Store(before)
-			stopped := make(chan struct{})
-			var working sync.WaitGroup
-			for range 4 {
-				working.Go(func() {
-					for {
-						select {
-						case <-stopped:
-							return
-						case <-time.After(5 * time.Millisecond):
-						}
-						i := int(next.Add(1)) - 1
-						for try := range 2 {
-							switch a := send(i, i+try); a.String() {
-							case "202", "409 duplicate", "409 outcome-unknown", "409 answer-not-kept":
-							case "503 undecided":
-								refused.Add(1)
-							default:
-								t.Errorf("order %d: got %v", i, a)
-							}
-						}
+			stop := constantly(4, func() {
+				i := int(next.Add(1)) - 1
+				for try := range 2 {
+					switch a := send(i, i+try); a.String() {
+					case "202", "409 duplicate", "409 outcome-unknown", "409 answer-not-kept":
+					case "503 undecided":
+						refused.Add(1)
+					default:
+						t.Errorf("order %d: got %v", i, a)
 					}
-				})
-			}
+				}
+			})
 			grows := func(n int64) {
 				enough := next.Load() + n
 				eventually(t, "the load goes on", func() bool { return next.Load() >= enough })
@@ -79,8 +68,7 @@ func TestKeysWhoseRedisChangesUnderLoad(t *testing.T) {
 				return fleet[0].ready(t) == "ok\n" && fleet[1].ready(t) == "ok\n"
 			})
 			grows(50)
-			close(stopped)
-			working.Wait()
+			stop()
 			for i := range before {
 				a := decided(func() answer { return send(i, i+1) })
 				if a.header.Get("Idempotent-Replayed") != "true" && a.String() != "409 outcome-unknown" {
@@ -101,6 +89,29 @@ func TestKeysWhoseRedisChangesUnderLoad(t *testing.T) {
 			}
 			t.Logf("%s: %d orders, %d answers of 503, %d executed twice for lost writes", name, next.Load(), refused.Load(), lost)
 		})
+	}
+}
+
+// constantly calls do in n goroutines, a moment after each other, until it is stopped,
+// which waits for what is under way.
+func constantly(n int, do func()) (stop func()) {
+	stopped := make(chan struct{})
+	var working sync.WaitGroup
+	for range n {
+		working.Go(func() {
+			for {
+				select {
+				case <-stopped:
+					return
+				case <-time.After(5 * time.Millisecond):
+				}
+				do()
+			}
+		})
+	}
+	return func() {
+		close(stopped)
+		working.Wait()
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -96,38 +95,27 @@ func TestFollowersWhoseRedisFailsOver(t *testing.T) {
 			})
 
 			var next, joined, refused atomic.Int64
-			stopped := make(chan struct{})
-			var working sync.WaitGroup
-			for range 3 {
-				working.Go(func() {
-					for {
-						select {
-						case <-stopped:
-							return
-						case <-time.After(5 * time.Millisecond):
+			stop := constantly(3, func() {
+				i := next.Add(1)
+				method := []string{"POST", "GET"}[i%2]
+				target := fmt.Sprint("/?", method, "-order-", i)
+				for _, one := range []<-chan answer{follow(method, target, "load", 1), follow(method, target, "load", 2), follow(method, target, "load", 1)} {
+					a := <-one
+					switch a.String() {
+					case "200":
+						if !strings.HasPrefix(a.body, target+" of ") {
+							t.Errorf("%s: got the answer %q", target, a.body)
 						}
-						i := next.Add(1)
-						method := []string{"POST", "GET"}[i%2]
-						target := fmt.Sprint("/?", method, "-order-", i)
-						for _, one := range []<-chan answer{follow(method, target, "load", 1), follow(method, target, "load", 2), follow(method, target, "load", 1)} {
-							a := <-one
-							switch a.String() {
-							case "200":
-								if !strings.HasPrefix(a.body, target+" of ") {
-									t.Errorf("%s: got the answer %q", target, a.body)
-								}
-								if strings.Contains(a.header.Get("Cache-Status"), "collapsed") {
-									joined.Add(1)
-								}
-							case "409 held", "409 duplicate", "503 undecided":
-								refused.Add(1)
-							default:
-								t.Errorf("%s: got %v", target, a)
-							}
+						if strings.Contains(a.header.Get("Cache-Status"), "collapsed") {
+							joined.Add(1)
 						}
+					case "409 held", "409 duplicate", "503 undecided":
+						refused.Add(1)
+					default:
+						t.Errorf("%s: got %v", target, a)
 					}
-				})
-			}
+				}
+			})
 			grows := func(n int64) {
 				enough := joined.Load() + n
 				eventually(t, "answers are shared", func() bool { return joined.Load() >= enough })
@@ -171,8 +159,7 @@ func TestFollowersWhoseRedisFailsOver(t *testing.T) {
 			collect("lost")
 			collect("leader dies")
 			grows(30)
-			close(stopped)
-			working.Wait()
+			stop()
 			for _, all := range flights {
 				for _, f := range all {
 					if n := sent(f.target); n > 3 || n > 1 && f.method == "POST" {
