@@ -127,6 +127,23 @@ func TestControl_WaitsForReplicasThatAnEmptyStoreDoesNotKnow(t *testing.T) {
 	}
 }
 
+// An order of a replica that knows nobody, in a store that has forgotten everybody, is
+// neither overruled by what the others know, nor followed without them.
+func TestControl_WaitsForReplicasOfWhichNobodyKnows(t *testing.T) {
+	server := startRedis(t)
+	other := join(t, server.URL(), Options{Self: Replica{ID: "replica-1", Name: "web-1"}})
+	for i := range 3 {
+		order(t, other, limitTo("wide", fmt.Sprint(i+1, "/d")))
+	}
+	must(t, server.Client().FlushAll(t.Context()))
+	r := join(t, server.URL(), Options{Self: Replica{ID: "replica-0", Name: "web-0"}})
+	<-r.Started()
+	receipt := order(t, r, limitTo("wide", "9/d"))
+	if !slices.Equal(receipt.Holds, []string{"web-0", "web-1"}) || receipt.Version != 4 {
+		t.Errorf("got %+v, want that both follow, the fourth order", receipt)
+	}
+}
+
 func TestControl_ChangesNothingWithoutTheStore(t *testing.T) {
 	server := startRedis(t)
 	r := join(t, server.URL(), Options{Timeout: 200 * time.Millisecond, LockTTL: time.Minute})

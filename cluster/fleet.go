@@ -83,6 +83,7 @@ type fleet struct {
 	// Instants on the clock of what is known; 0 is this replica's start.
 	heard time.Duration // when the store told last
 	met   time.Duration // when there was another, for the last time
+	anew  time.Duration // when the store was found not to know this replica, for the last time
 }
 
 // live returns how many replicas there are, or fallback if that was never
@@ -178,6 +179,9 @@ func (r *Redis) heartbeat() (ids []string, control news, watched bool, err error
 	}
 	r.trip.Store(int64(took))
 	if !kept.Val() {
+		r.fleet.mu.Lock()
+		r.fleet.anew = r.known.now()
+		r.fleet.mu.Unlock()
 		value, err := json.Marshal(self)
 		if err != nil {
 			return nil, news{}, false, err

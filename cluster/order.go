@@ -18,6 +18,10 @@ import (
 const (
 	orderTime = 2 * time.Second       // for all replicas to say that they follow an order
 	orderPoll = 20 * time.Millisecond // between two looks at who does
+
+	// toldAgain is how long an empty store takes to be told by all replicas that they
+	// live, and of what operators have changed.
+	toldAgain = beatInterval + beatInterval/2
 )
 
 // ErrStoreAway is why nothing can be changed that is to hold for all replicas.
@@ -31,9 +35,11 @@ func (r *Redis) followedKey(id string) string { return r.key("{fleet}:followed:"
 // Control has an order followed by all replicas. It returns when each of them has
 // said that it does, or 2 s have passed: from then on no request is decided by what
 // was before, on any that said so. The store keeps it, also while no replica lives;
-// one that comes back empty is told by those that know it. The error wraps
-// [ErrStoreAway] if the store gave no answer.
+// one that comes back empty is told by those that know it: where it did not know this
+// replica until a moment ago, an order waits for that, for 1.5 s at most. The error
+// wraps [ErrStoreAway] if the store gave no answer.
 func (r *Redis) Control(o Order) (Receipt, error) {
+	r.awaitOthers()
 	ctx, cancel := context.WithTimeout(context.Background(), orderTime)
 	defer cancel()
 	if o.Deed == FillBudget {
@@ -50,6 +56,18 @@ func (r *Redis) Control(o Order) (Receipt, error) {
 	default:
 	}
 	return r.receipt(ctx, version), nil
+}
+
+// awaitOthers waits until the store has been told of all replicas again, if it has
+// just come back empty, or until this one knows that it has not.
+func (r *Redis) awaitOthers() {
+	r.fleet.mu.Lock()
+	left := r.fleet.anew + toldAgain - r.known.now()
+	r.fleet.mu.Unlock()
+	select {
+	case <-time.After(left):
+	case <-r.stop:
+	}
 }
 
 // order keeps an order in the store, and returns its version.
