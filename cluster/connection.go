@@ -43,6 +43,7 @@ type connection struct {
 	// is under way is in the next one. nil to send each by itself.
 	pipeline *redis.AutoPipeliner
 	asking   atomic.Int32 // scripts that are being run once
+	far      bool         // the store was, when it was connected to
 }
 
 // patience is how long connections and commands may take for which no request
@@ -62,6 +63,10 @@ func (o *Options) connect() (*connection, error) {
 		return nil, err
 	}
 	c := &connection{client: client, end: end}
+	if o.Dialled != nil {
+		trip, _ := o.Dialled()
+		c.far = isFar(trip, o.Timeout)
+	}
 	pipelining, ok := client.(interface {
 		AsyncAutoPipeline() (*redis.AutoPipeliner, error)
 	})

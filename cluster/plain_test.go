@@ -71,8 +71,11 @@ func (g guarded) decide(a Ask, grant *Grant, now int64, deadline time.Duration) 
 	if g.plain {
 		guard = plainGuardScript
 	}
-	c := g.r.guardCommand(deadline, a, grant, guard)
+	group := []*asker{{Ask: a, grant: grant, deadline: deadline}}
+	c := newCommand(g.r.options.Prefix)
 	defer c.done()
+	g.r.writeKeys(c, group)
+	g.r.writeArgs(c, group, g.r.options.LockTTL, guard)
 	source := strings.ReplaceAll(guard.source, "redis.call('TIME')", fmt.Sprintf("{'%d', '70'}", now))
 	reply, err := g.r.conn.Load().process(g.Context(), c.cmd(g.Context(), eval, &source)).Result()
 	if err != nil {

@@ -1,0 +1,173 @@
+package cluster
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// asker is an ask on its way to the store.
+type asker struct {
+	Ask
+	grant    *Grant        // what it wants; nil for nothing
+	deadline time.Duration // until when somebody waits for it, by the store's clock; 0 where that is not known
+
+	reply any   // of the guard, once its batch is over, unless
+	err   error // says why there is none
+}
+
+// lock returns the lock that a wants, or nil.
+func (a *asker) lock() *lock {
+	if a.grant == nil {
+		return nil
+	}
+	return a.grant.lock
+}
+
+// alike reports whether a and b, which are of one tag, differ in their locks alone.
+func (a *asker) alike(b *asker) bool {
+	return a.deadline == b.deadline && (a.lock() == nil) == (b.lock() == nil) && a.LongestPause == b.LongestPause &&
+		slices.Equal(a.Pauses, b.Pauses) && slices.Equal(a.Charges, b.Charges)
+}
+
+// answer is what the store said of a.
+func (a *asker) answer() (answer, error) {
+	if a.err != nil {
+		return answer{}, a.err
+	}
+	switch reply := a.reply.(type) {
+	case []any:
+		return readAnswer(a.Ask, reply)
+	case string:
+		return answer{}, keyError(reply)
+	}
+	return answer{}, errReply([]any{a.reply})
+}
+
+// batch is asks of one tag that the store decides in one script. What it reads and
+// writes for all of them it reads and writes once: that is most of what an ask costs
+// it.
+type batch struct {
+	ctx  context.Context // of the ask that has most time left
+	asks []*asker
+	over chan struct{} // closed when all of them have a reply, or an error
+}
+
+// desk gathers the asks of one tag. A few batches may be under way at once; whoever
+// comes meanwhile goes with the next. So nobody waits where few ask, and where many do
+// they wait for one another, but not for longer than a round trip takes.
+type desk struct {
+	mu      sync.Mutex
+	flying  int // batches
+	waiting []*batch
+}
+
+// enter returns the batch with which a goes, and whether that is to be run at once,
+// by the caller.
+func (d *desk) enter(ctx context.Context, a *asker, most int) (b *batch, now bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := len(d.waiting); n > 0 && len(d.waiting[n-1].asks) < groupSize {
+		b = d.waiting[n-1]
+		b.ctx, b.asks = ctx, append(b.asks, a)
+		return b, false
+	}
+	b = &batch{ctx, []*asker{a}, make(chan struct{})}
+	if d.flying < most {
+		d.flying++
+		return b, true
+	}
+	d.waiting = append(d.waiting, b)
+	return b, false
+}
+
+// next returns the batch to run when one is over, or nil.
+func (d *desk) next() *batch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.waiting) == 0 {
+		d.flying--
+		return nil
+	}
+	b := d.waiting[0]
+	d.waiting = slices.Delete(d.waiting, 0, 1)
+	return b
+}
+
+// askTogether asks for a, with others of its tag, until the deadline of ctx.
+func (r *Redis) askTogether(ctx context.Context, a *asker) (answer, error) {
+	found, _ := r.desks.LoadOrStore(a.Tag, new(desk))
+	d := found.(*desk)
+	b, now := d.enter(ctx, a, r.batchesAtOnce())
+	if now {
+		r.runBatch(b)
+		if next := d.next(); next != nil {
+			go r.runBatches(d, next)
+		}
+		return a.answer()
+	}
+	select {
+	case <-b.over:
+		return a.answer()
+	case <-ctx.Done(): // its batch may still be sent, and answered
+		return answer{}, ctx.Err()
+	}
+}
+
+// runBatches runs b, and what has gathered until that is over, until nothing has.
+func (r *Redis) runBatches(d *desk, b *batch) {
+	for ; b != nil; b = d.next() {
+		r.runBatch(b)
+	}
+}
+
+// runBatch asks the store for a batch: in one round trip.
+func (r *Redis) runBatch(b *batch) {
+	defer close(b.over)
+	r.send(b.ctx, plainGuardScript, b.asks)
+}
+
+// send runs a guard for asks of one tag, and sets the reply or the error of each.
+func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
+	groups := groupsOf(asks)
+	c := newCommand(r.options.Prefix)
+	defer c.done()
+	for _, group := range groups {
+		r.writeKeys(c, group)
+	}
+	for _, group := range groups {
+		r.writeArgs(c, group, r.options.LockTTL, guard)
+	}
+	replies, err := r.conn.Load().once(ctx, guard, c).Slice()
+	if err == nil && len(replies) != len(asks) {
+		err = errReply(replies)
+	}
+	for _, group := range groups {
+		for _, a := range group {
+			if a.err = err; err == nil {
+				a.reply, replies = replies[0], replies[1:]
+			}
+		}
+	}
+}
+
+// groupsOf returns asks in groups of those that are alike.
+func groupsOf(asks []*asker) (groups [][]*asker) {
+	for _, a := range asks {
+		i := slices.IndexFunc(groups, func(group []*asker) bool { return group[0].alike(a) })
+		if i < 0 {
+			i, groups = len(groups), append(groups, nil)
+		}
+		groups[i] = append(groups[i], a)
+	}
+	return groups
+}
+
+// batchesAtOnce is how many batches of one tag may be under way.
+func (r *Redis) batchesAtOnce() int {
+	if r.conn.Load().far {
+		return farBatches
+	}
+	return fewAsks
+}
