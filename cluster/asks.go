@@ -56,7 +56,8 @@ type batch struct {
 
 // desk gathers the asks of one tag. A few batches may be under way at once; whoever
 // comes meanwhile goes with the next. So nobody waits where few ask, and where many do
-// they wait for one another, but not for longer than a round trip takes.
+// they wait for one another, for part of a round trip. The zero value is ready to use,
+// by any number of goroutines.
 type desk struct {
 	mu      sync.Mutex
 	flying  int // batches
@@ -99,7 +100,7 @@ func (d *desk) next() *batch {
 func (r *Redis) askTogether(ctx context.Context, a *asker) (answer, error) {
 	found, _ := r.desks.LoadOrStore(a.Tag, new(desk))
 	d := found.(*desk)
-	b, now := d.enter(ctx, a, r.batchesAtOnce())
+	b, now := d.enter(ctx, a, r.conn.Load().batches)
 	if now {
 		r.runBatch(b)
 		if next := d.next(); next != nil {
@@ -164,10 +165,9 @@ func groupsOf(asks []*asker) (groups [][]*asker) {
 	return groups
 }
 
-// batchesAtOnce is how many batches of one tag may be under way.
-func (r *Redis) batchesAtOnce() int {
-	if r.conn.Load().far {
-		return farBatches
-	}
-	return fewAsks
+// batchesAtOnce is how many batches of a tag may be under way to a store that is a trip
+// away: the more of them the less asks wait for one another, and the fewer go together.
+func batchesAtOnce(trip time.Duration) int {
+	const apart = 250 * time.Microsecond // they follow each other by, on average
+	return min(2+int(trip/apart), farBatches)
 }

@@ -157,6 +157,9 @@ local function decide(lock, value)
     end
   end
   --[[end]]
+  if not budgets then
+    begin()
+  end
   local held
   --[[if whole]]
   held = lock and holder(lock)
@@ -164,9 +167,6 @@ local function decide(lock, value)
     return {DUPLICATE, now, held}
   end
   --[[end]]
-  if not budgets then
-    begin()
-  end
 
   local answer = {ADMITTED, now}
   if cooling then
