@@ -45,7 +45,13 @@ func (a *asker) answer() (answer, error) {
 	return answer{}, errReply([]any{a.reply})
 }
 
-// batch is asks of one tag that the store decides in one script. What it reads and
+// deskID is what the asks of a desk have in common: one script can decide them.
+type deskID struct {
+	tag   string
+	guard *script
+}
+
+// batch is asks of one desk that the store decides in one script. What it reads and
 // writes for all of them it reads and writes once: that is most of what an ask costs
 // it.
 type batch struct {
@@ -54,11 +60,12 @@ type batch struct {
 	over chan struct{} // closed when all of them have a reply, or an error
 }
 
-// desk gathers the asks of one tag. A few batches may be under way at once; whoever
+// desk gathers asks. A few batches may be under way at once; whoever
 // comes meanwhile goes with the next. So nobody waits where few ask, and where many do
-// they wait for one another, for part of a round trip. The zero value is ready to use,
-// by any number of goroutines.
+// they wait for one another, for part of a round trip. It is safe for concurrent use.
 type desk struct {
+	guard *script // that decides them
+
 	mu      sync.Mutex
 	flying  int // batches
 	waiting []*batch
@@ -96,13 +103,17 @@ func (d *desk) next() *batch {
 	return b
 }
 
-// askTogether asks for a, with others of its tag, until the deadline of ctx.
-func (r *Redis) askTogether(ctx context.Context, a *asker) (answer, error) {
-	found, _ := r.desks.LoadOrStore(a.Tag, new(desk))
+// askTogether asks for a, with others that guard can decide, until the deadline of ctx.
+func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answer, error) {
+	id := deskID{a.Tag, guard}
+	found, ok := r.desks.Load(id)
+	if !ok {
+		found, _ = r.desks.LoadOrStore(id, &desk{guard: guard})
+	}
 	d := found.(*desk)
 	b, now := d.enter(ctx, a, r.conn.Load().batches)
 	if now {
-		r.runBatch(b)
+		r.runBatch(d, b)
 		if next := d.next(); next != nil {
 			go r.runBatches(d, next)
 		}
@@ -119,19 +130,19 @@ func (r *Redis) askTogether(ctx context.Context, a *asker) (answer, error) {
 // runBatches runs b, and what has gathered until that is over, until nothing has.
 func (r *Redis) runBatches(d *desk, b *batch) {
 	for ; b != nil; b = d.next() {
-		r.runBatch(b)
+		r.runBatch(d, b)
 	}
 }
 
 // runBatch asks the store for a batch: in one round trip.
-func (r *Redis) runBatch(b *batch) {
+func (r *Redis) runBatch(d *desk, b *batch) {
 	defer close(b.over)
-	r.send(b.ctx, plainGuardScript, b.asks)
+	r.send(b.ctx, d.guard, b.asks)
 }
 
 // send runs a guard for asks of one tag, and sets the reply or the error of each.
 func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
-	groups := groupsOf(asks)
+	groups := guard.groups(asks)
 	c := newCommand(r.options.Prefix)
 	defer c.done()
 	for _, group := range groups {
@@ -153,10 +164,14 @@ func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
 	}
 }
 
-// groupsOf returns asks in groups of those that are alike.
-func groupsOf(asks []*asker) (groups [][]*asker) {
+// groups returns asks in groups of those that are alike, where s is the plain guard:
+// the other takes each by itself.
+func (s *script) groups(asks []*asker) (groups [][]*asker) {
 	for _, a := range asks {
-		i := slices.IndexFunc(groups, func(group []*asker) bool { return group[0].alike(a) })
+		i := -1
+		if s == plainGuardScript {
+			i = slices.IndexFunc(groups, func(group []*asker) bool { return group[0].alike(a) })
+		}
 		if i < 0 {
 			i, groups = len(groups), append(groups, nil)
 		}

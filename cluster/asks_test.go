@@ -93,7 +93,9 @@ func TestRedis_AsksOfARouteGoTogether(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "all are asking", func() bool { return waitingAsks(r, "slack")+int(r.conn.Load().asking.Load()) >= asks })
+	eventually(t, "all are asking", func() bool {
+		return waitingAsks(r, deskID{"slack", plainGuardScript})+int(r.conn.Load().asking.Load()) >= asks
+	})
 	server.Resume()
 	asking.Wait()
 	if outcomes[Admitted] != budget || outcomes[Limited] != asks-budget {
@@ -110,9 +112,9 @@ func TestRedis_AsksOfARouteGoTogether(t *testing.T) {
 	}
 }
 
-// waitingAsks counts those of a tag whose batch is not under way.
-func waitingAsks(r *Redis, tag string) (n int) {
-	found, ok := r.desks.Load(tag)
+// waitingAsks counts those whose batch is not under way.
+func waitingAsks(r *Redis, at deskID) (n int) {
+	found, ok := r.desks.Load(at)
 	if !ok {
 		return 0
 	}

@@ -52,10 +52,13 @@ var errLate = fmt.Errorf("the store has found the ask too late: %w", context.Dea
 // store's clock; 0 is none.
 func (r *Redis) askOnce(ctx context.Context, deadline time.Duration, ask Ask, g *Grant) (answer, error) {
 	a := &asker{Ask: ask, grant: g, deadline: deadline}
-	if ask.isPlain() {
-		return r.askTogether(ctx, a)
+	switch {
+	case ask.isPlain():
+		return r.askTogether(ctx, plainGuardScript, a)
+	case ask.Key == nil:
+		return r.askTogether(ctx, guardScript, a)
 	}
-	r.send(ctx, guardScript, []*asker{a})
+	r.send(ctx, guardScript, []*asker{a}) // the answer may be a long one
 	return a.answer()
 }
 

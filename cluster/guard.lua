@@ -260,9 +260,7 @@ while arg < #ARGV do
   end
   kept = keys == '1' and KEYS[at + pauses + kinds + limits + extra + 1]
   arrived = tonumber(share) or 0
-  if arrived > 0 then
-    wanted = ' wanted' -- its answer, by others who came before it begins too
-  end
+  wanted = arrived > 0 and ' wanted' or '' -- its answer, by others who came before it begins too
   arg = arg + 8 + kinds
   --[[end]]
 

@@ -57,13 +57,17 @@ func TestPlainGuard_DecidesAsTheWholeOneDoes(t *testing.T) {
 // Asks that go together are decided as if they came one after the other at that
 // instant, and leave the same behind: of many callers, routes' budgets that they
 // share, equal ones among them, some too late, and some of keys that are not ours.
-func TestPlainGuard_DecidesTogetherAsOneByOne(t *testing.T) {
+func TestGuards_DecideTogetherAsOneByOne(t *testing.T) {
 	server := startRedis(t)
-	for seed := range uint64(30) {
+	for seed := range uint64(60) {
 		random := rand.New(rand.NewPCG(seed, 1))
+		plain, guard := true, plainGuardScript
+		if seed%2 == 1 {
+			plain, guard = false, guardScript
+		}
 		now := time.Now().Unix()
 		by := func(prefix string) guarded {
-			return guarded{t, join(t, server.URL(), Options{Prefix: prefix, LockTTL: time.Hour}), true}
+			return guarded{t, join(t, server.URL(), Options{Prefix: prefix, LockTTL: time.Hour}), plain}
 		}
 		together, apart := by(fmt.Sprintf("together-%d", seed)), by(fmt.Sprintf("apart-%d", seed))
 		for _, g := range []guarded{together, apart} {
@@ -87,6 +91,16 @@ func TestPlainGuard_DecidesTogetherAsOneByOne(t *testing.T) {
 					a.Charges = append(slices.Clone(a.Charges), own)
 				}
 				a.Pauses = []string{"", "x"}[:random.IntN(3)]
+				if !plain {
+					if random.IntN(3) == 0 {
+						a.Slots = []Slot{{Name: "s", Most: 3}}
+					}
+					a.Candidates = []Charge{charge("candidate", "3/m")}[:random.IntN(2)]
+					a.Wait = time.Duration(random.IntN(2)) * 5 * time.Second
+					if a.Fingerprint != nil {
+						a.Sharing, a.Arrived = []Sharing{Unshared, Joined, Fresh}[random.IntN(3)], time.Duration(random.Int64N(2)*now)*time.Second
+					}
+				}
 				asks = append(asks, asking(a, time.Duration(now+random.Int64N(6))*time.Second))
 			}
 			if random.IntN(8) == 0 {
@@ -98,7 +112,7 @@ func TestPlainGuard_DecidesTogetherAsOneByOne(t *testing.T) {
 			now += 1 + random.Int64N(5)
 			got := together.decide(asks, now)
 			var want []any
-			for _, group := range groupsOf(asks) { // which is their order
+			for _, group := range guard.groups(asks) { // which is their order
 				for _, a := range group {
 					want = append(want, apart.decide([]*asker{a}, now)...)
 				}
@@ -137,6 +151,9 @@ func asking(a Ask, deadline time.Duration) *asker {
 	if g.Locked() {
 		g.lock.toStore("self")
 	}
+	if g != nil && g.taken != nil {
+		g.taken.toStore(time.Hour)
+	}
 	return &asker{Ask: a, grant: g, deadline: deadline}
 }
 
@@ -157,10 +174,10 @@ func (g guarded) decide(asks []*asker, now int64) []any {
 	}
 	c := newCommand(g.r.options.Prefix)
 	defer c.done()
-	for _, group := range groupsOf(asks) {
+	for _, group := range guard.groups(asks) {
 		g.r.writeKeys(c, group)
 	}
-	for _, group := range groupsOf(asks) {
+	for _, group := range guard.groups(asks) {
 		g.r.writeArgs(c, group, g.r.options.LockTTL, guard)
 	}
 	source := strings.ReplaceAll(guard.source, "redis.call('TIME')", fmt.Sprintf("{'%d', '70'}", now))
@@ -181,8 +198,12 @@ func (g guarded) stored() (all []string) {
 	keys := must(g.T, client.Keys(g.Context(), g.r.key("{slack}*")))
 	slices.Sort(keys)
 	for _, key := range keys {
-		if must(g.T, client.Type(g.Context(), key)) == "string" {
-			all = append(all, strings.TrimPrefix(key, g.r.options.Prefix)+" "+must(g.T, client.Get(g.Context(), key)))
+		name := strings.TrimPrefix(key, g.r.options.Prefix)
+		switch must(g.T, client.Type(g.Context(), key)) {
+		case "string":
+			all = append(all, name+" "+must(g.T, client.Get(g.Context(), key)))
+		case "zset":
+			all = append(all, name+" "+fmt.Sprint(must(g.T, client.ZRangeWithScores(g.Context(), key, 0, -1))))
 		}
 	}
 	return all

@@ -109,7 +109,7 @@ type Redis struct {
 	options   Options
 	known     *known
 	args      sync.Map // limitWait → []string, its arguments of a script
-	desks     sync.Map // tag → *desk
+	desks     sync.Map // deskID → *desk
 	conn      atomic.Pointer[connection]
 	parts     parts
 	deadlines deadlines // of asks
