@@ -59,6 +59,15 @@ func (c *command) number(n int64) {
 	c.ends = append(c.ends, len(c.text))
 }
 
+// count writes how many there are of what there may be one of.
+func (c *command) count(one bool) {
+	if one {
+		c.number(1)
+	} else {
+		c.number(0)
+	}
+}
+
 // script is one of the cluster's.
 type script struct {
 	*redis.Script

@@ -43,6 +43,7 @@ type connection struct {
 	// is under way is in the next one. nil to send each by itself.
 	pipeline *redis.AutoPipeliner
 	asking   atomic.Int32 // scripts that are being run once
+	batches  int          // of asks of one tag that may be under way
 }
 
 // patience is how long connections and commands may take for which no request
@@ -61,7 +62,11 @@ func (o *Options) connect() (*connection, error) {
 		end()
 		return nil, err
 	}
-	c := &connection{client: client, end: end}
+	var trip time.Duration
+	if o.Dialled != nil {
+		trip, _ = o.Dialled()
+	}
+	c := &connection{client: client, end: end, batches: batchesAtOnce(trip)}
 	pipelining, ok := client.(interface {
 		AsyncAutoPipeline() (*redis.AutoPipeliner, error)
 	})

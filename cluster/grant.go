@@ -38,7 +38,7 @@ type granter interface {
 
 // stored is a request that a budget in the store was charged.
 type stored struct {
-	tat    string // that the charge wrote
+	tat    string // that the charge wrote; empty where another wrote its own at the same instant, after it
 	resets time.Duration
 }
 
@@ -155,6 +155,9 @@ func (s *spentHere) giveBackLocked() {
 func (r *Redis) refunds(g *Grant) (tasks []*task) {
 	now := r.known.now()
 	for i, s := range g.stored {
+		if s.tat == "" { // another was charged after it
+			continue
+		}
 		tasks = append(tasks, &task{
 			class:  sums.ofCallers(g.charges[i].Caller != ""),
 			tag:    g.tag,

@@ -51,39 +51,26 @@ var errLate = fmt.Errorf("the store has found the ask too late: %w", context.Dea
 // askOnce runs the guard script, which does nothing after deadline, by the
 // store's clock; 0 is none.
 func (r *Redis) askOnce(ctx context.Context, deadline time.Duration, ask Ask, g *Grant) (answer, error) {
-	guard := guardScript
-	if ask.isPlain() {
-		guard = plainGuardScript
+	a := &asker{Ask: ask, grant: g, deadline: deadline}
+	switch {
+	case ask.isPlain():
+		return r.askTogether(ctx, plainGuardScript, a)
+	case ask.Key == nil:
+		return r.askTogether(ctx, guardScript, a)
 	}
-	c := r.guardCommand(deadline, ask, g, guard)
-	defer c.done()
-	reply, err := r.conn.Load().once(ctx, guard, c).Slice()
-	if err != nil {
-		return answer{}, err
-	}
-	return readAnswer(ask, reply)
+	r.send(ctx, guardScript, []*asker{a}) // the answer may be a long one
+	return a.answer()
 }
 
 // isPlain reports whether the plain guard can decide a.
-func (a Ask) isPlain() bool {
+func (a *Ask) isPlain() bool {
 	return a.Wait == 0 && len(a.Slots)+len(a.Candidates) == 0 && a.Sharing == Unshared && a.Key == nil
 }
 
-// guardCommand writes an ask for one of the guards.
-func (r *Redis) guardCommand(deadline time.Duration, ask Ask, g *Grant, guard *script) *command {
-	c := newCommand(r.options.Prefix)
-	value := ""
-	if ask.Key != nil {
-		c.beginKey()
-		c.text = appendKeptKey(c.text, ask.Tag, g.lock.hash)
-		c.endKey()
-	}
-	if g.Locked() {
-		c.beginKey()
-		c.text = g.lock.appendKey(c.text)
-		c.endKey()
-		value = g.lock.value
-	}
+// writeKeys writes the keys of a group of asks that are alike, as guard.lua takes
+// them.
+func (r *Redis) writeKeys(c *command, group []*asker) {
+	ask := group[0]
 	for _, name := range ask.Pauses {
 		c.beginKey()
 		c.text = appendPauseKey(c.text, ask.Tag, name)
@@ -94,70 +81,83 @@ func (r *Redis) guardCommand(deadline time.Duration, ask Ask, g *Grant, guard *s
 		c.text = slot.appendKey(c.text, ask.Tag)
 		c.endKey()
 	}
-	limits := make([][]string, 0, 4) // on the stack, for as many
 	for _, charges := range [...][]Charge{ask.Charges, ask.Candidates} {
 		for _, charge := range charges {
 			c.beginKey()
 			c.text = charge.appendKey(c.text, ask.Tag)
 			c.endKey()
-			limits = append(limits, r.limitArgs(charge.Limit, charge.Wait))
 		}
 	}
-	args := guardArgs{deadline: deadline, lock: value, ttl: r.options.LockTTL, ask: ask, limits: limits}
-	if len(ask.Slots) > 0 {
-		args.token = g.taken.token
+	if ask.Key != nil {
+		c.beginKey()
+		c.text = appendKeptKey(c.text, ask.Tag, ask.grant.lock.hash)
+		c.endKey()
 	}
-	args.write(c, guard)
-	return c
+	for _, a := range group {
+		if lock := a.lock(); lock != nil {
+			c.beginKey()
+			c.text = lock.appendKey(c.text)
+			c.endKey()
+		}
+	}
 }
 
-// guardArgs are the arguments of guard.lua.
-type guardArgs struct {
-	deadline time.Duration // by the store's clock; 0 for none
-	lock     string        // its value; empty for none
-	ttl      time.Duration // of the lock and of slots
-	ask      Ask
-	token    string     // of slots
-	limits   [][]string // of each its arguments
-}
-
-// write writes them for one of the guards.
-func (a guardArgs) write(c *command, guard *script) {
-	c.number(a.deadline.Microseconds())
-	c.arg(a.lock)
-	c.number(a.ttl.Milliseconds())
-	c.number(int64(len(a.ask.Pauses)))
-	c.number(a.ask.LongestPause.Milliseconds())
+// writeArgs writes the arguments of a group of asks that are alike, as guard takes
+// them. ttl is that of their locks and slots.
+func (r *Redis) writeArgs(c *command, group []*asker, ttl time.Duration, guard *script) {
+	ask := group[0]
+	c.number(ask.deadline.Microseconds())
+	c.count(ask.lock() != nil)
+	c.number(ttl.Milliseconds())
+	c.number(int64(len(ask.Pauses)))
+	c.number(ask.LongestPause.Milliseconds())
+	c.number(int64(len(ask.Charges)))
+	c.number(int64(len(group)))
 	if guard == guardScript {
-		c.number(a.ask.Wait.Microseconds())
-		c.number(int64(len(a.ask.Candidates)))
-		switch {
-		case a.ask.Sharing == Unshared:
-			c.arg("")
-		case a.ask.Sharing == Joined && a.ask.Arrived == 0:
-			c.arg("join")
-		default:
-			c.number(a.ask.Arrived.Microseconds())
-		}
-		if a.ask.Key != nil {
-			c.number(1)
-		} else {
-			c.number(0)
-		}
-		c.number(int64(len(a.ask.Slots)))
-		c.arg(a.token)
-		for _, slot := range a.ask.Slots {
-			c.number(int64(slot.Most))
+		ask.writeWhole(c)
+	}
+	for _, charges := range [...][]Charge{ask.Charges, ask.Candidates} {
+		for _, charge := range charges {
+			for _, arg := range r.limitArgs(charge.Limit, charge.Wait) {
+				c.arg(arg)
+			}
 		}
 	}
-	for _, limit := range a.limits {
-		for _, arg := range limit {
-			c.arg(arg)
+	for _, a := range group {
+		if lock := a.lock(); lock != nil {
+			c.arg(lock.value)
 		}
 	}
-	if key := a.ask.Key; key != nil {
-		c.arg(key.contentHash())
-		c.number(millis(key.Keep))
+}
+
+// writeWhole writes what the plain guard knows nothing of.
+func (a *asker) writeWhole(c *command) {
+	c.number(a.Wait.Microseconds())
+	c.number(int64(len(a.Candidates)))
+	switch {
+	case a.Sharing == Unshared:
+		c.arg("")
+	case a.Sharing == Joined && a.Arrived == 0:
+		c.arg("join")
+	default:
+		c.number(a.Arrived.Microseconds())
+	}
+	c.count(a.Key != nil)
+	if a.Key != nil {
+		c.arg(a.Key.contentHash())
+		c.number(millis(a.Key.Keep))
+	} else {
+		c.arg("")
+		c.number(0)
+	}
+	c.number(int64(len(a.Slots)))
+	if len(a.Slots) > 0 {
+		c.arg(a.grant.taken.token)
+	} else {
+		c.arg("")
+	}
+	for _, slot := range a.Slots {
+		c.number(int64(slot.Most))
 	}
 }
 

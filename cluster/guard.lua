@@ -1,35 +1,38 @@
--- Decides one ask, all or nothing: the lock, cool-downs, slots and every limit, in
+-- Decides asks, each all or nothing: the lock, cool-downs, slots and every limit, in
 -- this order. A duplicate is a duplicate first, whatever is spent or cooling down.
 --
--- KEYS, all of one tag, in the order in which they are decided:
---   with the part key: one, and then the lock's, or none
---   the lock's, where ARGV[2] is not empty
---   ARGV[4] of cool-downs
---   of kinds of slots
---   of budgets, one for each limit; the last are candidates'
--- ARGV[1]      until when somebody waits for the answer, in microseconds by this
---              server's clock; 0 where its clock is not known
--- ARGV[2]      '1 TOKEN REPLICA REQUEST-ID' of the lock, or '' where none is wanted
--- ARGV[3]      the TTL of the lock and of slots, in milliseconds
--- ARGV[4]      how many cool-downs
--- ARGV[5]      the longest cool-down in milliseconds; 0 for no bound
--- ARGV[6...]   with the part
---   wait:       longest that the request waits for its budgets, in microseconds, or
---               0; not 0 if it would wait for slots
---   candidates: how many
---   share:      what an ask wants of an equal one in flight: '' nothing; 'join' its
---               answer; or a fresh one, or any when it asks again: when the request
---               came, in microseconds by this server's clock, or 0 in its first ask
---   key:        how many kept keys, an idempotency key's: 0 or 1
---   slots:      how many kinds; their owner's token, which begins with the TTL that
---               its slots have; and of each kind how many there are, or 0 for one
---               that waits after others
---              then three for each budget: burst, interval and furthest, as spend
---              takes them
---              with a kept key: the hash of what the request says, and for how long
---              the key is known, in milliseconds
+-- They come in groups that have all in common but their locks, and one after the
+-- other. KEYS, all of one tag, are of each group:
+--   cool-downs, as many as its ARGV[4] says
+--   kinds of slots
+--   budgets, one for each limit, and then for each candidate
+--   the kept key, where there is one
+--   locks, one for each ask, or none
+-- and of each group ARGV, counted from its beginning:
+--   [1]  until when somebody waits for the answer, in microseconds by this server's
+--        clock; 0 where its clock is not known
+--   [2]  1 where they want locks, or 0
+--   [3]  the TTL of the locks and of slots, in milliseconds
+--   [4]  how many cool-downs
+--   [5]  the longest cool-down in milliseconds; 0 for no bound
+--   [6]  how many limits
+--   [7]  how many asks; one of those that the plain guard cannot decide
+--   in all but the plain guard
+--     the longest that the request waits for its budgets, in microseconds, or 0; not 0
+--       if it would wait for slots
+--     how many candidates
+--     what it wants of an equal one in flight: '' nothing; 'join' its answer; or a
+--       fresh one, or any when it asks again: when the request came, in microseconds by
+--       this server's clock, or 0 in its first ask
+--     how many kept keys, an idempotency key's: 0 or 1; the hash of what the request
+--       says; and for how long the key is known, in milliseconds
+--     how many kinds of slots; their owner's token, which begins with the TTL that its
+--       slots have; and of each kind how many there are, or 0 for one that waits after
+--       others
+--   then three for each limit and candidate: burst, interval and furthest, as open
+--   takes them; and for each lock '1 TOKEN REPLICA REQUEST-ID'
 --
--- Returns one of
+-- Returns for each ask one of
 --   {ADMITTED, now, used..., reply..., candidate's...}  with how many slots of each
 --       kind are taken, this one's with them, and what spend replied for each limit;
 --       of a candidate whose key is no budget nil
@@ -44,10 +47,12 @@
 --   {KEPT, now, value}  with the kept key's value, or '' if it is of a request that
 --       says something else; but one in flight, whose lock is there, is a duplicate
 --   {LATE, now}  if nobody waits for the answer any more
+--   a text, the error of one of its keys, where it is not the only ask: it keeps no
+--       ask of other keys from being decided
 -- now is in microseconds. Nothing else is taken, and candidates refuse nobody.
 --
 -- It begins with limiter/budget.lua and cooldown.lua. What stands between
--- --[[if NAME]] and --[[end]] is left out of the plain guard, for asks that have no
+-- --[[if whole]] and --[[end]] is left out of the plain guard, for asks that have no
 -- use for any of it.
 
 local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN, LATE, BUSY, WAITING, KEPT = 1, 2, 3, 4, 5, 6, 7, 8
@@ -55,191 +60,236 @@ local ADMITTED, DUPLICATE, LIMITED, COOLING_DOWN, LATE, BUSY, WAITING, KEPT = 1,
 local time = redis.call('TIME')
 local began = time[1] .. string.sub('00000' .. time[2], -6) -- in microseconds
 local now = tonumber(began)
-if ARGV[1] ~= '0' and now > tonumber(ARGV[1]) then
-  return {LATE, now}
-end
 
-local at, arg = 1, 6 -- the next key, and the next argument
---[[if wait]]
-local longest = tonumber(ARGV[arg])
-arg = arg + 1
---[[end]]
-local budgets = #KEYS
---[[if candidates]]
-budgets = budgets - ARGV[arg]
-arg = arg + 1
---[[end]]
-
+-- The group that is being decided: what is in front of its first key and limit, what
+-- it says, and what its asks have in common, once that was read.
+local at, arg = 0, 0
+local ttl, pauses, longestPause, limits, budgets, cooling
 local arrived, wanted = 0, ''
---[[if share]]
-local share = ARGV[arg]
-arrived, arg = tonumber(share) or 0, arg + 1
-if arrived > 0 then
-  wanted = ' wanted' -- its answer, by others who came before it begins too
-end
---[[end]]
-local kept
---[[if key]]
-kept = ARGV[arg] ~= '0' and KEYS[1]
-arg = arg + 1
-if kept then
-  at = 2
-end
+--[[if whole]]
+local longest, extra, share, kept, hash, keep, token, slots, most
 --[[end]]
 
-local lock = ARGV[2] ~= '' and KEYS[at]
---[[if key]]
-if kept then
-  local value = redis.call('GET', kept)
-  local hash, state, token = string.match(value or '', '^%S+ (%S+) (%S+) (%S+)')
-  if value and hash ~= ARGV[#ARGV - 1] then
-    return {KEPT, now, ''}
-  elseif state == 'flight' then
-    local flies = redis.call('GET', lock)
-    if flies and string.match(flies, '^%S+ (%S+)') == token then
-      return {DUPLICATE, now, flies}
-    end
-  end
-  if value then
-    return {KEPT, now, value}
-  end
-end
---[[end]]
-if lock then
+-- holder returns a lock's value where that refuses an ask.
+local function holder(lock)
   local value = redis.call('GET', lock)
-  if value and string.sub(value, -5) == ' done' and (arrived == 0 or arrived >= tonumber(string.match(value, '^%S+ %S+ %S+ %S+ (%d+)') or 0)) then
+  if not value then
+    return
+  end
+  if string.sub(value, -5) == ' done' and (arrived == 0 or arrived >= tonumber(string.match(value, '^%S+ %S+ %S+ %S+ (%d+)') or 0)) then
     redis.call('DEL', lock) -- it refuses nobody, and has no answer for this one
-    value = nil
+    return
   end
-  if value then
-    -- A lock that begins in the future began by a clock that was set back since
-    -- then: so did its expiry, which is corrected. Of a holder that lives the next
-    -- renewal does the same.
-    local before, started, held = string.match(value, '^(%S+ %S+ %S+ %S+ )(%d+)(.*)$')
-    local ahead = started and started - now or 0
-    if ahead >= 1000000 then
-      local ttl = held == '' and ARGV[3] or math.max(1, redis.call('PTTL', lock) - math.floor(ahead / 1000))
-      value = before .. began .. held
-      redis.call('SET', lock, value, 'PX', ttl)
-    end
-    --[[if share]]
-    if share ~= '' and string.find(value, '^%S+ j%S+ %S+ %S+ %d+$') then
-      redis.pcall('SET', lock, value .. ' wanted', 'KEEPTTL') -- it is a duplicate also where memory is short
-    end
-    --[[end]]
-    return {DUPLICATE, now, value}
+  -- A lock that begins in the future began by a clock that was set back since
+  -- then: so did its expiry, which is corrected. Of a holder that lives the next
+  -- renewal does the same.
+  local before, started, held = string.match(value, '^(%S+ %S+ %S+ %S+ )(%d+)(.*)$')
+  local ahead = started and started - now or 0
+  if ahead >= 1000000 then
+    local left = held == '' and ttl or math.max(1, redis.call('PTTL', lock) - math.floor(ahead / 1000))
+    value = before .. began .. held
+    redis.call('SET', lock, value, 'PX', left)
   end
-  at = at + 1
+  --[[if whole]]
+  if share ~= '' and string.find(value, '^%S+ j%S+ %S+ %S+ %d+$') then
+    redis.pcall('SET', lock, value .. ' wanted', 'KEEPTTL') -- it is a duplicate also where memory is short
+  end
+  --[[end]]
+  return value
 end
 
--- Takes the lock, and with it the key.
-local function take()
-  if lock then
-    redis.call('SET', lock, ARGV[2] .. ' ' .. began .. wanted, 'NX', 'PX', ARGV[3])
+-- take takes a lock, and with it the key, or returns who has it.
+local function take(lock, value)
+  while not redis.call('SET', lock, value .. ' ' .. began .. wanted, 'NX', 'PX', ttl) do
+    local held = holder(lock)
+    if held then
+      return held
+    end
   end
-  --[[if key]]
+  --[[if whole]]
   if kept then
-    local value = '1 ' .. ARGV[#ARGV - 1] .. ' flight ' .. string.match(ARGV[2], '^%S+ (%S+)')
-    redis.call('SET', kept, value, 'PX', ARGV[#ARGV])
+    redis.call('SET', kept, '1 ' .. hash .. ' flight ' .. string.match(value, '^%S+ (%S+)'), 'PX', keep)
   end
   --[[end]]
 end
 
-local cooling
-for i = 1, ARGV[4] do
-  local left, status = cooldown(KEYS[at], ARGV[5], now / 1000)
-  if left > 0 then
-    cooling = cooling or {COOLING_DOWN, now}
-    cooling[1 + 2 * i], cooling[2 + 2 * i] = left, status
-  end
-  at = at + 1
-end
-if cooling then
-  for i = 3, 2 + 2 * ARGV[4] do
-    cooling[i] = cooling[i] or 0
-  end
-  return cooling
-end
-
-local answer = {ADMITTED, now}
---[[if slots]]
-local slots, token = tonumber(ARGV[arg]), ARGV[arg + 1]
-arg = arg + 2
-for i = 1, slots do
-  local key = KEYS[at + i - 1]
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-  -- One that ends later than its own TTL lets it is from before the clock was set back.
-  local late = redis.call('ZRANGE', key, now + ARGV[3] * 2000, '+inf', 'BYSCORE', 'WITHSCORES')
-  for j = 1, #late, 2 do
-    if late[j + 1] - now > (tonumber(string.match(late[j], '^%d+')) or 0) * 2000 then
-      redis.call('ZREM', key, late[j])
+-- begin reads what the asks of a group have in common.
+local function begin()
+  for i = 1, pauses do
+    local left, status = cooldown(KEYS[at + i], longestPause, now / 1000)
+    if left > 0 then
+      cooling = cooling or {}
+      cooling[2 * i - 1], cooling[2 * i] = left, status
     end
   end
-  answer[2 + i] = redis.call('ZCARD', key)
-  if answer[2 + i] >= tonumber(ARGV[arg]) then
-    answer[1] = BUSY
+  if cooling then
+    for i = 1, 2 * pauses do
+      cooling[i] = cooling[i] or 0
+    end
   end
-  arg = arg + 1
+  local opened, first = {}, at + pauses
+  --[[if whole]]
+  first = first + #slots
+  --[[end]]
+  for i = 1, cooling and 0 or limits do
+    local limit = arg + 3 * i
+    opened[i] = open(KEYS[first + i], ARGV[limit - 2], ARGV[limit - 1], ARGV[limit], time)
+  end
+  budgets = opened
 end
-if answer[1] == BUSY then
-  --[[if wait]]
-  if longest > 0 then
-    take()
+
+-- decide decides an ask, whose lock may be nil.
+local function decide(lock, value)
+  --[[if whole]]
+  if kept then
+    local value = redis.call('GET', kept)
+    local said, state, token = string.match(value or '', '^%S+ (%S+) (%S+) (%S+)')
+    if value and said ~= hash then
+      return {KEPT, now, ''}
+    elseif state == 'flight' then
+      local flies = redis.call('GET', lock)
+      if flies and string.match(flies, '^%S+ (%S+)') == token then
+        return {DUPLICATE, now, flies}
+      end
+    end
+    if value then
+      return {KEPT, now, value}
+    end
+  end
+  --[[end]]
+  if not budgets then
+    begin()
+  end
+  local held
+  --[[if whole]]
+  held = lock and holder(lock)
+  if held then
+    return {DUPLICATE, now, held}
+  end
+  --[[end]]
+
+  local answer = {ADMITTED, now}
+  if cooling then
+    answer = {COOLING_DOWN, now, unpack(cooling)}
+  end
+  --[[if whole]]
+  for i, key in ipairs(cooling and {} or slots) do
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+    -- One that ends later than its own TTL lets it is from before the clock was set back.
+    local late = redis.call('ZRANGE', key, now + ttl * 2000, '+inf', 'BYSCORE', 'WITHSCORES')
+    for j = 1, #late, 2 do
+      if late[j + 1] - now > (tonumber(string.match(late[j], '^%d+')) or 0) * 2000 then
+        redis.call('ZREM', key, late[j])
+      end
+    end
+    answer[2 + i] = redis.call('ZCARD', key)
+    if answer[2 + i] >= tonumber(ARGV[most + i]) then
+      answer[1] = BUSY
+    end
+  end
+  --[[end]]
+  local first = #answer
+  if answer[1] == ADMITTED then
+    for i, budget in ipairs(budgets) do
+      local reply = spend(budget)
+      answer[first + i] = reply
+      if reply[1] == 0 then
+        answer[1] = LIMITED
+      end
+    end
+  end
+
+  local takes = answer[1] == ADMITTED
+  --[[if whole]]
+  if answer[1] == LIMITED then
+    local which = longest > 0 and reserve(budgets, longest)
+    answer = {LIMITED, now, unpack(answer, first + 1)}
+    if which then
+      answer[1] = WAITING
+      table.insert(answer, 3, which)
+    end
+  end
+  takes = takes or answer[1] == WAITING or answer[1] == BUSY and longest > 0
+  --[[end]]
+  if lock then
+    held = takes and take(lock, value) or not takes and holder(lock)
+  end
+  if held then
+    return {DUPLICATE, now, held}
+  end
+
+  if answer[1] == ADMITTED or answer[1] == LIMITED then
+    for _, budget in ipairs(budgets) do
+      settle(budget, takes)
+    end
+  end
+  --[[if whole]]
+  for i, key in ipairs(answer[1] == ADMITTED and slots or {}) do
+    redis.call('ZADD', key, now + ttl * 1000, token)
+    if redis.call('PTTL', key) < tonumber(ttl) then
+      redis.call('PEXPIRE', key, ttl)
+    end
+    answer[2 + i] = answer[2 + i] + 1
+  end
+  for i = limits + 1, (answer[1] == ADMITTED or answer[1] == WAITING) and limits + extra or 0 do
+    -- A key that is no budget refuses nobody.
+    local limit = arg + 3 * i
+    local known, budget = pcall(open, KEYS[at + pauses + #slots + i], ARGV[limit - 2], ARGV[limit - 1], ARGV[limit], time)
+    local reply = known and spend(budget)
+    if known then
+      settle(budget, reply[1] == 1)
+      budgets[#budgets + 1] = budget -- to be written
+    end
+    answer[#answer + 1] = reply
   end
   --[[end]]
   return answer
 end
-at = at + slots
---[[end]]
 
-local first = #answer + 1
-for i = at, budgets do
-  local s = spend(KEYS[i], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], time)
-  answer[#answer + 1] = s
-  if s[1] == 0 then
-    answer[1] = LIMITED
+local answers = {}
+while arg < #ARGV do
+  local deadline, locked, asks
+  deadline, locked, ttl, pauses, longestPause, limits, asks = unpack(ARGV, arg + 1, arg + 7)
+  arg, budgets, cooling = arg + 7, nil, nil
+  --[[if whole]]
+  local keys, kinds
+  longest, extra, share, keys, hash, keep, kinds, token = unpack(ARGV, arg + 1, arg + 8)
+  longest, most, slots = tonumber(longest), arg + 8, {}
+  for i = 1, kinds do
+    slots[i] = KEYS[at + pauses + i]
   end
-  arg = arg + 3
-end
+  kept = keys == '1' and KEYS[at + pauses + kinds + limits + extra + 1]
+  arrived = tonumber(share) or 0
+  wanted = arrived > 0 and ' wanted' or '' -- its answer, by others who came before it begins too
+  arg = arg + 8 + kinds
+  --[[end]]
 
-if answer[1] == LIMITED then
-  local spent = {unpack(answer, first)}
-  local which
-  --[[if wait]]
-  which = longest > 0 and reserve(spent, longest, time)
+  local late = deadline ~= '0' and now > tonumber(deadline)
+  local lock, value = at + pauses + limits, arg + 3 * limits -- the last before the asks'
+  --[[if whole]]
+  lock, value = lock + kinds + extra + keys, value + 3 * extra
   --[[end]]
-  if not which then
-    for _, s in ipairs(spent) do
-      settle(s, false)
+  local only = asks == '1' and #answers == 0 and value + locked == #ARGV
+  for i = 1, asks do
+    local key, text
+    if locked == '1' then
+      lock, value = lock + 1, value + 1
+      key, text = KEYS[lock], ARGV[value]
     end
-    return {LIMITED, now, unpack(spent)}
-  end
-  answer = {WAITING, now, which, unpack(spent)}
-else
-  for i = first, #answer do
-    settle(answer[i], true)
-  end
-  --[[if slots]]
-  for i = 1, slots do
-    local key = KEYS[at - slots + i - 1]
-    redis.call('ZADD', key, now + ARGV[3] * 1000, token)
-    if redis.call('PTTL', key) < tonumber(ARGV[3]) then
-      redis.call('PEXPIRE', key, ARGV[3])
+    local decided, answer = true
+    if late then
+      answer = {LATE, now}
+    elseif only then
+      answer = decide(key, text)
+    else
+      decided, answer = pcall(decide, key, text)
     end
-    answer[2 + i] = answer[2 + i] + 1
+    answers[#answers + 1] = not decided and type(answer) == 'table' and answer.err or answer
   end
-  --[[end]]
-end
-take()
---[[if candidates]]
-for i = budgets + 1, #KEYS do
-  -- A key that is no budget refuses nobody.
-  local known, s = pcall(spend, KEYS[i], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], time)
-  if known then
-    settle(s, s[1] == 1)
+  -- Where this fails nothing was written: it is the first write that is refused.
+  for i = 1, budgets and #budgets or 0 do
+    write(budgets[i], time)
   end
-  answer[#answer + 1] = known and s
-  arg = arg + 3
+  at, arg = lock, value
 end
---[[end]]
-return answer
+return answers

@@ -270,7 +270,7 @@ func TestRedis_SingleBlipsTellNothing(t *testing.T) {
 	}
 }
 
-// Many asks can be on one connection, or on a few, that is cut.
+// Many asks, of as many routes, can be on one connection, or on a few, that is cut.
 func TestRedis_OneCutIsNoOutage(t *testing.T) {
 	server := startRedis(t)
 	link := redistest.NewLink(t, server.Addr)
@@ -282,9 +282,11 @@ func TestRedis_OneCutIsNoOutage(t *testing.T) {
 	for range 3 {
 		link.Silence()
 		var asking sync.WaitGroup
-		for range asks {
+		for i := range asks {
 			asking.Go(func() {
-				if _, err := r.Admit(t.Context(), unlocked(many)); err != nil {
+				a := unlocked(many)
+				a.Tag = fmt.Sprint(i)
+				if _, err := r.Admit(t.Context(), a); err != nil {
 					failed.Add(1)
 				}
 			})

@@ -140,24 +140,29 @@ func (r *Redis) tryAsk(conn *connection, p *part) error {
 	defer cancel()
 	c := newCommand(r.options.Prefix)
 	defer c.done()
-	for _, name := range []string{":probe:lock:", ":probe:cool:", ":probe:rate:"} {
+	for _, name := range []string{":probe:cool:", ":probe:rate:", ":probe:lock:"} {
 		c.beginKey()
 		c.text = append(append(appendTag(c.text, tag), name...), r.options.Self.ID...)
 		c.endKey()
 	}
 	everyTime := limiter.Limit{Rate: limiter.MaxPerSecond, Period: time.Second, Burst: limiter.MaxPerSecond}
-	ask := Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}
-	guardArgs{lock: valueFormat + " probe " + r.options.Self.ID + " probe", ttl: probeExpiry, ask: ask, limits: [][]string{r.limitArgs(everyTime, 0)}}.write(c, plainGuardScript)
-	reply, err := conn.once(ctx, plainGuardScript, c).Slice()
+	a := &asker{Ask: Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}}
+	a.grant = &Grant{lock: &lock{value: valueFormat + " probe " + r.options.Self.ID + " probe"}}
+	r.writeArgs(c, []*asker{a}, probeExpiry, plainGuardScript)
+	replies, err := conn.once(ctx, plainGuardScript, c).Slice()
 	if err != nil {
 		return err
 	}
 	if conn != r.conn.Load() {
 		conn.warm(ctx)
 	}
-	a, err := readAnswer(ask, reply)
+	if len(replies) != 1 {
+		return errReply(replies)
+	}
+	a.reply = replies[0]
+	answer, err := a.answer()
 	if err == nil {
-		p.clock.set(a.at, r.known.now(), r.options.Timeout)
+		p.clock.set(answer.at, r.known.now(), r.options.Timeout)
 	}
 	return err
 }

@@ -42,10 +42,10 @@ var (
 	//go:embed control.lua
 	controlSource string
 
-	// guardScript decides any ask, plainGuardScript those of which none of the parts
-	// is wanted, which most are: for less, since a Redis makes all functions of a
-	// script anew whenever it runs it, and reads all arguments.
-	guardScript      = newScript(budgetFunctions("spend", "reserve") + cooldownSource + limiter.Excerpt(guardSource, "wait", "candidates", "share", "key", "slots"))
+	// guardScript decides any ask, plainGuardScript those of [Ask.isPlain], which most
+	// are, and many at once: for less, since a Redis makes all functions of a script
+	// anew whenever it runs it, and reads all arguments.
+	guardScript      = newScript(budgetFunctions("spend", "reserve") + cooldownSource + limiter.Excerpt(guardSource, "whole"))
 	plainGuardScript = newScript(budgetFunctions("spend") + cooldownSource + limiter.Excerpt(guardSource))
 
 	renewScript     = newScript(renewSource)
@@ -109,6 +109,7 @@ type Redis struct {
 	options   Options
 	known     *known
 	args      sync.Map // limitWait → []string, its arguments of a script
+	desks     sync.Map // deskID → *desk
 	conn      atomic.Pointer[connection]
 	parts     parts
 	deadlines deadlines // of asks

@@ -7,7 +7,7 @@
 -- ARGV[2]     how many cool-downs
 -- ARGV[3]     how many kinds of slots
 -- ARGV[4]     the longest cool-down in milliseconds; 0 for no bound
--- ARGV[5...]  three for each budget: burst, interval and furthest, as spend takes them
+-- ARGV[5...]  three for each budget: burst, interval and furthest, as open takes them
 --
 -- Returns now in microseconds, the lock's value or '', what is left of each cool-down
 -- in milliseconds, how many slots of each kind are taken, and what spend replied for
@@ -32,7 +32,7 @@ for _ = 1, ARGV[3] do
   at = at + 1
 end
 for i = at, #KEYS do
-  answer[#answer + 1] = spend(KEYS[i], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], time)
+  answer[#answer + 1] = spend(open(KEYS[i], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], time))
   arg = arg + 3
 end
 return answer

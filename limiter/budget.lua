@@ -21,19 +21,21 @@
 -- A limit is three arguments, as Limit.ScriptArgs makes them: burst, interval
 -- and furthest. time is what TIME replied, or any other instant of that form.
 --
--- spend(key, burst, interval, furthest, time) asks for one request, and writes
---   nothing: one GET. It returns a table. As an array it is what is replied for
---   Limit.ReadReply: 1 if allowed, else 0; how far the TAT lay ahead, in
---   nanoseconds; the TAT that settle writes for the request, or ''; and where the
---   value is another limit's, its interval in nanoseconds and its FURTHEST.
--- settle(spent, admitted) carries out what such tables decided together, for one
---   of them: its charge if all of them allowed it, and else only what it has to say
---   where it refuses: one SET at most.
--- reserve(spent, longest, time) takes the place of a request that waits, at most
---   longest microseconds, where an array of such tables refuses it: in the one
---   budget that admits it last, at the instant at which it does, and in no other.
---   It writes that: one SET. It returns the index of that table, which allows the
---   request from then on; or nothing where that is too long.
+-- open(key, burst, interval, furthest, time) returns a budget, of which any number of
+--   requests are asked for at this instant, one after the other: one GET.
+-- spend(budget) asks for one request, and writes nothing. It returns what is replied
+--   for Limit.ReadReply: 1 if allowed, else 0; how far the TAT lay ahead, in
+--   nanoseconds; '', in place of which write puts the TAT that a refund needs; and
+--   where the value is another limit's, its interval in nanoseconds and its FURTHEST.
+-- settle(budget, admitted) carries out what budgets have decided together of the last
+--   request that was asked for, for one of them: its charge if all of them allowed it,
+--   and else only what it has to say where it refuses.
+-- reserve(budgets, longest) takes the place of a request that waits, at most longest
+--   microseconds, where budgets refuse it: in the one that admits it last, at the
+--   instant at which it does, and in no other. It returns the index of that, which has
+--   allowed the request from then on; or nothing where that is too long.
+-- write(budget, time) writes what was settled and reserved: one SET at most. The reply
+--   to the last request that was charged gets its TAT: no other can be given back.
 -- charge(key, burst, interval, furthest, requests, time) charges requests, which
 --   need not be whole, whatever is left: of a budget for which requests wait as
 --   many as can, since those may have a place that is still to come; of any other
@@ -119,52 +121,67 @@ local function allows(burst, own)
   return gcra(asked, asked, view, type)[1]
 end
 
-local function spend(key, burst, interval, furthest, time)
+local function open(key, burst, interval, furthest, time)
   local own = floor(interval * SECOND + 0.5)
   local ahead, stored, reach = read(redis.call('GET', key), time)
-  owed = rescale(ahead, stored, own)
-  local spent = {allows(burst, own), ahead, '', key = key, value = false, ahead = false}
-  --[[if reserve]]
-  spent.burst, spent.interval, spent.furthest, spent.own, spent.owed = burst, interval, furthest, own, owed
-  --[[end]]
+  local budget = {
+    key = key, burst = burst, interval = interval, furthest = furthest,
+    own = own, ahead = ahead, owed = rescale(ahead, stored, own),
+  }
   if stored and (stored ~= own or reach ~= tonumber(furthest)) then
-    spent[4], spent[5] = stored, reach
+    budget.stored, budget.reach = stored, reach -- of another limit
   end
-  if spent[1] == 1 then
-    spent[3], spent.ahead = instant(charged, time), charged
-    spent.value = spent[3] .. ' ' .. interval .. ' ' .. furthest
-  elseif stored and own < stored then
-    spent.ahead = owed
-    spent.value = format('%s %s %.0f', instant(owed, time), interval, math.max(reach, furthest))
-  end
-  return spent
+  return budget
 end
 
-local function settle(spent, admitted)
-  if spent.value and (spent[1] == 1) == admitted then
-    redis.call('SET', spent.key, spent.value, 'EX', ceil(spent.ahead / SECOND))
+local function spend(budget)
+  owed = budget.owed
+  local reply = {allows(budget.burst, budget.own), budget.ahead, '', budget.stored, budget.reach}
+  budget.reply, budget.after = reply, charged
+  return reply
+end
+
+local function settle(budget, admitted)
+  if (budget.reply[1] == 1) ~= admitted then
+    return
+  elseif admitted then
+    budget.ahead, budget.owed, budget.stored, budget.reach = budget.after, budget.after, nil, nil
+    budget.changed, budget.charged = true, budget.reply
+  elseif budget.stored and budget.own < budget.stored then
+    budget.ahead, budget.stored, budget.reach = budget.owed, budget.own, math.max(budget.reach, budget.furthest)
+    budget.changed = true
+  end
+end
+
+local function write(budget, time)
+  if budget.changed then
+    local tat = instant(budget.ahead, time)
+    if budget.charged then
+      budget.charged[3] = tat
+    end
+    local reach = budget.reach and format('%.0f', budget.reach) or budget.furthest
+    redis.call('SET', budget.key, tat .. ' ' .. budget.interval .. ' ' .. reach, 'EX', ceil(budget.ahead / SECOND))
   end
 end
 --[[end]]
 
 --[[if reserve]]
-local function reserve(spent, longest, time)
+local function reserve(budgets, longest)
   local last, after
-  for i, s in ipairs(spent) do
-    local wait = s.owed - s.own * (s.burst - 1)
-    if s[1] == 0 and (not last or wait > after) then
+  for i, budget in ipairs(budgets) do
+    local wait = budget.owed - budget.own * (budget.burst - 1)
+    if budget.reply[1] == 0 and (not last or wait > after) then
       last, after = i, wait
     end
   end
   if ceil(after / 1000) > longest then
     return
   end
-  local s = spent[last]
-  owed = s.owed - after -- what it will be then
-  if allows(s.burst, s.own) == 1 then
-    s[1], s[3], s.ahead = 1, instant(charged + after, time), charged + after
-    s.value = s[3] .. ' ' .. s.interval .. ' ' .. s.furthest
-    settle(s, true)
+  local budget = budgets[last]
+  owed = budget.owed - after -- what it will be then
+  if allows(budget.burst, budget.own) == 1 then
+    budget.reply[1], budget.after = 1, charged + after
+    settle(budget, true)
     return last
   end
 end

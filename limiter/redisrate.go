@@ -83,7 +83,7 @@ func (noScript) RedisError()   {}
 // Reply is what a script has answered for one limit.
 type Reply struct {
 	Decision
-	TAT string // what the charge has written, for a refund; empty where nothing was charged
+	TAT string // what the charge has written, for a refund; empty where nothing was charged, or another after it
 	Was Former // where the budget was another limit's until now; else zero
 }
 

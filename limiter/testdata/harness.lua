@@ -17,22 +17,21 @@ if ARGV[1] == 'charge' then
 elseif ARGV[1] == 'refund' then
   result = refund(KEYS[1], ARGV[4], time)
 else
+  local budgets = {}
   for i, key in ipairs(KEYS) do
-    result[i] = spend(key, ARGV[1 + 3 * i], ARGV[2 + 3 * i], ARGV[3 + 3 * i], time)
+    budgets[i] = open(key, ARGV[1 + 3 * i], ARGV[2 + 3 * i], ARGV[3 + 3 * i], time)
+    result[i] = spend(budgets[i])
     admitted = math.min(admitted, result[i][1])
   end
-  if ARGV[1] == 'spend' then
-    for _, spent in ipairs(result) do
-      settle(spent, admitted == 1)
+  if ARGV[1] == 'reserve' and admitted == 0 then
+    result[#result + 1] = reserve(budgets, tonumber(ARGV[#ARGV]))
+  elseif ARGV[1] ~= 'look' then
+    for _, budget in ipairs(budgets) do
+      settle(budget, admitted == 1)
     end
-  elseif ARGV[1] == 'reserve' then
-    if admitted == 1 then
-      for _, spent in ipairs(result) do
-        settle(spent, true)
-      end
-    else
-      result[#result + 1] = reserve(result, tonumber(ARGV[#ARGV]), time)
-    end
+  end
+  for _, budget in ipairs(budgets) do
+    write(budget, time)
   end
 end
 local ttls = {}

@@ -1,0 +1,188 @@
+package cluster
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// asker is an ask on its way to the store.
+type asker struct {
+	Ask
+	grant    *Grant        // what it wants; nil for nothing
+	deadline time.Duration // until when somebody waits for it, by the store's clock; 0 where that is not known
+
+	reply any   // of the guard, once its batch is over, unless
+	err   error // says why there is none
+}
+
+// lock returns the lock that a wants, or nil.
+func (a *asker) lock() *lock {
+	if a.grant == nil {
+		return nil
+	}
+	return a.grant.lock
+}
+
+// alike reports whether a and b, which are of one tag, differ in their locks alone.
+func (a *asker) alike(b *asker) bool {
+	return a.deadline == b.deadline && (a.lock() == nil) == (b.lock() == nil) && a.LongestPause == b.LongestPause &&
+		slices.Equal(a.Pauses, b.Pauses) && slices.Equal(a.Charges, b.Charges)
+}
+
+// answer is what the store said of a.
+func (a *asker) answer() (answer, error) {
+	if a.err != nil {
+		return answer{}, a.err
+	}
+	switch reply := a.reply.(type) {
+	case []any:
+		return readAnswer(a.Ask, reply)
+	case string:
+		return answer{}, keyError(reply)
+	}
+	return answer{}, errReply([]any{a.reply})
+}
+
+// deskID is what the asks of a desk have in common: one script can decide them.
+type deskID struct {
+	tag   string
+	guard *script
+}
+
+// batch is asks of one desk that the store decides in one script. What it reads and
+// writes for all of them it reads and writes once: that is most of what an ask costs
+// it.
+type batch struct {
+	ctx  context.Context // of the ask that has most time left
+	asks []*asker
+	over chan struct{} // closed when all of them have a reply, or an error
+}
+
+// desk gathers asks. A few batches may be under way at once; whoever
+// comes meanwhile goes with the next. So nobody waits where few ask, and where many do
+// they wait for one another, for part of a round trip. It is safe for concurrent use.
+type desk struct {
+	guard *script // that decides them
+
+	mu      sync.Mutex
+	flying  int // batches
+	waiting []*batch
+}
+
+// enter returns the batch with which a goes, and whether that is to be run at once,
+// by the caller.
+func (d *desk) enter(ctx context.Context, a *asker, most int) (b *batch, now bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := len(d.waiting); n > 0 && len(d.waiting[n-1].asks) < groupSize {
+		b = d.waiting[n-1]
+		b.ctx, b.asks = ctx, append(b.asks, a)
+		return b, false
+	}
+	b = &batch{ctx, []*asker{a}, make(chan struct{})}
+	if d.flying < most {
+		d.flying++
+		return b, true
+	}
+	d.waiting = append(d.waiting, b)
+	return b, false
+}
+
+// next returns the batch to run when one is over, or nil.
+func (d *desk) next() *batch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.waiting) == 0 {
+		d.flying--
+		return nil
+	}
+	b := d.waiting[0]
+	d.waiting = slices.Delete(d.waiting, 0, 1)
+	return b
+}
+
+// askTogether asks for a, with others that guard can decide, until the deadline of ctx.
+func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answer, error) {
+	id := deskID{a.Tag, guard}
+	found, ok := r.desks.Load(id)
+	if !ok {
+		found, _ = r.desks.LoadOrStore(id, &desk{guard: guard})
+	}
+	d := found.(*desk)
+	b, now := d.enter(ctx, a, r.conn.Load().batches)
+	if now {
+		r.runBatch(d, b)
+		if next := d.next(); next != nil {
+			go r.runBatches(d, next)
+		}
+		return a.answer()
+	}
+	select {
+	case <-b.over:
+		return a.answer()
+	case <-ctx.Done(): // its batch may still be sent, and answered
+		return answer{}, ctx.Err()
+	}
+}
+
+// runBatches runs b, and what has gathered until that is over, until nothing has.
+func (r *Redis) runBatches(d *desk, b *batch) {
+	for ; b != nil; b = d.next() {
+		r.runBatch(d, b)
+	}
+}
+
+// runBatch asks the store for a batch: in one round trip.
+func (r *Redis) runBatch(d *desk, b *batch) {
+	defer close(b.over)
+	r.send(b.ctx, d.guard, b.asks)
+}
+
+// send runs a guard for asks of one tag, and sets the reply or the error of each.
+func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
+	groups := guard.groups(asks)
+	c := newCommand(r.options.Prefix)
+	defer c.done()
+	for _, group := range groups {
+		r.writeKeys(c, group)
+	}
+	for _, group := range groups {
+		r.writeArgs(c, group, r.options.LockTTL, guard)
+	}
+	replies, err := r.conn.Load().once(ctx, guard, c).Slice()
+	if err == nil && len(replies) != len(asks) {
+		err = errReply(replies)
+	}
+	for _, group := range groups {
+		for _, a := range group {
+			if a.err = err; err == nil {
+				a.reply, replies = replies[0], replies[1:]
+			}
+		}
+	}
+}
+
+// groups returns asks in groups of those that are alike, where s is the plain guard:
+// the other takes each by itself.
+func (s *script) groups(asks []*asker) (groups [][]*asker) {
+	for _, a := range asks {
+		i := -1
+		if s == plainGuardScript {
+			i = slices.IndexFunc(groups, func(group []*asker) bool { return group[0].alike(a) })
+		}
+		if i < 0 {
+			i, groups = len(groups), append(groups, nil)
+		}
+		groups[i] = append(groups[i], a)
+	}
+	return groups
+}
+
+// batchesAtOnce is how many batches of a tag may be under way to a store that is a trip
+// away: the more of them the less asks wait for one another, and the fewer go together.
+func batchesAtOnce(trip time.Duration) int {
+	const apart = 250 * time.Microsecond // they follow each other by, on average
+	return min(2+int(trip/apart), farBatches)
+}

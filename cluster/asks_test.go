@@ -1,0 +1,142 @@
+package cluster
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Those that come while others are under way go together, in the order in which they
+// came, and no more at once than Redis can decide while others wait.
+func TestDesk(t *testing.T) {
+	const most = 2
+	var d desk
+	var waiting []*batch
+	for i := range most + 2*groupSize + 1 {
+		b, now := d.enter(t.Context(), &asker{deadline: time.Duration(i)}, most)
+		if now != (i < most) {
+			t.Fatalf("ask %d: goes at once: %v, want %v", i, now, i < most)
+		}
+		if !now && (len(waiting) == 0 || waiting[len(waiting)-1] != b) {
+			waiting = append(waiting, b)
+		}
+	}
+	if got, want := len(waiting), 3; got != want {
+		t.Fatalf("got %d batches, want %d", got, want)
+	}
+	next := time.Duration(most)
+	for i, want := range waiting {
+		got := d.next()
+		if got != want {
+			t.Fatalf("batch %d is not the next", i)
+		}
+		for _, a := range got.asks {
+			if a.deadline != next {
+				t.Fatalf("got ask %d, want %d", a.deadline, next)
+			}
+			next++
+		}
+	}
+	for range most {
+		if got := d.next(); got != nil {
+			t.Fatalf("got another batch, %+v", got)
+		}
+	}
+	if _, now := d.enter(t.Context(), new(asker), most); !now {
+		t.Error("nothing is under way, but an ask waits")
+	}
+}
+
+func TestBatchesAtOnce(t *testing.T) {
+	for trip, want := range map[time.Duration]int{
+		0: 2, 100 * time.Microsecond: 2, time.Millisecond: 6, 5 * time.Millisecond: 22, 80 * time.Millisecond: farBatches, time.Hour: farBatches,
+	} {
+		if got := batchesAtOnce(trip); got != want {
+			t.Errorf("%v: got %d, want %d", trip, got, want)
+		}
+	}
+}
+
+// Asks of many callers of a route that come together are decided by few scripts, each
+// as if it were alone.
+func TestRedis_AsksOfARouteGoTogether(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{Timeout: time.Minute})
+	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
+	const asks, budget = 100, 60
+	before := callsOfEval(t, client)
+	server.Pause()
+	outcomes := make(map[Outcome]int)
+	remaining := make(map[int]int)
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	for i := range asks {
+		asking.Go(func() {
+			own := charge("own", "1/h")
+			own.Caller = fmt.Sprint(i)
+			v, err := r.Admit(t.Context(), request(fmt.Sprint(i), charge("all", fmt.Sprintf("%d/h", budget)), own))
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			outcomes[v.Outcome]++
+			if v.Outcome == Admitted {
+				remaining[v.Decisions[0].Remaining]++
+			}
+		})
+	}
+	eventually(t, "all are asking", func() bool {
+		return waitingAsks(r, deskID{"slack", plainGuardScript})+int(r.conn.Load().asking.Load()) >= asks
+	})
+	server.Resume()
+	asking.Wait()
+	if outcomes[Admitted] != budget || outcomes[Limited] != asks-budget {
+		t.Errorf("got %v, want %d admitted and %d limited", outcomes, budget, asks-budget)
+	}
+	for n := range budget {
+		if remaining[n] != 1 {
+			t.Errorf("%d were told that %d remain, want one", remaining[n], n)
+		}
+	}
+	// Two at once, the rest in full batches; others are heartbeats, and of another time.
+	if got, most := callsOfEval(t, client)-before, 2+asks/groupSize+1+10; got > most {
+		t.Errorf("%d asks took %d scripts, want at most %d", asks, got, most)
+	}
+}
+
+// waitingAsks counts those whose batch is not under way.
+func waitingAsks(r *Redis, at deskID) (n int) {
+	found, ok := r.desks.Load(at)
+	if !ok {
+		return 0
+	}
+	d := found.(*desk)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, b := range d.waiting {
+		n += len(b.asks)
+	}
+	return n
+}
+
+// callsOfEval counts the scripts that a Redis has run by their hash.
+func callsOfEval(t *testing.T, client *redis.Client) int {
+	t.Helper()
+	calls := regexp.MustCompile(`cmdstat_evalsha:calls=(\d+)`).FindStringSubmatch(must(t, client.Info(t.Context(), "commandstats")))
+	if calls == nil {
+		return 0
+	}
+	n, err := strconv.Atoi(calls[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
