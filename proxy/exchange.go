@@ -44,7 +44,8 @@ type exchange struct {
 	until     time.Time          // until when it follows others; zero if it has not
 	followed  cluster.EndingKind // how that ended for which it asked once more; 0 if it has not
 
-	sent    time.Time // when it was sent on; zero if it was not
+	life    *upstream.Life // of what is sent on; nil if nothing is
+	sent    time.Time      // when it was sent on; zero if it was not
 	outcome outcome
 	settled atomic.Bool
 	gone    bool // the client had left by the time the upstream answered
@@ -237,18 +238,13 @@ var (
 
 // forward sends the request on and passes the answer back.
 func (x *exchange) forward() {
-	ctx, end := context.WithCancelCause(x.proxy.cut)
-	defer end(nil)
-	leave := func() {
-		if !x.body.aborted() {
-			end(errClientLeft)
-		}
-	}
+	x.life = x.proxy.lives.begin()
+	defer x.proxy.lives.over(x.life)
 	// The client's leaving does not end an exchange that has a lock, until the
 	// upstream's header has arrived.
 	outlives := x.grant.Locked() && x.route.ClientGone == Finish
 	if !outlives {
-		defer context.AfterFunc(x.in.Context(), leave)()
+		defer context.AfterFunc(x.in.Context(), x.clientLeft)()
 	}
 	if x.proxy.options.Sent != nil {
 		x.proxy.options.Sent(&x.event)
@@ -261,10 +257,10 @@ func (x *exchange) forward() {
 	request := x.request()
 	defer x.body.Close() // a Transport may read on after its answer
 	x.sent, x.outcome = time.Now(), unknown
-	answer, err := sender.Send(ctx, end, request)
+	answer, err := sender.Send(x.life, request)
 	x.event.Upstream = time.Since(x.sent)
 	if err != nil {
-		x.fail(ctx, err)
+		x.fail(err)
 		return
 	}
 	defer func() { _ = answer.Body.Close() }() // which may be another by then
@@ -276,15 +272,22 @@ func (x *exchange) forward() {
 		if x.gone = x.in.Context().Err() != nil; x.gone {
 			x.lose()
 		} else if !answer.Whole && !x.records(answer) { // which is for others, too
-			defer context.AfterFunc(x.in.Context(), leave)()
+			defer context.AfterFunc(x.in.Context(), x.clientLeft)()
 		}
 	}
 	if answer.StatusCode == http.StatusSwitchingProtocols {
-		x.tunnel(ctx, answer)
+		x.tunnel(answer)
 	} else {
 		x.deliver(answer)
 	}
 	x.settle()
+}
+
+// clientLeft ends an exchange that does not outlive its client.
+func (x *exchange) clientLeft() {
+	if !x.body.aborted() {
+		x.life.End(errClientLeft)
+	}
 }
 
 // survive answers a request in which something panicked. The panic that cuts an

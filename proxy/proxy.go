@@ -70,7 +70,8 @@ type Proxy struct {
 	bodies   bodies
 	warnings warnings
 	inFlight atomic.Int64
-	cut      context.Context // of all exchanges; ends with Cut
+	lives    lives           // of all exchanges; they end with Cut
+	cut      context.Context // of those that wait, likewise
 	end      context.CancelCauseFunc
 }
 
@@ -103,7 +104,10 @@ func New(routes []Route, o Options) (*Proxy, error) {
 // Cut ends every exchange, also of clients that have left, and of requests to
 // come. A request that the upstream has not answered is answered 503; an
 // answer that has begun, and a tunnel, ends where it is.
-func (p *Proxy) Cut() { p.end(errCut) }
+func (p *Proxy) Cut() {
+	p.end(errCut)
+	p.lives.end(errCut)
+}
 
 // InFlight returns how many exchanges are under way.
 func (p *Proxy) InFlight() int64 { return p.inFlight.Load() }

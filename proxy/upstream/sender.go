@@ -9,7 +9,6 @@
 package upstream
 
 import (
-	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -139,16 +138,16 @@ func newClient(u *URL, connect func() *connections) *Client {
 // URL returns where requests go.
 func (c *Client) URL() *URL { return c.url }
 
-// Send sends req, directly where that can be done, and returns when the header of its answer has come. ctx ends
-// it, and the answer; end ends ctx, which Send does itself where the upstream
+// Send sends req, directly where that can be done, and returns when the header of its answer has come. The
+// end of life ends it, and the answer; Send ends it by itself where the upstream
 // lets it wait too long. The error is a [*Failure].
-func (c *Client) Send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
+func (c *Client) Send(life *Life, req *Request) (*Answer, error) {
 	by := c.connections()
 	if req.Header["Upgrade"] != nil {
-		return by.upgrades.send(ctx, end, req)
+		return by.upgrades.send(life, req)
 	}
 	if by.direct != nil && by.direct.speaks(req) {
-		answer, err := by.direct.send(ctx, end, req)
+		answer, err := by.direct.send(life, req)
 		if err != errNotSpoken {
 			if req.Recycle != nil {
 				req.Recycle()
@@ -156,7 +155,7 @@ func (c *Client) Send(ctx context.Context, end context.CancelCauseFunc, req *Req
 			return answer, err
 		}
 	}
-	return by.transport.send(ctx, end, req)
+	return by.transport.send(life, req)
 }
 
 // connections returns those for a new request.

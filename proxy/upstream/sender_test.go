@@ -47,9 +47,9 @@ func (w way) post(target string) *Request {
 // failure.
 func send(t *testing.T, c *Client, req *Request) string {
 	t.Helper()
-	ctx, end := context.WithCancelCause(t.Context())
-	defer end(nil)
-	answer, err := c.Send(ctx, end, req)
+	life := new(Life)
+	defer life.End(context.Canceled)
+	answer, err := c.Send(life, req)
 	if err != nil {
 		return outcome(t, err)
 	}

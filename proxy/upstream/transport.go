@@ -91,10 +91,10 @@ func (t *transport) retire() {
 }
 
 // send is [Client.Send]. What is refused unseen is sent once more.
-func (t *transport) send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
-	a := &attempt{options: t.options, watch: watch{end: end}, informer: informer{tell: req.Inform}}
+func (t *transport) send(life *Life, req *Request) (*Answer, error) {
+	a := &attempt{options: t.options, watch: watch{life: life}, informer: informer{tell: req.Inform}}
 	defer a.over()
-	ctx = httptrace.WithClientTrace(ctx, a.trace(t.h2c))
+	ctx := httptrace.WithClientTrace(life.Context(), a.trace(t.h2c))
 	for sends := 1; ; sends++ {
 		res, err := t.RoundTrip(a.request(t.url.verbatim(req.Target, t.proxied), req).WithContext(ctx))
 		switch {
@@ -105,11 +105,11 @@ func (t *transport) send(ctx context.Context, end context.CancelCauseFunc, req *
 			err = errForeign
 		case err == nil && checked(req, res):
 			a.rest(answering)
-			return a.answer(ctx, res), nil
+			return a.answer(res), nil
 		case err == nil:
 			_ = res.Body.Close()
 			err = errAnswer
-		case context.Cause(ctx) == nil && refusedUnseen(err):
+		case life.Cause() == nil && refusedUnseen(err):
 			if sends == 1 && (req.Body == nil || req.Held || !a.bodyRead.Load()) {
 				continue
 			}
@@ -117,7 +117,7 @@ func (t *transport) send(ctx context.Context, end context.CancelCauseFunc, req *
 			return nil, &Failure{Kind: Refused, Fault: "destination_unavailable"}
 		}
 		a.rest(answering)
-		return nil, failure(ctx, err, a.sent.Load())
+		return nil, failure(life, err, a.sent.Load())
 	}
 }
 
@@ -161,7 +161,7 @@ func (a *attempt) trace(h2c bool) *httptrace.ClientTrace {
 			}
 			// An upstream may take no request on any connection, and close each.
 			if offered++; offered > maxConnections {
-				a.end(errFull)
+				a.life.End(errFull)
 			}
 		},
 		GotConn: func(info httptrace.GotConnInfo) {
@@ -267,10 +267,10 @@ func (w pacedWriter) Write(p []byte) (int, error) {
 }
 
 // answer is what has come.
-func (a *attempt) answer(ctx context.Context, res *http.Response) *Answer {
+func (a *attempt) answer(res *http.Response) *Answer {
 	answer := &Answer{Response: res, Whole: res.Body == http.NoBody}
 	if res.StatusCode != http.StatusSwitchingProtocols && !answer.Whole {
-		res.Body = &answerBody{ReadCloser: res.Body, ctx: ctx, watch: &a.watch, idle: a.options.AnswerIdle}
+		res.Body = &answerBody{ReadCloser: res.Body, life: a.life, watch: &a.watch, idle: a.options.AnswerIdle}
 	}
 	return answer
 }
@@ -278,7 +278,7 @@ func (a *attempt) answer(ctx context.Context, res *http.Response) *Answer {
 // answerBody is the body of an answer, of which each part has a time.
 type answerBody struct {
 	io.ReadCloser
-	ctx   context.Context
+	life  *Life
 	watch *watch
 	idle  time.Duration
 }
@@ -288,7 +288,7 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.watch.rest(answering)
 	if err != nil && err != io.EOF {
-		err = cutFailure(b.ctx)
+		err = cutFailure(b.life)
 	}
 	return n, err
 }
