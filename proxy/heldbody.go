@@ -49,8 +49,8 @@ func returnChunk(chunk []byte) {
 	}
 }
 
-func newHeldBody() *heldBody {
-	b := new(heldBody)
+// begin returns b, which is a body that nothing has come of yet.
+func (b *heldBody) begin() *heldBody {
 	b.chunks = b.first[:0]
 	b.users.Store(1)
 	return b
@@ -80,15 +80,18 @@ func (b *heldBody) grow(n int) {
 	b.size += int64(n)
 }
 
-// reader returns a reader of the whole body. One of a single chunk is of a type
+// Open returns a reader of the whole body. One of a single chunk is of a type
 // for which net/http's Transport writes header and body at once.
-func (b *heldBody) reader() io.ReadCloser {
+func (b *heldBody) Open() io.ReadCloser {
 	if len(b.chunks) == 1 {
 		return io.NopCloser(bytes.NewReader(b.chunks[0])) // never lent
 	}
 	b.users.Add(1)
 	return &heldReader{body: b}
 }
+
+// Parts returns the whole body, until its use ends.
+func (b *heldBody) Parts() [][]byte { return b.chunks }
 
 // done ends one use. After the last nothing may be read.
 func (b *heldBody) done() {
@@ -139,9 +142,6 @@ func (r *heldReader) WriteTo(w io.Writer) (written int64, err error) {
 		}
 	}
 }
-
-// Parts returns all of the body, until Close.
-func (r *heldReader) Parts() [][]byte { return r.body.chunks }
 
 // restLocked returns what is left of the chunk at which the reader stands.
 func (r *heldReader) restLocked() ([]byte, error) {

@@ -47,3 +47,13 @@ func (l *lives) end(cause error) {
 		life.End(cause)
 	}
 }
+
+// endWithClient ends the exchange when its client leaves, until stop is called.
+func (x *exchange) endWithClient() (stop func()) {
+	forget := context.AfterFunc(x.in.Context(), func() {
+		if !x.body.aborted() {
+			x.life.End(errClientLeft)
+		}
+	})
+	return func() { x.lent = !forget() || x.lent }
+}

@@ -11,10 +11,12 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"regexp"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"throttle-proxy/cluster"
+	"throttle-proxy/proxy/upstream"
 )
 
 // Cluster is what a Proxy needs of the replicas' agreement.
@@ -117,12 +119,9 @@ func (p *Proxy) BodyMemory() int64 { return p.bodies.held.Load() }
 
 // ServeHTTP decides and forwards one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{
-		proxy: p,
-		in:    r,
-		id:    newID(),
-		event: Event{Method: r.Method, Started: time.Now()},
-	}
+	x := exchanges.Get().(*exchange)
+	x.proxy, x.in, x.id = p, r, newID()
+	x.event.Method, x.event.Started = r.Method, time.Now()
 	x.body = clientBody{in: r, control: *http.NewResponseController(w), pause: p.options.BodyTimeout, all: &p.bodies}
 	x.body.read.Store(r.ContentLength == 0 || r.Body == nil)
 	x.client = client{ResponseWriter: w, in: r, body: &x.body}
@@ -137,6 +136,21 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer x.survive()
 	x.event.Client, x.nonsense = p.options.Trust.client(r)
 	x.serve()
+}
+
+// exchanges lends exchanges, which are large: one for each request is a fifth of
+// what all of it would allocate.
+var exchanges = sync.Pool{New: func() any { return &exchange{out: upstream.Request{Header: http.Header{}}} }}
+
+// free lets another request have x, and the map of its header, unless it is lent.
+func (x *exchange) free() {
+	if x.lent {
+		return
+	}
+	header := x.out.Header
+	clear(header) // it may have credentials
+	*x = exchange{out: upstream.Request{Header: header}}
+	exchanges.Put(x)
 }
 
 // newID returns a name for a request. It tells requests apart, and keeps

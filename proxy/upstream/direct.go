@@ -79,7 +79,7 @@ func newDirect(u *URL, o Options) *direct {
 
 // speaks reports whether req is sent directly.
 func (d *direct) speaks(req *Request) bool {
-	if req.Body != nil && (!req.Held || req.Length < 0) {
+	if req.Stream != nil || req.Length < 0 {
 		return false
 	}
 	isGRPC := strings.HasPrefix(req.Header.Get("Content-Type"), "application/grpc") // which is HTTP/2's
@@ -101,7 +101,7 @@ func (d *direct) send(life *Life, req *Request) (*Answer, error) {
 		if err == nil {
 			return answer, nil
 		}
-		safe := req.Body == nil && (req.Method == http.MethodGet || req.Method == http.MethodHead || req.Method == http.MethodOptions)
+		safe := req.Held == nil && (req.Method == http.MethodGet || req.Method == http.MethodHead || req.Method == http.MethodOptions)
 		unsent := c.written == 0 || safe && c.read == 0 && isClosed(err)
 		if !reused || !unsent || life.Cause() != nil {
 			return nil, failure(life, err, c.written > 0)

@@ -129,13 +129,13 @@ func (c *directConn) roundTrip(life *Life, req *Request) (*Answer, error) {
 
 func (c *directConn) exchange(req *Request) (*http.Response, error) {
 	c.header(req)
-	if req.Body != nil && req.Length > bufferedBody {
+	if req.Held != nil && req.Length > bufferedBody {
 		c.writer = make(chan error, 1)
 		go func() { c.writer <- c.write(req) }()
 	} else if c.unwrote = c.write(req); c.unwrote != nil && c.written == 0 {
 		return nil, c.unwrote
 	}
-	informer := informer{tell: req.Inform}
+	informer := informer{tell: req.Informed}
 	c.asked.Method = req.Method
 	for {
 		res, err := http.ReadResponse(c.r, &c.asked)

@@ -92,7 +92,7 @@ func (t *transport) retire() {
 
 // send is [Client.Send]. What is refused unseen is sent once more.
 func (t *transport) send(life *Life, req *Request) (*Answer, error) {
-	a := &attempt{options: t.options, watch: watch{life: life}, informer: informer{tell: req.Inform}}
+	a := &attempt{options: t.options, watch: watch{life: life}, informer: informer{tell: req.Informed}}
 	defer a.over()
 	ctx := httptrace.WithClientTrace(life.Context(), a.trace(t.h2c))
 	for sends := 1; ; sends++ {
@@ -110,7 +110,7 @@ func (t *transport) send(life *Life, req *Request) (*Answer, error) {
 			_ = res.Body.Close()
 			err = errAnswer
 		case life.Cause() == nil && refusedUnseen(err):
-			if sends == 1 && (req.Body == nil || req.Held || !a.bodyRead.Load()) {
+			if sends == 1 && (req.Stream == nil || !a.bodyRead.Load()) {
 				continue
 			}
 			a.rest(answering)
@@ -197,22 +197,23 @@ func (a *attempt) request(to *url.URL, req *Request) *http.Request {
 		Method: req.Method, URL: to, Host: req.Host, Header: req.Header,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
-	if req.Body == nil {
+	if req.Held == nil && req.Stream == nil {
 		return out
 	}
 	open := func() (io.ReadCloser, error) {
-		if req.Held && req.Length >= 0 && req.Length <= oneWrite {
-			return req.Body(), nil // net/http knows its type, and writes it together with the header
+		switch {
+		case req.Held != nil && req.Length >= 0 && req.Length <= oneWrite:
+			return req.Held.Open(), nil // net/http knows its type, and writes it together with the header
+		case req.Held != nil:
+			return &pacedBody{req.Held.Open(), a, true}, nil
+		case a.stop == nil:
+			a.stop = func() { _ = req.Stream.Close() }
 		}
-		body := req.Body()
-		if !req.Held && a.stop == nil {
-			a.stop = func() { _ = body.Close() }
-		}
-		return &pacedBody{body, a, req.Held}, nil
+		return &pacedBody{req.Stream, a, false}, nil
 	}
 	out.Body, _ = open()
 	out.ContentLength, out.Trailer = req.Length, req.Trailer
-	if req.Held {
+	if req.Held != nil {
 		out.GetBody = open
 	}
 	return out
