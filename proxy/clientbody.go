@@ -41,6 +41,7 @@ type clientBody struct {
 	all     *bodies       // of which held is a part
 
 	held    *heldBody // what was read into memory; nil if it streams
+	room    heldBody  // for it
 	counted int64     // bytes that are held, counted in all
 
 	streams bool        // a sender reads it as it comes
@@ -61,7 +62,7 @@ type clientBody struct {
 // limit. What was read is held either way. Memory is taken and counted as bytes
 // arrive, whatever the client has announced.
 func (b *clientBody) hold(limit int64) error {
-	b.held = newHeldBody()
+	b.held = b.room.begin()
 	length := b.in.ContentLength
 	if length > limit {
 		return errBodyTooLarge
@@ -107,7 +108,7 @@ func (b *clientBody) stream() io.ReadCloser {
 	if b.held == nil {
 		return b
 	}
-	read := b.held.reader()
+	read := b.held.Open()
 	return rejoined{io.MultiReader(read, b), read, b}
 }
 
@@ -145,6 +146,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	switch {
 	case err == io.EOF:
 		b.done()
+		_ = b.in.Body.Close() // or net/http looks for more of it when it answers
 	case err != nil:
 		// The deadline stays: net/http reads on before it closes the connection,
 		// and would wait for the rest without end.

@@ -59,8 +59,8 @@ func (x *exchange) deliver(a *upstream.Answer) {
 	x.client.ended = true
 }
 
-// inform passes an informational answer on.
-func (x *exchange) inform(status int, header http.Header) {
+// Inform passes an informational answer on.
+func (x *exchange) Inform(status int, header http.Header) {
 	x.mapPlaces(header)
 	x.client.inform(status, header)
 }

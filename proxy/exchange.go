@@ -29,13 +29,15 @@ type exchange struct {
 	looked   bool        // whether the operator was to be warned of it
 	asked    cluster.Ask // but for the lock
 
-	prefix    string        // in front of the upstream's paths, for the client; empty by a host route
-	labels    string        // what stands for the * of the route's URL; empty for none
-	to        *upstream.URL // where the request goes
-	target    string        // path and query that the upstream gets
-	said      [2]string     // values of fields that it gets: the client's Host, and id
-	budgets   [1]string     // of what the client gets: RateLimit
-	numbers   [3]string     // likewise, of an answer of our own: see [problem.answer]
+	prefix    string           // in front of the upstream's paths, for the client; empty by a host route
+	labels    string           // what stands for the * of the route's URL; empty for none
+	to        *upstream.URL    // where the request goes
+	target    string           // path and query that the upstream gets
+	out       upstream.Request // what it gets, with a header that is lent
+	said      [2]string        // values of fields in that: the client's Host, and id
+	hops      [1]string        // likewise: the client's address
+	budgets   [1]string        // of what the client gets: RateLimit
+	numbers   [3]string        // likewise, of an answer of our own: see [problem.answer]
 	grant     *cluster.Grant
 	decisions []limiter.Decision // of the route's limits, if admitted
 	used      []int              // slots of each of its concurrency limits, likewise
@@ -44,10 +46,12 @@ type exchange struct {
 	until     time.Time          // until when it follows others; zero if it has not
 	followed  cluster.EndingKind // how that ended for which it asked once more; 0 if it has not
 
-	sent    time.Time // when it was sent on; zero if it was not
+	life    *upstream.Life // of what is sent on; nil if nothing is
+	sent    time.Time      // when it was sent on; zero if it was not
 	outcome outcome
 	settled atomic.Bool
 	gone    bool // the client had left by the time the upstream answered
+	lent    bool // somebody may look at it when its request has ended
 }
 
 // serve is the order of decisions.
@@ -237,18 +241,13 @@ var (
 
 // forward sends the request on and passes the answer back.
 func (x *exchange) forward() {
-	ctx, end := context.WithCancelCause(x.proxy.cut)
-	defer end(nil)
-	leave := func() {
-		if !x.body.aborted() {
-			end(errClientLeft)
-		}
-	}
+	x.life = x.proxy.lives.begin()
+	defer x.proxy.lives.over(x.life)
 	// The client's leaving does not end an exchange that has a lock, until the
 	// upstream's header has arrived.
 	outlives := x.grant.Locked() && x.route.ClientGone == Finish
 	if !outlives {
-		defer context.AfterFunc(x.in.Context(), leave)()
+		defer x.endWithClient()()
 	}
 	if x.proxy.options.Sent != nil {
 		x.proxy.options.Sent(&x.event)
@@ -261,10 +260,12 @@ func (x *exchange) forward() {
 	request := x.request()
 	defer x.body.Close() // a Transport may read on after its answer
 	x.sent, x.outcome = time.Now(), unknown
-	answer, err := sender.Send(ctx, end, request)
+	x.lent = true
+	answer, err := sender.Send(x.life, request)
+	x.lent = !request.Over
 	x.event.Upstream = time.Since(x.sent)
 	if err != nil {
-		x.fail(ctx, err)
+		x.fail(err)
 		return
 	}
 	defer func() { _ = answer.Body.Close() }() // which may be another by then
@@ -276,11 +277,11 @@ func (x *exchange) forward() {
 		if x.gone = x.in.Context().Err() != nil; x.gone {
 			x.lose()
 		} else if !answer.Whole && !x.records(answer) { // which is for others, too
-			defer context.AfterFunc(x.in.Context(), leave)()
+			defer x.endWithClient()()
 		}
 	}
 	if answer.StatusCode == http.StatusSwitchingProtocols {
-		x.tunnel(ctx, answer)
+		x.tunnel(answer)
 	} else {
 		x.deliver(answer)
 	}
@@ -341,6 +342,7 @@ func (x *exchange) leave() {
 	if !whole && !x.client.closes {
 		panic(http.ErrAbortHandler) // what follows is no request
 	}
+	x.free()
 }
 
 // linger lets a client that has been answered come to reading that, which counts

@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -480,8 +482,15 @@ func TestNothingToAsk(t *testing.T) {
 	}
 }
 
+// BenchmarkAdmitted has an upstream that allocates nothing.
 func BenchmarkAdmitted(b *testing.B) {
-	benchmark(b, newRig(b, answers(ok, "done"), hold(0), limits(limit(b, "hook", "1000000/s"))), ok)
+	up := listen(b, func(conn net.Conn, _ *bufio.Reader, _ *http.Request) {
+		answer, next := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\ndone"), make([]byte, 4<<10)
+		for err := error(nil); err == nil; _, err = conn.Read(next) {
+			_, _ = conn.Write(answer)
+		}
+	})
+	benchmark(b, newRig(b, nil, upstreamURL(b, up), hold(0), limits(limit(b, "hook", "1000000/s"))), ok)
 }
 
 func BenchmarkDuplicate(b *testing.B) {

@@ -48,7 +48,7 @@ func (p *Proxy) Explain(r *http.Request, body []byte) (e Explanation, err error)
 		return e, nil
 	}
 	if key != "" || rt.dedupes(r) {
-		held := newHeldBody()
+		held := new(heldBody).begin()
 		for len(body) > 0 {
 			n := copy(held.space(int64(len(body))), body)
 			held.grow(n)

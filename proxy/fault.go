@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -13,7 +12,7 @@ import (
 )
 
 // fail answers a request to which the upstream gave no answer because of err.
-func (x *exchange) fail(ctx context.Context, err error) {
+func (x *exchange) fail(err error) {
 	failure := new(upstream.Failure)
 	if !errors.As(err, &failure) {
 		panic(err) // every error of a sender is one
@@ -21,7 +20,7 @@ func (x *exchange) fail(ctx context.Context, err error) {
 	if !failure.Sent {
 		x.outcome = unsent
 	}
-	reason, status := x.failed(ctx, failure)
+	reason, status := x.failed(failure)
 	if reason != ReasonClientGone && reason != ReasonBadRequest {
 		x.event.Fault = failure.Fault
 	}
@@ -32,8 +31,8 @@ func (x *exchange) fail(ctx context.Context, err error) {
 
 // failed says what a failure means to the client: a reason, and the status where
 // it is not the reason's own.
-func (x *exchange) failed(ctx context.Context, f *upstream.Failure) (reason Reason, status int) {
-	switch cause := context.Cause(ctx); {
+func (x *exchange) failed(f *upstream.Failure) (reason Reason, status int) {
+	switch cause := x.life.Cause(); {
 	case x.body.cut.Load():
 		return x.bodyFault(x.body.err)
 	case cause == errClientLeft && !x.body.read.Load() && wire.Mistake(x.in) != nil:

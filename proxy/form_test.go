@@ -74,7 +74,7 @@ func FuzzFormSum(f *testing.F) {
 	f.Add("--b\r\n\r\na\r\n--b--x\r\n--bb\r\n--b--", "b", 7)
 	f.Fuzz(func(t *testing.T, text, boundary string, size int) {
 		size = max(1, size)
-		whole, parts := newHeldBody(), newHeldBody()
+		whole, parts := new(heldBody).begin(), new(heldBody).begin()
 		whole.chunks, whole.size = [][]byte{[]byte(text)}, int64(len(text))
 		parts.size = whole.size
 		for rest := []byte(text); len(rest) > 0; {

@@ -100,7 +100,7 @@ func (x *exchange) setForwarded(out http.Header) {
 	if x.prefix != "" {
 		out["X-Forwarded-Prefix"] = x.route.prefix
 	}
-	var hops []string
+	hops := x.hops[:0]
 	from := peer(in)
 	switch by := trust.of(from); {
 	case by == nil:

@@ -49,28 +49,28 @@ func returnChunk(chunk []byte) {
 	}
 }
 
-func newHeldBody() *heldBody {
-	b := new(heldBody)
+// begin returns b, which is a body that nothing has come of yet.
+func (b *heldBody) begin() *heldBody {
 	b.chunks = b.first[:0]
 	b.users.Store(1)
 	return b
 }
 
 // space returns room for what comes next, of at most n bytes more. There is
-// never more of it than there is in the body already, or in the first chunk.
+// never more of it than there is in the body already, or in the first chunk. What
+// is soon full is lent.
 func (b *heldBody) space(n int64) []byte {
 	last := len(b.chunks) - 1
 	if last < 0 || len(b.chunks[last]) == cap(b.chunks[last]) {
-		size := max(firstChunk, min(b.size, lentChunk))
-		if last < 0 || n < size {
-			b.chunks = append(b.chunks, make([]byte, 0, min(n, size)))
-		} else {
+		if size := max(firstChunk, min(b.size, lentChunk)); n > size/2 {
 			b.chunks = append(b.chunks, lendChunk(size))
+		} else {
+			b.chunks = append(b.chunks, make([]byte, 0, n))
 		}
 		last++
 	}
 	chunk := b.chunks[last]
-	return chunk[len(chunk):cap(chunk)]
+	return chunk[len(chunk):min(cap(chunk), len(chunk)+int(n))]
 }
 
 // grow takes n bytes of the last space.
@@ -80,25 +80,26 @@ func (b *heldBody) grow(n int) {
 	b.size += int64(n)
 }
 
-// reader returns a reader of the whole body. One of a single chunk is of a type
+// Open returns a reader of the whole body. One of a single chunk is of a type
 // for which net/http's Transport writes header and body at once.
-func (b *heldBody) reader() io.ReadCloser {
-	if len(b.chunks) == 1 {
-		return io.NopCloser(bytes.NewReader(b.chunks[0])) // never lent
-	}
+func (b *heldBody) Open() io.ReadCloser {
 	b.users.Add(1)
+	if len(b.chunks) == 1 {
+		return io.NopCloser(bytes.NewReader(b.chunks[0])) // which does not tell of its end: the chunk is not given back
+	}
 	return &heldReader{body: b}
 }
+
+// Parts returns the whole body, until its use ends.
+func (b *heldBody) Parts() [][]byte { return b.chunks }
 
 // done ends one use. After the last nothing may be read.
 func (b *heldBody) done() {
 	if b.users.Add(-1) > 0 {
 		return
 	}
-	for i, chunk := range b.chunks {
-		if i > 0 {
-			returnChunk(chunk)
-		}
+	for _, chunk := range b.chunks {
+		returnChunk(chunk)
 	}
 	b.chunks = nil
 }
@@ -139,9 +140,6 @@ func (r *heldReader) WriteTo(w io.Writer) (written int64, err error) {
 		}
 	}
 }
-
-// Parts returns all of the body, until Close.
-func (r *heldReader) Parts() [][]byte { return r.body.chunks }
 
 // restLocked returns what is left of the chunk at which the reader stands.
 func (r *heldReader) restLocked() ([]byte, error) {

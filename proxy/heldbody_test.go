@@ -12,7 +12,7 @@ import (
 
 // held returns a body that has come.
 func held(s string) *heldBody {
-	b := newHeldBody()
+	b := new(heldBody).begin()
 	for len(s) > 0 {
 		n := copy(b.space(int64(len(s))), s)
 		b.grow(n)
@@ -39,11 +39,11 @@ func TestHeldBody(t *testing.T) {
 			t.Errorf("%d bytes: got %d bytes of memory, want at most as much again", size, room)
 		}
 		for range 2 { // a request may be sent again
-			r := b.reader()
+			r := b.Open()
 			if err := iotest.TestReader(r, text[:size]); err != nil {
 				t.Errorf("%d bytes: %v", size, err)
 			}
-			r = b.reader()
+			r = b.Open()
 			var out bytes.Buffer
 			if _, err := io.Copy(&out, r); err != nil || !bytes.Equal(out.Bytes(), text[:size]) {
 				t.Errorf("%d bytes: got %d, %v", size, out.Len(), err)
@@ -56,7 +56,7 @@ func TestHeldBody(t *testing.T) {
 func TestHeldBody_IsKeptWhileItIsRead(t *testing.T) {
 	text := string(bytes.Repeat([]byte("x"), 200_000))
 	b := held(text)
-	first, second := b.reader(), b.reader()
+	first, second := b.Open(), b.Open()
 	b.done()
 	head := make([]byte, 100_000)
 	if _, err := io.ReadFull(first, head); err != nil {
@@ -84,7 +84,7 @@ func TestHeldBody_ShortIsNotLent(t *testing.T) {
 	text := string(bytes.Repeat([]byte("x"), firstChunk))
 	for range 20 {
 		b := held(text)
-		r := b.reader()
+		r := b.Open()
 		b.done()
 		other := lendChunk(firstChunk)
 		copy(other[:cap(other)], bytes.Repeat([]byte("y"), firstChunk))

@@ -11,10 +11,12 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"regexp"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"throttle-proxy/cluster"
+	"throttle-proxy/proxy/upstream"
 )
 
 // Cluster is what a Proxy needs of the replicas' agreement.
@@ -70,7 +72,8 @@ type Proxy struct {
 	bodies   bodies
 	warnings warnings
 	inFlight atomic.Int64
-	cut      context.Context // of all exchanges; ends with Cut
+	lives    lives           // of all exchanges; they end with Cut
+	cut      context.Context // of those that wait, likewise
 	end      context.CancelCauseFunc
 }
 
@@ -103,7 +106,10 @@ func New(routes []Route, o Options) (*Proxy, error) {
 // Cut ends every exchange, also of clients that have left, and of requests to
 // come. A request that the upstream has not answered is answered 503; an
 // answer that has begun, and a tunnel, ends where it is.
-func (p *Proxy) Cut() { p.end(errCut) }
+func (p *Proxy) Cut() {
+	p.end(errCut)
+	p.lives.end(errCut)
+}
 
 // InFlight returns how many exchanges are under way.
 func (p *Proxy) InFlight() int64 { return p.inFlight.Load() }
@@ -113,12 +119,9 @@ func (p *Proxy) BodyMemory() int64 { return p.bodies.held.Load() }
 
 // ServeHTTP decides and forwards one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{
-		proxy: p,
-		in:    r,
-		id:    newID(),
-		event: Event{Method: r.Method, Started: time.Now()},
-	}
+	x := exchanges.Get().(*exchange)
+	x.proxy, x.in, x.id = p, r, newID()
+	x.event.Method, x.event.Started = r.Method, time.Now()
 	x.body = clientBody{in: r, control: *http.NewResponseController(w), pause: p.options.BodyTimeout, all: &p.bodies}
 	x.body.read.Store(r.ContentLength == 0 || r.Body == nil)
 	x.client = client{ResponseWriter: w, in: r, body: &x.body}
@@ -133,6 +136,21 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer x.survive()
 	x.event.Client, x.nonsense = p.options.Trust.client(r)
 	x.serve()
+}
+
+// exchanges lends exchanges, which are large: one for each request is a fifth of
+// what all of it would allocate.
+var exchanges = sync.Pool{New: func() any { return &exchange{out: upstream.Request{Header: http.Header{}}} }}
+
+// free lets another request have x, and the map of its header, unless it is lent.
+func (x *exchange) free() {
+	if x.lent {
+		return
+	}
+	header := x.out.Header
+	clear(header) // it may have credentials
+	*x = exchange{out: upstream.Request{Header: header}}
+	exchanges.Put(x)
 }
 
 // newID returns a name for a request. It tells requests apart, and keeps

@@ -274,7 +274,7 @@ func serve(t *testing.T, h http.Handler) *httptest.Server {
 
 // listen returns the URL of a server of connections. talk has read a request
 // from conn by r; the connection ends when it returns.
-func listen(t *testing.T, talk func(conn net.Conn, r *bufio.Reader, first *http.Request)) string {
+func listen(t testing.TB, talk func(conn net.Conn, r *bufio.Reader, first *http.Request)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -20,22 +20,10 @@ type bufferPool struct{ *sync.Pool }
 func (p bufferPool) Get() []byte  { return p.Pool.Get().(*[lentChunk]byte)[:] }
 func (p bufferPool) Put(b []byte) { p.Pool.Put((*[lentChunk]byte)(b)) }
 
-// requestHeaders lends maps to requests, as far as they come back.
-var requestHeaders = sync.Pool{New: func() any { return http.Header{} }}
-
-// request makes the upstream's request out of the client's.
+// request makes the upstream's request out of the client's. It is a part of x.
 func (x *exchange) request() *upstream.Request {
-	header := requestHeaders.Get().(http.Header)
-	out := &upstream.Request{
-		Method: x.in.Method,
-		Target: x.target,
-		Header: header,
-		Inform: x.inform,
-		Recycle: func() {
-			clear(header) // it may have credentials
-			requestHeaders.Put(header)
-		},
-	}
+	out := &x.out
+	out.Method, out.Target, out.Informed = x.in.Method, x.target, x
 	x.fillHeader(out)
 	switch {
 	case x.body.isHeld():
@@ -110,7 +98,7 @@ func (x *exchange) sendHeld(out *upstream.Request) {
 	} else if out.Length == 0 {
 		return
 	}
-	out.Body, out.Held = x.body.held.reader, true
+	out.Held = x.body.held
 }
 
 // sendStream lets a body pass as it comes, with its trailers after it.
@@ -128,7 +116,7 @@ func (x *exchange) sendStream(out *upstream.Request) {
 			}
 		}
 	}
-	out.Body = func() io.ReadCloser { return body }
+	out.Stream = body
 }
 
 // trailedBody calls atEnd, unless it is nil, when the body has been read.

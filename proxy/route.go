@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"crypto/tls"
 	"fmt"
 	"math"
@@ -150,7 +149,7 @@ type route struct {
 
 // sender sends requests to an upstream: an [upstream.Client].
 type sender interface {
-	Send(ctx context.Context, end context.CancelCauseFunc, req *upstream.Request) (*upstream.Answer, error)
+	Send(life *upstream.Life, req *upstream.Request) (*upstream.Answer, error)
 }
 
 func (r Route) options() upstream.Options {

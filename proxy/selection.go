@@ -117,7 +117,7 @@ func (s *selection) of(h http.Header, body *heldBody) (text []byte, ok bool) {
 	}
 	comparing <- struct{}{}
 	defer func() { <-comparing }()
-	reader := body.reader()
+	reader := body.Open()
 	defer reader.Close()
 	p := projection{in: jsontext.NewDecoder(reader)}
 	if kind := p.in.PeekKind(); kind != '{' && kind != '[' || p.value(s, false) != nil || !p.found {

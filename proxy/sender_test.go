@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // TestConnectionThatTheUpstreamEndsIsNotUsedAgain: nothing is lost, not even
@@ -74,5 +75,32 @@ func TestAnswersOfAnySize(t *testing.T) {
 	}
 	if got := connections.Load(); got != 1 {
 		t.Errorf("got %d connections, want one", got)
+	}
+}
+
+// TestNothingIsLeftOfAnotherRequest fails if what is used again, to send requests and
+// to tell of them, has something of the one before.
+func TestNothingIsLeftOfAnotherRequest(t *testing.T) {
+	handler, arrivals := records()
+	r := newRig(t, nil, upstreamURL(t, serve(t, handler).URL), hold(0), limits(limit(t, "all", "1000/s")))
+	bare := func() (got string) {
+		res := r.do(request(http.MethodGet, "/hook", ""))
+		wantOutcome(t, res, "200")
+		a, e := next(t, arrivals), next(t, r.events)
+		a.header = strings.ReplaceAll(a.header, e.ID, "ID")
+		e.Started, e.Asked, e.ID, e.Duration, e.Verdict, e.Upstream, e.Decisions = time.Time{}, time.Time{}, "", 0, 0, 0, nil
+		return fmt.Sprintf("%s %q %+v", a.header, a.body, e)
+	}
+	want := bare()
+	for range 20 {
+		rich := post("body", "Authorization", "secret", "X-Request-Id", "other", "X-Forwarded-For", "192.0.2.1", "Te", "trailers", "Prefer", "wait=1")
+		wantOutcome(t, r.do(rich), "200")
+		next(t, arrivals)
+		next(t, r.events)
+		wantOutcome(t, r.do(request("TRACE", "/hook", "")), "bad-method")
+		next(t, r.events)
+		if got := bare(); got != want {
+			t.Fatalf("got %s, want %s", got, want)
+		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // tunnel passes bytes between a client and an upstream that have agreed on
 // another protocol.
-func (x *exchange) tunnel(ctx context.Context, a *upstream.Answer) {
+func (x *exchange) tunnel(a *upstream.Answer) {
 	x.addRateLimit(x.decisions, x.used)
 	conn, buffered, err := x.body.control.Hijack()
 	if err != nil {
@@ -26,7 +26,7 @@ func (x *exchange) tunnel(ctx context.Context, a *upstream.Answer) {
 	x.body.detach()
 	t := &tunnel{client: clientEnd{conn, buffered.Reader}, upstream: a.Body.(io.ReadWriteCloser), idle: x.route.AnswerIdle, write: x.route.Timeout}
 	defer t.close()
-	defer context.AfterFunc(ctx, t.close)()
+	defer context.AfterFunc(x.life.Context(), t.close)()
 
 	removeHopByHop(a.Header)
 	a.Header["Connection"], a.Header["Upgrade"] = []string{"Upgrade"}, []string{x.in.Header.Get("Upgrade")}

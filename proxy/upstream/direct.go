@@ -79,7 +79,7 @@ func newDirect(u *URL, o Options) *direct {
 
 // speaks reports whether req is sent directly.
 func (d *direct) speaks(req *Request) bool {
-	if req.Body != nil && (!req.Held || req.Length < 0) {
+	if req.Stream != nil || req.Length < 0 {
 		return false
 	}
 	isGRPC := strings.HasPrefix(req.Header.Get("Content-Type"), "application/grpc") // which is HTTP/2's
@@ -88,29 +88,29 @@ func (d *direct) speaks(req *Request) bool {
 
 // send is [Client.Send]. It returns errNotSpoken, and has sent nothing, where the
 // upstream speaks only HTTP/2.
-func (d *direct) send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
+func (d *direct) send(life *Life, req *Request) (*Answer, error) {
 	for {
-		c, reused, err := d.take(ctx)
+		c, reused, err := d.take(life)
 		if err == errNotSpoken {
 			d.unable.Store(true)
 			return nil, err
 		} else if err != nil {
-			return nil, failure(ctx, err, false)
+			return nil, failure(life, err, false)
 		}
-		answer, err := c.roundTrip(ctx, end, req)
+		answer, err := c.roundTrip(life, req)
 		if err == nil {
 			return answer, nil
 		}
-		safe := req.Body == nil && (req.Method == http.MethodGet || req.Method == http.MethodHead || req.Method == http.MethodOptions)
+		safe := req.Held == nil && (req.Method == http.MethodGet || req.Method == http.MethodHead || req.Method == http.MethodOptions)
 		unsent := c.written == 0 || safe && c.read == 0 && isClosed(err)
-		if !reused || !unsent || context.Cause(ctx) != nil {
-			return nil, failure(ctx, err, c.written > 0)
+		if !reused || !unsent || life.Cause() != nil {
+			return nil, failure(life, err, c.written > 0)
 		}
 	}
 }
 
 // take returns a connection for one request.
-func (d *direct) take(ctx context.Context) (c *directConn, reused bool, err error) {
+func (d *direct) take(life *Life) (c *directConn, reused bool, err error) {
 	for {
 		d.mu.Lock()
 		last := len(d.idle) - 1
@@ -126,6 +126,7 @@ func (d *direct) take(ctx context.Context) (c *directConn, reused bool, err erro
 		}
 		_ = c.Close()
 	}
+	ctx := life.Context()
 	conn, err := d.dial(ctx, "tcp", d.address)
 	if err != nil {
 		return nil, false, err

@@ -3,7 +3,6 @@ package upstream
 import (
 	"bufio"
 	"cmp"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -104,9 +103,11 @@ func (c *directConn) silent() bool {
 }
 
 // roundTrip sends req. If it fails the connection is closed.
-func (c *directConn) roundTrip(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
-	body := &directBodyReader{c: c, ctx: ctx, uncancel: context.AfterFunc(ctx, c.cut)}
-	c.watch.begin(end)
+func (c *directConn) roundTrip(life *Life, req *Request) (*Answer, error) {
+	a := &directAnswer{body: directBodyReader{c: c, life: life}}
+	answer, body := &a.Answer, &a.body
+	life.takes(c.cut)
+	c.watch.begin(life)
 	c.read, c.most, c.written = 0, maxAnswerHeader, 0
 	res, err := c.exchange(req)
 	if err != nil {
@@ -115,7 +116,7 @@ func (c *directConn) roundTrip(ctx context.Context, end context.CancelCauseFunc,
 	}
 	c.watch.rest(answering)
 	c.most = 1<<63 - 1
-	answer := &Answer{Response: res}
+	answer.Response = res
 	if answer.Whole = res.Body == http.NoBody; answer.Whole {
 		body.end(!res.Close)
 		return answer, nil
@@ -128,13 +129,13 @@ func (c *directConn) roundTrip(ctx context.Context, end context.CancelCauseFunc,
 
 func (c *directConn) exchange(req *Request) (*http.Response, error) {
 	c.header(req)
-	if req.Body != nil && req.Length > bufferedBody {
+	if req.Held != nil && req.Length > bufferedBody {
 		c.writer = make(chan error, 1)
 		go func() { c.writer <- c.write(req) }()
 	} else if c.unwrote = c.write(req); c.unwrote != nil && c.written == 0 {
 		return nil, c.unwrote
 	}
-	informer := informer{tell: req.Inform}
+	informer := informer{tell: req.Informed}
 	c.asked.Method = req.Method
 	for {
 		res, err := http.ReadResponse(c.r, &c.asked)
@@ -158,16 +159,21 @@ func (c *directConn) exchange(req *Request) (*http.Response, error) {
 	}
 }
 
+// directAnswer is an answer with its body.
+type directAnswer struct {
+	Answer
+	body directBodyReader
+}
+
 // directBodyReader is the body of an answer. When it has been read its
 // connection is free; closed before that, also while it is read, it closes the
 // connection.
 type directBodyReader struct {
 	io.ReadCloser
 	c        *directConn
-	ctx      context.Context
+	life     *Life
 	whole    bool // it is here: nothing is waited for
 	reusable bool
-	uncancel func() bool
 	ended    atomic.Bool
 }
 
@@ -183,7 +189,7 @@ func (b *directBodyReader) Read(p []byte) (int, error) {
 	if err != nil {
 		b.end(err == io.EOF && b.reusable)
 		if err != io.EOF {
-			err = cutFailure(b.ctx)
+			err = cutFailure(b.life)
 		}
 	}
 	return n, err
@@ -200,8 +206,8 @@ func (b *directBodyReader) end(reusable bool) {
 	if b.ended.Swap(true) {
 		return
 	}
-	cancelled := !b.uncancel()
-	if reusable && !cancelled && b.c.r.Buffered() == 0 && b.c.wrote() {
+	spared := b.life.spares()
+	if reusable && spared && b.c.r.Buffered() == 0 && b.c.wrote() {
 		b.c.watch.over(true)
 		b.c.direct.put(b.c)
 		return

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"strconv"
 	"time"
 )
@@ -35,7 +34,7 @@ func (c *directConn) header(req *Request) {
 		}
 	}
 	switch {
-	case req.Body != nil:
+	case req.Held != nil:
 		out = append(strconv.AppendInt(append(out, "Content-Length: "...), req.Length, 10), "\r\n"...)
 	case req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
 		out = appendField(out, "Content-Length", "0")
@@ -67,23 +66,17 @@ func (c *directConn) write(req *Request) error {
 // writeParts writes what is short at once. Where a system call takes all parts of
 // a body nothing is copied.
 func (c *directConn) writeParts(req *Request) error {
-	if req.Body == nil {
-		_, err := c.Write(c.out)
-		return err
+	var parts [][]byte
+	if req.Held != nil {
+		parts = req.Held.Parts()
 	}
-	body := req.Body()
-	defer body.Close()
-	held, parted := body.(Parted)
-	parted = parted && c.Conn == net.Conn(c.look) && c.look.raw != nil
-	switch {
-	case parted:
+	if len(parts) > 1 && c.Conn == net.Conn(c.look) && c.look.raw != nil {
 		c.moved(0)
-		return c.look.writeParts(append([][]byte{c.out}, held.Parts()...), c.moved)
-	case req.Length <= bufferedBody:
-		at := len(c.out)
-		c.out = slices.Grow(c.out, int(req.Length))[:at+int(req.Length)]
-		if _, err := io.ReadFull(body, c.out[at:]); err != nil {
-			return err // it is in memory
+		return c.look.writeParts(append([][]byte{c.out}, parts...), c.moved)
+	}
+	if req.Length <= bufferedBody {
+		for _, part := range parts {
+			c.out = append(c.out, part...)
 		}
 		_, err := c.Write(c.out)
 		return err
@@ -91,6 +84,8 @@ func (c *directConn) writeParts(req *Request) error {
 	if _, err := c.Write(c.out); err != nil {
 		return err
 	}
+	body := req.Held.Open()
+	defer body.Close()
 	_, err := io.Copy(c, body)
 	return err
 }

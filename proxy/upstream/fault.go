@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -22,7 +21,7 @@ const (
 	Refused  Kind = iota + 1 // no connection, or no HTTP on it
 	TimedOut                 // no connection, or no answer, in time
 	Closed                   // the upstream cut the connection
-	Ended                    // the exchange was ended by its context, whose cause says why
+	Ended                    // the exchange was ended by its Life, whose cause says why
 )
 
 // Failure is why a request has no answer, or why its answer has no end.
@@ -50,9 +49,9 @@ var (
 )
 
 // failure says what an error of a request without an answer means.
-func failure(ctx context.Context, err error, sent bool) *Failure {
+func failure(life *Life, err error, sent bool) *Failure {
 	f := &Failure{Sent: sent}
-	switch cause := context.Cause(ctx); {
+	switch cause := life.Cause(); {
 	case cause == errTimeout:
 		f.Kind, f.Fault = TimedOut, "http_response_timeout"
 	case cause == errFull:
@@ -72,8 +71,8 @@ func failure(ctx context.Context, err error, sent bool) *Failure {
 }
 
 // cutFailure says what an error within an answer's body means.
-func cutFailure(ctx context.Context) *Failure {
-	switch cause := context.Cause(ctx); {
+func cutFailure(life *Life) *Failure {
+	switch cause := life.Cause(); {
 	case cause == errIdle:
 		return &Failure{Kind: TimedOut, Fault: "connection_read_timeout", Sent: true}
 	case cause != nil:

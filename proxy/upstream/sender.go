@@ -9,7 +9,6 @@
 package upstream
 
 import (
-	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -47,28 +46,34 @@ type Request struct {
 	Method string
 	Target string      // path and query, to the byte
 	Host   string      // in place of the URL's; may be empty
-	Header http.Header // what stands in it is sent as it is spelt; it may be used after Send has returned, unless Recycle is called
+	Header http.Header // what stands in it is sent as it is spelt
 	Length int64       // of the body, in bytes; -1 if that is not known before its end
 
-	// Body opens the body, and is nil where there is none. A body that is Held
-	// can be opened again; its readers need not be closed for another to be read.
-	Body func() io.ReadCloser
-	Held bool
+	// Held is the body where that is in memory, and Stream where it passes as it
+	// comes. Both are nil where there is none.
+	Held   Held
+	Stream io.ReadCloser
 	// Trailer follows a body of unknown length. Its values may come until the
 	// body has been read to its end.
 	Trailer http.Header
 
-	// Inform is told of informational answers, one at a time, and never after
-	// Send has returned.
-	Inform func(status int, header http.Header)
-	// Recycle is told that Header is not used any more. It may not be called.
-	Recycle func()
+	// Informed is told of informational answers, one at a time, and never after
+	// Send has returned. It may be nil.
+	Informed interface {
+		Inform(status int, header http.Header)
+	}
+
+	// Over is set by Send where nothing of the request is used any more when the
+	// Body of its answer, if it has one, is closed. Else that may be for longer.
+	Over bool
 }
 
-// Parted is a body of a [Request] that is in memory.
-type Parted interface {
-	io.ReadCloser
-	// Parts returns all of it, before any of it was read. It holds until Close.
+// Held is a body of a [Request] that is in memory, as long as that is used.
+type Held interface {
+	// Open returns a reader of all of it. It may be called again; readers need not be
+	// closed for another to be read.
+	Open() io.ReadCloser
+	// Parts returns all of it.
 	Parts() [][]byte
 }
 
@@ -139,24 +144,22 @@ func newClient(u *URL, connect func() *connections) *Client {
 // URL returns where requests go.
 func (c *Client) URL() *URL { return c.url }
 
-// Send sends req, directly where that can be done, and returns when the header of its answer has come. ctx ends
-// it, and the answer; end ends ctx, which Send does itself where the upstream
+// Send sends req, directly where that can be done, and returns when the header of its answer has come. The
+// end of life ends it, and the answer; Send ends it by itself where the upstream
 // lets it wait too long. The error is a [*Failure].
-func (c *Client) Send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
+func (c *Client) Send(life *Life, req *Request) (*Answer, error) {
 	by := c.connections()
 	if req.Header["Upgrade"] != nil {
-		return by.upgrades.send(ctx, end, req)
+		return by.upgrades.send(life, req)
 	}
 	if by.direct != nil && by.direct.speaks(req) {
-		answer, err := by.direct.send(ctx, end, req)
+		answer, err := by.direct.send(life, req)
 		if err != errNotSpoken {
-			if req.Recycle != nil {
-				req.Recycle()
-			}
+			req.Over = true
 			return answer, err
 		}
 	}
-	return by.transport.send(ctx, end, req)
+	return by.transport.send(life, req)
 }
 
 // connections returns those for a new request.
@@ -201,7 +204,9 @@ const maxInformational = 64
 
 // informer passes informational answers on, as far as they are few.
 type informer struct {
-	tell func(status int, header http.Header)
+	tell interface {
+		Inform(status int, header http.Header)
+	}
 	told int
 }
 
@@ -212,7 +217,7 @@ func (i *informer) inform(status int, header http.Header) bool {
 		return false
 	}
 	if status != http.StatusContinue && i.tell != nil {
-		i.tell(status, header)
+		i.tell.Inform(status, header)
 	}
 	return true
 }

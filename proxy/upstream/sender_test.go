@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,12 +15,18 @@ var patient = Options{Timeout: time.Minute, AnswerIdle: time.Minute, KeepAlive: 
 
 // held returns a request whose body is in memory.
 func held(method, target, body string) *Request {
-	r := &Request{Method: method, Target: target, Header: http.Header{}, Length: int64(len(body)), Held: true}
+	r := &Request{Method: method, Target: target, Header: http.Header{}, Length: int64(len(body))}
 	if body != "" {
-		r.Body = func() io.ReadCloser { return io.NopCloser(bytes.NewReader([]byte(body))) }
+		r.Held = inMemory(body)
 	}
 	return r
 }
+
+// inMemory is a body that is.
+type inMemory string
+
+func (b inMemory) Open() io.ReadCloser { return io.NopCloser(strings.NewReader(string(b))) }
+func (b inMemory) Parts() [][]byte     { return [][]byte{[]byte(b)} }
 
 // way is one through a Client to an upstream.
 type way struct {
@@ -39,7 +44,9 @@ var ways = map[string]way{
 // post returns a request that goes this way.
 func (w way) post(target string) *Request {
 	r := held(http.MethodPost, target, w.body)
-	r.Held = !w.streams
+	if w.streams {
+		r.Held, r.Stream = nil, r.Held.Open()
+	}
 	return r
 }
 
@@ -47,9 +54,9 @@ func (w way) post(target string) *Request {
 // failure.
 func send(t *testing.T, c *Client, req *Request) string {
 	t.Helper()
-	ctx, end := context.WithCancelCause(t.Context())
-	defer end(nil)
-	answer, err := c.Send(ctx, end, req)
+	life := new(Life)
+	defer life.End(context.Canceled)
+	answer, err := c.Send(life, req)
 	if err != nil {
 		return outcome(t, err)
 	}

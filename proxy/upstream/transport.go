@@ -91,10 +91,10 @@ func (t *transport) retire() {
 }
 
 // send is [Client.Send]. What is refused unseen is sent once more.
-func (t *transport) send(ctx context.Context, end context.CancelCauseFunc, req *Request) (*Answer, error) {
-	a := &attempt{options: t.options, watch: watch{end: end}, informer: informer{tell: req.Inform}}
+func (t *transport) send(life *Life, req *Request) (*Answer, error) {
+	a := &attempt{options: t.options, watch: watch{life: life}, informer: informer{tell: req.Informed}}
 	defer a.over()
-	ctx = httptrace.WithClientTrace(ctx, a.trace(t.h2c))
+	ctx := httptrace.WithClientTrace(life.Context(), a.trace(t.h2c))
 	for sends := 1; ; sends++ {
 		res, err := t.RoundTrip(a.request(t.url.verbatim(req.Target, t.proxied), req).WithContext(ctx))
 		switch {
@@ -105,19 +105,19 @@ func (t *transport) send(ctx context.Context, end context.CancelCauseFunc, req *
 			err = errForeign
 		case err == nil && checked(req, res):
 			a.rest(answering)
-			return a.answer(ctx, res), nil
+			return a.answer(res), nil
 		case err == nil:
 			_ = res.Body.Close()
 			err = errAnswer
-		case context.Cause(ctx) == nil && refusedUnseen(err):
-			if sends == 1 && (req.Body == nil || req.Held || !a.bodyRead.Load()) {
+		case life.Cause() == nil && refusedUnseen(err):
+			if sends == 1 && (req.Stream == nil || !a.bodyRead.Load()) {
 				continue
 			}
 			a.rest(answering)
 			return nil, &Failure{Kind: Refused, Fault: "destination_unavailable"}
 		}
 		a.rest(answering)
-		return nil, failure(ctx, err, a.sent.Load())
+		return nil, failure(life, err, a.sent.Load())
 	}
 }
 
@@ -161,7 +161,7 @@ func (a *attempt) trace(h2c bool) *httptrace.ClientTrace {
 			}
 			// An upstream may take no request on any connection, and close each.
 			if offered++; offered > maxConnections {
-				a.end(errFull)
+				a.life.End(errFull)
 			}
 		},
 		GotConn: func(info httptrace.GotConnInfo) {
@@ -197,22 +197,23 @@ func (a *attempt) request(to *url.URL, req *Request) *http.Request {
 		Method: req.Method, URL: to, Host: req.Host, Header: req.Header,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
-	if req.Body == nil {
+	if req.Held == nil && req.Stream == nil {
 		return out
 	}
 	open := func() (io.ReadCloser, error) {
-		if req.Held && req.Length >= 0 && req.Length <= oneWrite {
-			return req.Body(), nil // net/http knows its type, and writes it together with the header
+		switch {
+		case req.Held != nil && req.Length >= 0 && req.Length <= oneWrite:
+			return req.Held.Open(), nil // net/http knows its type, and writes it together with the header
+		case req.Held != nil:
+			return &pacedBody{req.Held.Open(), a, true}, nil
+		case a.stop == nil:
+			a.stop = func() { _ = req.Stream.Close() }
 		}
-		body := req.Body()
-		if !req.Held && a.stop == nil {
-			a.stop = func() { _ = body.Close() }
-		}
-		return &pacedBody{body, a, req.Held}, nil
+		return &pacedBody{req.Stream, a, false}, nil
 	}
 	out.Body, _ = open()
 	out.ContentLength, out.Trailer = req.Length, req.Trailer
-	if req.Held {
+	if req.Held != nil {
 		out.GetBody = open
 	}
 	return out
@@ -267,10 +268,10 @@ func (w pacedWriter) Write(p []byte) (int, error) {
 }
 
 // answer is what has come.
-func (a *attempt) answer(ctx context.Context, res *http.Response) *Answer {
+func (a *attempt) answer(res *http.Response) *Answer {
 	answer := &Answer{Response: res, Whole: res.Body == http.NoBody}
 	if res.StatusCode != http.StatusSwitchingProtocols && !answer.Whole {
-		res.Body = &answerBody{ReadCloser: res.Body, ctx: ctx, watch: &a.watch, idle: a.options.AnswerIdle}
+		res.Body = &answerBody{ReadCloser: res.Body, life: a.life, watch: &a.watch, idle: a.options.AnswerIdle}
 	}
 	return answer
 }
@@ -278,7 +279,7 @@ func (a *attempt) answer(ctx context.Context, res *http.Response) *Answer {
 // answerBody is the body of an answer, of which each part has a time.
 type answerBody struct {
 	io.ReadCloser
-	ctx   context.Context
+	life  *Life
 	watch *watch
 	idle  time.Duration
 }
@@ -288,7 +289,7 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.watch.rest(answering)
 	if err != nil && err != io.EOF {
-		err = cutFailure(b.ctx)
+		err = cutFailure(b.life)
 	}
 	return n, err
 }

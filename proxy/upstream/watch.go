@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"errors"
 	"sync"
 	"time"
@@ -27,7 +26,7 @@ type watch struct {
 	lasts bool
 
 	mu    sync.Mutex
-	end   context.CancelCauseFunc // nil between two exchanges
+	life  *Life // of the exchange; nil between two
 	stage int
 	until time.Time // zero while nothing is awaited of the upstream
 	why   error
@@ -35,18 +34,18 @@ type watch struct {
 	rings time.Time // when the timer does, at the earliest; zero if it does not run
 }
 
-// begin begins an exchange, which end ends.
-func (w *watch) begin(end context.CancelCauseFunc) {
+// begin begins an exchange.
+func (w *watch) begin(life *Life) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.end, w.stage, w.until = end, sending, time.Time{}
+	w.life, w.stage, w.until = life, sending, time.Time{}
 }
 
 // over ends what [watch.begin] began. another says whether one more may follow.
 func (w *watch) over(another bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.end, w.until = nil, time.Time{}
+	w.life, w.until = nil, time.Time{}
 	if !another {
 		w.stopLocked()
 	}
@@ -57,7 +56,7 @@ func (w *watch) over(another bool) {
 func (w *watch) await(stage int, d time.Duration, why error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if stage < w.stage || w.end == nil {
+	if stage < w.stage || w.life == nil {
 		return
 	}
 	now := time.Now()
@@ -99,15 +98,14 @@ func (w *watch) stopLocked() {
 
 func (w *watch) fire() {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	now := time.Now()
 	w.rings = time.Time{}
-	late := !w.until.IsZero() && !now.Before(w.until)
-	if !w.until.IsZero() && !late {
+	switch {
+	case w.until.IsZero():
+	case now.Before(w.until):
 		w.ringLocked(now)
-	}
-	end, why := w.end, w.why
-	w.mu.Unlock()
-	if late {
-		end(why)
+	default:
+		w.life.End(w.why)
 	}
 }

@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,17 +12,17 @@ func TestWatchOfMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &watch{lasts: true}
 		began := time.Now()
-		begin := func(stage int, d time.Duration) context.Context {
-			ctx, end := context.WithCancelCause(t.Context())
-			w.begin(end)
+		begin := func(stage int, d time.Duration) *Life {
+			life := new(Life)
+			w.begin(life)
 			w.await(stage, d, errTimeout)
-			return ctx
+			return life
 		}
-		ends := func(name string, ctx context.Context, at time.Duration) {
+		ends := func(name string, life *Life, at time.Duration) {
 			t.Helper()
-			<-ctx.Done()
-			if got := time.Since(began); got != at || context.Cause(ctx) != errTimeout {
-				t.Errorf("%s: got the end after %v by %v, want %v", name, got, context.Cause(ctx), at)
+			<-life.Context().Done()
+			if got := time.Since(began); got != at || life.Cause() != errTimeout {
+				t.Errorf("%s: got the end after %v by %v, want %v", name, got, life.Cause(), at)
 			}
 			w.over(true)
 		}
@@ -44,13 +43,13 @@ func TestWatchOfMany(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		third := begin(sending, 5*time.Second)
 		time.Sleep(4 * time.Second)
-		if third.Err() != nil {
+		if third.Cause() != nil {
 			t.Error("ended by what was awaited between two exchanges")
 		}
 		w.over(false)
 		time.Sleep(time.Minute)
-		if first.Err() != nil || third.Err() != nil {
-			t.Errorf("got ends of exchanges that were over: %v, %v", context.Cause(first), context.Cause(third))
+		if first.Cause() != nil || third.Cause() != nil {
+			t.Errorf("got ends of exchanges that were over: %v, %v", first.Cause(), third.Cause())
 		}
 	})
 }
