@@ -142,12 +142,17 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // what all of it would allocate.
 var exchanges = sync.Pool{New: func() any { return &exchange{out: upstream.Request{Header: http.Header{}}} }}
 
-// free lets another request have x, and the map of its header, unless it is lent.
+// free lets another request have x, and the map of its header, unless it is lent. A map
+// never gets smaller: all later requests would pay for one with many fields.
 func (x *exchange) free() {
 	if x.lent {
 		return
 	}
+	const usual = 64 // fields at most
 	header := x.out.Header
+	if len(x.in.Header) > usual {
+		header = http.Header{}
+	}
 	clear(header) // it may have credentials
 	*x = exchange{out: upstream.Request{Header: header}}
 	exchanges.Put(x)
