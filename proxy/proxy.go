@@ -45,12 +45,13 @@ type Options struct {
 	MaxInFlight int64         // exchanges at once
 
 	// Sent, unless it is nil, is called for each request that is about to be sent
-	// on, with what its Event has by then. It is called concurrently.
+	// on, with what its Event has by then, which is valid until it returns. It is
+	// called concurrently.
 	Sent func(*Event)
 
 	// Trace, unless it is nil, is called for each request when it begins, with an
-	// Event that has its method, ids and start, and returns who follows it. It is
-	// called concurrently.
+	// Event that has its method, ids and start, and returns who follows it. The Event
+	// is valid until End of that returns. It is called concurrently.
 	Trace func(*http.Request, *Event) Trace
 
 	// Observe is called once for each finished request, with an Event that is
