@@ -86,7 +86,7 @@ type Options struct {
 	Self    Replica       // this replica, as the others are to know it
 	LockTTL time.Duration // locks and slots are gone at most this long after their replica died
 	Timeout time.Duration // longest that Admit, Pause and Release wait for the store
-	// Pipeline sends asks together where there are more than a few at once.
+	// Pipeline sends what is asked for more than a few tags at once in one write.
 	Pipeline bool
 	// Report returns what this replica does, in at most [MaxReport] bytes, for
 	// [Redis.Reports] of the others; it is called once a second while somebody looks.
