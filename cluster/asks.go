@@ -2,32 +2,39 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 )
 
-// asker is an ask on its way to the store.
+// asker is an ask on its way to the store. It is still read when whoever asks has
+// given it up: so it has nothing that changes from then on, as a Grant does.
 type asker struct {
 	Ask
-	grant    *Grant        // what it wants; nil for nothing
+	lock     *lock         // that it wants, of which nothing is read but what it is asked for by; nil for none
+	token    string        // of the slots that it wants
 	deadline time.Duration // until when somebody waits for it, by the store's clock; 0 where that is not known
 
 	reply any   // of the guard, once its batch is over, unless
 	err   error // says why there is none
 }
 
-// lock returns the lock that a wants, or nil.
-func (a *asker) lock() *lock {
-	if a.grant == nil {
-		return nil
+// newAsker returns what asks for what g is to be granted, which may be nil.
+func newAsker(ask Ask, g *Grant, deadline time.Duration) *asker {
+	a := &asker{Ask: ask, deadline: deadline}
+	if g != nil {
+		a.lock = g.lock
+		if g.taken != nil {
+			a.token = g.taken.token
+		}
 	}
-	return a.grant.lock
+	return a
 }
 
 // alike reports whether a and b, which are of one tag, differ in their locks alone.
 func (a *asker) alike(b *asker) bool {
-	return a.deadline == b.deadline && (a.lock() == nil) == (b.lock() == nil) && a.LongestPause == b.LongestPause &&
+	return a.deadline == b.deadline && (a.lock == nil) == (b.lock == nil) && a.LongestPause == b.LongestPause &&
 		slices.Equal(a.Pauses, b.Pauses) && slices.Equal(a.Charges, b.Charges)
 }
 
@@ -60,9 +67,10 @@ type batch struct {
 	over chan struct{} // closed when all of them have a reply, or an error
 }
 
-// desk gathers asks. A few batches may be under way at once; whoever
-// comes meanwhile goes with the next. So nobody waits where few ask, and where many do
-// they wait for one another, for part of a round trip. It is safe for concurrent use.
+// desk gathers asks. A few batches may be under way at once; whoever comes meanwhile
+// goes with the next. So nobody waits where few ask, and where many do they wait for
+// one another, for part of a round trip; for those that get no answer not for long. It
+// is safe for concurrent use.
 type desk struct {
 	guard *script // that decides them
 
@@ -71,23 +79,37 @@ type desk struct {
 	waiting []*batch
 }
 
-// enter returns the batch with which a goes, and whether that is to be run at once,
-// by the caller.
-func (d *desk) enter(ctx context.Context, a *asker, most int) (b *batch, now bool) {
+// enter returns the batch with which a goes, whether a is its first, and whether it is
+// to be run at once, by the caller.
+func (d *desk) enter(ctx context.Context, a *asker, most int) (b *batch, first, now bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if n := len(d.waiting); n > 0 && len(d.waiting[n-1].asks) < groupSize {
 		b = d.waiting[n-1]
 		b.ctx, b.asks = ctx, append(b.asks, a)
-		return b, false
+		return b, false, false
 	}
 	b = &batch{ctx, []*asker{a}, make(chan struct{})}
 	if d.flying < most {
 		d.flying++
-		return b, true
+		return b, true, true
 	}
 	d.waiting = append(d.waiting, b)
-	return b, false
+	return b, true, false
+}
+
+// hasten takes b out, to be run by the caller whatever else is under way, and reports
+// whether it is not under way already.
+func (d *desk) hasten(b *batch) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.Index(d.waiting, b)
+	if i < 0 {
+		return false
+	}
+	d.waiting = slices.Delete(d.waiting, i, i+1)
+	d.flying++
+	return true
 }
 
 // next returns the batch to run when one is over, or nil.
@@ -103,6 +125,22 @@ func (d *desk) next() *batch {
 	return b
 }
 
+// withdraw takes a out of b, and reports whether it could: it cannot where b is under
+// way already.
+func (d *desk) withdraw(b *batch, a *asker) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.Index(d.waiting, b)
+	if i < 0 {
+		return false
+	}
+	b.asks = slices.DeleteFunc(b.asks, func(other *asker) bool { return other == a })
+	if len(b.asks) == 0 {
+		d.waiting = slices.Delete(d.waiting, i, i+1)
+	}
+	return true
+}
+
 // askTogether asks for a, with others that guard can decide, until the deadline of ctx.
 func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answer, error) {
 	id := deskID{a.Tag, guard}
@@ -111,21 +149,44 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 		found, _ = r.desks.LoadOrStore(id, &desk{guard: guard})
 	}
 	d := found.(*desk)
-	b, now := d.enter(ctx, a, r.conn.Load().batches)
+	b, first, now := d.enter(ctx, a, r.conn.Load().batches)
 	if now {
-		r.runBatch(d, b)
-		if next := d.next(); next != nil {
-			go r.runBatches(d, next)
-		}
-		return a.answer()
+		return r.leadBatch(d, b, a)
 	}
-	select {
-	case <-b.over:
-		return a.answer()
-	case <-ctx.Done(): // its batch may still be sent, and answered
-		return answer{}, ctx.Err()
+	var late <-chan time.Time
+	if first {
+		timer := time.NewTimer(r.options.Timeout / 10)
+		defer timer.Stop()
+		late = timer.C
+	}
+	for {
+		select {
+		case <-b.over:
+			return a.answer()
+		case <-late: // those before it may get no answer
+			if d.hasten(b) {
+				return r.leadBatch(d, b, a)
+			}
+		case <-ctx.Done():
+			if d.withdraw(b, a) {
+				return answer{}, errUnasked
+			}
+			return answer{}, ctx.Err() // it may still be sent, and answered
+		}
 	}
 }
+
+// leadBatch runs b, of which a is one, and has what has gathered meanwhile run.
+func (r *Redis) leadBatch(d *desk, b *batch, a *asker) (answer, error) {
+	r.runBatch(d, b)
+	if next := d.next(); next != nil {
+		go r.runBatches(d, next)
+	}
+	return a.answer()
+}
+
+// errUnasked is why there is no answer to an ask that was never sent.
+var errUnasked = fmt.Errorf("the store was not asked in time: %w", context.DeadlineExceeded)
 
 // runBatches runs b, and what has gathered until that is over, until nothing has.
 func (r *Redis) runBatches(d *desk, b *batch) {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"throttle-proxy/integration/redistest"
 )
 
 // Those that come while others are under way go together, in the order in which they
@@ -18,9 +20,9 @@ func TestDesk(t *testing.T) {
 	var d desk
 	var waiting []*batch
 	for i := range most + 2*groupSize + 1 {
-		b, now := d.enter(t.Context(), &asker{deadline: time.Duration(i)}, most)
-		if now != (i < most) {
-			t.Fatalf("ask %d: goes at once: %v, want %v", i, now, i < most)
+		b, first, now := d.enter(t.Context(), &asker{deadline: time.Duration(i)}, most)
+		if wantFirst := i < most || (i-most)%groupSize == 0; now != (i < most) || first != wantFirst {
+			t.Fatalf("ask %d: goes at once: %v, want %v; is the first: %v, want %v", i, now, i < most, first, wantFirst)
 		}
 		if !now && (len(waiting) == 0 || waiting[len(waiting)-1] != b) {
 			waiting = append(waiting, b)
@@ -47,9 +49,64 @@ func TestDesk(t *testing.T) {
 			t.Fatalf("got another batch, %+v", got)
 		}
 	}
-	if _, now := d.enter(t.Context(), new(asker), most); !now {
+	if _, _, now := d.enter(t.Context(), new(asker), most); !now {
 		t.Error("nothing is under way, but an ask waits")
 	}
+}
+
+// One that is given up is not sent, as long as its batch is not under way; and a batch
+// that has waited for too long goes whatever else is.
+func TestDesk_WhoGivesUp(t *testing.T) {
+	var d desk
+	enter := func() (*batch, *asker) {
+		a := new(asker)
+		b, _, _ := d.enter(t.Context(), a, 1)
+		return b, a
+	}
+	flies, flier := enter()
+	if d.withdraw(flies, flier) || d.hasten(flies) {
+		t.Error("what is under way was taken out")
+	}
+	b, one := enter()
+	_, two := enter()
+	if !d.withdraw(b, one) || len(b.asks) != 1 || b.asks[0] != two {
+		t.Errorf("got %v, want the other alone", b.asks)
+	}
+	if !d.hasten(b) || d.hasten(b) || d.withdraw(b, two) {
+		t.Error("want it to be run once")
+	}
+	b, one = enter()
+	if !d.withdraw(b, one) || d.next() != nil {
+		t.Error("a batch of nobody is run")
+	}
+	if d.next(); d.flying != 0 {
+		t.Errorf("got %d under way, want none", d.flying)
+	}
+}
+
+// Asks that get no answer keep others, who come after them, for a part of their time
+// alone.
+func TestRedis_AsksDoNotWaitForAnswersThatAreLost(t *testing.T) {
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	r := join(t, link.URL(), Options{Timeout: 10 * time.Second})
+	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
+	lost := r.conn.Load().batches
+	link.LoseAnswers(lost, plainGuardScript.Hash())
+	var losing sync.WaitGroup
+	for i := range lost {
+		losing.Go(func() { _, _ = r.Admit(t.Context(), request(fmt.Sprint("lost ", i))) })
+	}
+	eventually(t, "all are asking", func() bool { return int(r.conn.Load().asking.Load()) >= lost })
+	began := time.Now()
+	for i := range 2 {
+		admit(t, r, request(fmt.Sprint(i)))
+	}
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("took %s, as long as those that are lost", took)
+	}
+	link.Cut()
+	losing.Wait()
 }
 
 func TestBatchesAtOnce(t *testing.T) {

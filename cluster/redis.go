@@ -276,7 +276,7 @@ func (r *Redis) decideInTurn(ctx context.Context, end time.Duration, ask Ask, t 
 	a, asked, err := r.ask(ctx, end, part, ask, g)
 	r.record(part, err)
 	if err != nil {
-		if g.Locked() && err == errLate {
+		if g.Locked() && (err == errLate || err == errUnasked) {
 			g.lock.stored.Store(false)
 		}
 		return r.undecided(ask, g, part, err)

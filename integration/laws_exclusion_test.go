@@ -204,11 +204,22 @@ func (h *history) misledDuplicates() (violations []string) {
 				until = until.Add(h.hold - clocks)
 			}
 			if r.answered.Before(until) && h.explain(e, told) == "" {
-				violations = append(violations, fmt.Sprintf("order: request %s was told %s by process %d while %s was in flight or held", r.nonce, r.answer, r.process, e))
+				violations = append(violations, fmt.Sprintf("order: request %s of route %s, sent at %s, was told %s by process %d at %s, while %s was in flight or held until %s; since then:%s",
+					r.nonce, r.route, r.sent.Format("05.000"), r.answer, r.process, r.answered.Format("05.000"), e, until.Format("05.000"), h.faultsWithin(e.start, r.answered)))
 			}
 		}
 	}
 	return violations
+}
+
+// faultsWithin tells of what was wrong between two moments.
+func (h *history) faultsWithin(from, to time.Time) (all string) {
+	for _, f := range h.faults {
+		if f.overlaps(from, to) {
+			all += fmt.Sprintf(" %s from %s to %s (replica %d);", f.kind.name, f.begin.Format("05.000"), f.end.Format("05.000"), f.replica)
+		}
+	}
+	return all
 }
 
 // A pause that the upstream asked for is kept by all replicas, while nothing
