@@ -45,12 +45,13 @@ type Options struct {
 	MaxInFlight int64         // exchanges at once
 
 	// Sent, unless it is nil, is called for each request that is about to be sent
-	// on, with what its Event has by then. It is called concurrently.
+	// on, with what its Event has by then, which is valid until it returns. It is
+	// called concurrently.
 	Sent func(*Event)
 
 	// Trace, unless it is nil, is called for each request when it begins, with an
-	// Event that has its method, ids and start, and returns who follows it. It is
-	// called concurrently.
+	// Event that has its method, ids and start, and returns who follows it. The Event
+	// is valid until End of that returns. It is called concurrently.
 	Trace func(*http.Request, *Event) Trace
 
 	// Observe is called once for each finished request, with an Event that is
@@ -142,12 +143,17 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // what all of it would allocate.
 var exchanges = sync.Pool{New: func() any { return &exchange{out: upstream.Request{Header: http.Header{}}} }}
 
-// free lets another request have x, and the map of its header, unless it is lent.
+// free lets another request have x, and the map of its header, unless it is lent. A map
+// never gets smaller: all later requests would pay for one with many fields.
 func (x *exchange) free() {
 	if x.lent {
 		return
 	}
+	const usual = 64 // fields at most
 	header := x.out.Header
+	if len(x.in.Header) > usual {
+		header = http.Header{}
+	}
 	clear(header) // it may have credentials
 	*x = exchange{out: upstream.Request{Header: header}}
 	exchanges.Put(x)

@@ -285,3 +285,37 @@ func TestUpstreamOfHTTP2AloneOverTLS(t *testing.T) {
 		wantOutcome(t, send(t, c, held(http.MethodPost, "/", "body")), "200 HTTP/2.0")
 	}
 }
+
+// TestEndWhileAPartIsTaken: an upstream that is late may take a part of the body at
+// that very moment. The connection is closed then, which waits for who writes to it.
+func TestEndWhileAPartIsTaken(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	look, life := newLookConn(conn), new(Life)
+	c := newDirectConn(&direct{options: patient}, look, look)
+	life.takes(c.cut)
+	c.watch.begin(life)
+	written := make(chan error)
+	go func() {
+		written <- look.writeParts([][]byte{[]byte("a "), []byte("part")}, func(n int) {
+			c.watch.await(sending, 0, errTimeout)
+			waitFor(t, "the connection is closed", func() bool { return look.raw.Control(func(uintptr) {}) != nil })
+			c.moved(n)
+		})
+	}()
+	select {
+	case <-written:
+	case <-time.After(20 * time.Second):
+		t.Fatal("who writes and who closes wait for each other")
+	}
+	if got := life.Cause(); got != errTimeout {
+		t.Errorf("got the end by %v, want %v", got, errTimeout)
+	}
+}

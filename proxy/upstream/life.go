@@ -54,7 +54,8 @@ func (l *Life) Context() context.Context {
 	return l.ctx
 }
 
-// takes has cut called when it ends, which may be at once. cut does not wait.
+// takes has cut called when it ends, which may be at once. cut may wait for who reads
+// or writes, who are not to wait for the Life meanwhile.
 func (l *Life) takes(cut func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -96,16 +96,19 @@ func (w *watch) stopLocked() {
 	}
 }
 
+// fire ends the exchange without w.mu: its connection is closed then, which waits for
+// whoever writes to it, who may be about to say that a part is written.
 func (w *watch) fire() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	now := time.Now()
 	w.rings = time.Time{}
-	switch {
-	case w.until.IsZero():
-	case now.Before(w.until):
+	late := !w.until.IsZero() && !now.Before(w.until)
+	if !w.until.IsZero() && !late {
 		w.ringLocked(now)
-	default:
-		w.life.End(w.why)
+	}
+	life, why := w.life, w.why
+	w.mu.Unlock()
+	if late {
+		life.End(why)
 	}
 }
