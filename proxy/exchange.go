@@ -51,7 +51,7 @@ type exchange struct {
 	outcome outcome
 	settled atomic.Bool
 	gone    bool // the client had left by the time the upstream answered
-	lent    bool // somebody may look at it when its request has ended
+	pinned  bool // somebody may look at it when its request has ended
 }
 
 // serve is the order of decisions.
@@ -260,9 +260,9 @@ func (x *exchange) forward() {
 	request := x.request()
 	defer x.body.Close() // a Transport may read on after its answer
 	x.sent, x.outcome = time.Now(), unknown
-	x.lent = true
+	x.pinned = true
 	answer, err := sender.Send(x.life, request)
-	x.lent = !request.Over
+	x.pinned = !request.Over
 	x.event.Upstream = time.Since(x.sent)
 	if err != nil {
 		x.fail(err)
@@ -342,7 +342,7 @@ func (x *exchange) leave() {
 	if !whole && !x.client.closes {
 		panic(http.ErrAbortHandler) // what follows is no request
 	}
-	x.free()
+	x.giveBack()
 }
 
 // linger lets a client that has been answered come to reading that, which counts

@@ -29,7 +29,7 @@ func TestManyFieldsCostNobodyElse(t *testing.T) {
 			x.in.Header["X-"+strconv.Itoa(i)] = []string{""}
 		}
 		header := x.out.Header
-		x.free()
+		x.giveBack()
 		header["Probe"] = nil
 		if _, got := x.out.Header["Probe"]; got != want {
 			t.Errorf("%d fields: got a map that is used again: %v, want %v", fields, got, want)

@@ -55,5 +55,5 @@ func (x *exchange) endWithClient() (stop func()) {
 			x.life.End(errClientLeft)
 		}
 	})
-	return func() { x.lent = !forget() || x.lent }
+	return func() { x.pinned = !forget() || x.pinned }
 }

@@ -143,10 +143,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // what all of it would allocate.
 var exchanges = sync.Pool{New: func() any { return &exchange{out: upstream.Request{Header: http.Header{}}} }}
 
-// free lets another request have x, and the map of its header, unless it is lent. A map
-// never gets smaller: all later requests would pay for one with many fields.
-func (x *exchange) free() {
-	if x.lent {
+// giveBack lets another request have x, and the map of its header, unless somebody may
+// still look at it. A map never gets smaller: all later requests would pay for one with
+// many fields.
+func (x *exchange) giveBack() {
+	if x.pinned {
 		return
 	}
 	const usual = 64 // fields at most
