@@ -7,27 +7,33 @@ import (
 	"time"
 )
 
-// asker is an ask on its way to the store.
+// asker is an ask on its way to the store, which may come there when nobody waits for
+// it any more: what it has of its grant nobody changes.
 type asker struct {
 	Ask
-	grant    *Grant        // what it wants; nil for nothing
+	lock     *lock         // that it wants; nil for none
+	token    string        // of the slots that it wants
 	deadline time.Duration // until when somebody waits for it, by the store's clock; 0 where that is not known
 
 	reply any   // of the guard, once its batch is over, unless
 	err   error // says why there is none
 }
 
-// lock returns the lock that a wants, or nil.
-func (a *asker) lock() *lock {
-	if a.grant == nil {
-		return nil
+// newAsker returns ask, which wants g, on its way to the store.
+func newAsker(ask Ask, g *Grant, deadline time.Duration) *asker {
+	a := &asker{Ask: ask, deadline: deadline}
+	if g != nil {
+		a.lock = g.lock
+		if g.taken != nil {
+			a.token = g.taken.token
+		}
 	}
-	return a.grant.lock
+	return a
 }
 
 // alike reports whether a and b, which are of one tag, differ in their locks alone.
 func (a *asker) alike(b *asker) bool {
-	return a.deadline == b.deadline && (a.lock() == nil) == (b.lock() == nil) && a.LongestPause == b.LongestPause &&
+	return a.deadline == b.deadline && (a.lock == nil) == (b.lock == nil) && a.LongestPause == b.LongestPause &&
 		slices.Equal(a.Pauses, b.Pauses) && slices.Equal(a.Charges, b.Charges)
 }
 

@@ -140,3 +140,28 @@ func callsOfEval(t *testing.T, client *redis.Client) int {
 	}
 	return n
 }
+
+// Asks that gave up while they waited in a desk are sent all the same, and found late:
+// also those that wanted slots.
+func TestRedis_WhoGaveUpInADeskHarmsNobody(t *testing.T) {
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{Timeout: storeTimeout})
+	admit(t, r, request("first")) // from then on it knows the store's clock
+	d := &desk{guard: guardScript}
+	r.desks.Store(deskID{"slack", guardScript}, d)
+	d.flying = farBatches // others of which no answer comes
+	all := charge("all", "9/h")
+	wants := by(Closed, request("second", all))
+	wants.Slots = []Slot{{Name: "few", Most: 3}}
+	undecided(t, r, wants)
+	b := d.next()
+	b.ctx = t.Context() // another's, who has more time
+	r.runBatches(d, b)
+	if got, err := b.asks[0].answer(); err != nil || !got.late {
+		t.Errorf("got %+v, %v, want an ask that is too late", got, err)
+	}
+	d.flying = 0
+	if v := admit(t, r, wants); v.Used[0] != 1 || v.Decisions[0].Remaining != 8 {
+		t.Errorf("got %+v, want nothing taken before", v)
+	}
+}

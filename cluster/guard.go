@@ -51,7 +51,7 @@ var errLate = fmt.Errorf("the store has found the ask too late: %w", context.Dea
 // askOnce runs the guard script, which does nothing after deadline, by the
 // store's clock; 0 is none.
 func (r *Redis) askOnce(ctx context.Context, deadline time.Duration, ask Ask, g *Grant) (answer, error) {
-	a := &asker{Ask: ask, grant: g, deadline: deadline}
+	a := newAsker(ask, g, deadline)
 	switch {
 	case ask.isPlain():
 		return r.askTogether(ctx, plainGuardScript, a)
@@ -90,13 +90,13 @@ func (r *Redis) writeKeys(c *command, group []*asker) {
 	}
 	if ask.Key != nil {
 		c.beginKey()
-		c.text = appendKeptKey(c.text, ask.Tag, ask.grant.lock.hash)
+		c.text = appendKeptKey(c.text, ask.Tag, ask.lock.hash)
 		c.endKey()
 	}
 	for _, a := range group {
-		if lock := a.lock(); lock != nil {
+		if a.lock != nil {
 			c.beginKey()
-			c.text = lock.appendKey(c.text)
+			c.text = a.lock.appendKey(c.text)
 			c.endKey()
 		}
 	}
@@ -107,7 +107,7 @@ func (r *Redis) writeKeys(c *command, group []*asker) {
 func (r *Redis) writeArgs(c *command, group []*asker, ttl time.Duration, guard *script) {
 	ask := group[0]
 	c.number(ask.deadline.Microseconds())
-	c.count(ask.lock() != nil)
+	c.count(ask.lock != nil)
 	c.number(ttl.Milliseconds())
 	c.number(int64(len(ask.Pauses)))
 	c.number(ask.LongestPause.Milliseconds())
@@ -124,8 +124,8 @@ func (r *Redis) writeArgs(c *command, group []*asker, ttl time.Duration, guard *
 		}
 	}
 	for _, a := range group {
-		if lock := a.lock(); lock != nil {
-			c.arg(lock.value)
+		if a.lock != nil {
+			c.arg(a.lock.value)
 		}
 	}
 }
@@ -151,11 +151,7 @@ func (a *asker) writeWhole(c *command) {
 		c.number(0)
 	}
 	c.number(int64(len(a.Slots)))
-	if len(a.Slots) > 0 {
-		c.arg(a.grant.taken.token)
-	} else {
-		c.arg("")
-	}
+	c.arg(a.token)
 	for _, slot := range a.Slots {
 		c.number(int64(slot.Most))
 	}

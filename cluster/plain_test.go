@@ -72,7 +72,7 @@ func TestGuards_DecideTogetherAsOneByOne(t *testing.T) {
 		together, apart := by(fmt.Sprintf("together-%d", seed)), by(fmt.Sprintf("apart-%d", seed))
 		for _, g := range []guarded{together, apart} {
 			must(t, server.Client().RPush(t.Context(), g.r.key("{slack}:rate:bad"), "no budget"))
-			bad := asking(request("bad"), 0).lock()
+			bad := asking(request("bad"), 0).lock
 			must(t, server.Client().RPush(t.Context(), g.r.key(string(bad.appendKey(nil))), "no lock"))
 		}
 		shared := []Charge{charge("a", "10/m"), charge("b", "2/s,burst=9")}
@@ -154,7 +154,7 @@ func asking(a Ask, deadline time.Duration) *asker {
 	if g != nil && g.taken != nil {
 		g.taken.toStore(time.Hour)
 	}
-	return &asker{Ask: a, grant: g, deadline: deadline}
+	return newAsker(a, g, deadline)
 }
 
 // guarded is a replica whose asks are decided by one of the guards, at instants of

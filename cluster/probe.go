@@ -147,7 +147,7 @@ func (r *Redis) tryAsk(conn *connection, p *part) error {
 	}
 	everyTime := limiter.Limit{Rate: limiter.MaxPerSecond, Period: time.Second, Burst: limiter.MaxPerSecond}
 	a := &asker{Ask: Ask{Pauses: []string{""}, Charges: []Charge{{Limit: everyTime}}}}
-	a.grant = &Grant{lock: &lock{value: valueFormat + " probe " + r.options.Self.ID + " probe"}}
+	a.lock = &lock{value: valueFormat + " probe " + r.options.Self.ID + " probe"}
 	r.writeArgs(c, []*asker{a}, probeExpiry, plainGuardScript)
 	replies, err := conn.once(ctx, plainGuardScript, c).Slice()
 	if err != nil {
