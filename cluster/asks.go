@@ -84,7 +84,11 @@ func (d *desk) enter(ctx context.Context, a *asker, most int) (b *batch, now boo
 	defer d.mu.Unlock()
 	if n := len(d.waiting); n > 0 && len(d.waiting[n-1].asks) < groupSize {
 		b = d.waiting[n-1]
-		b.ctx, b.asks = ctx, append(b.asks, a)
+		b.asks = append(b.asks, a)
+		// Who waited for a turn, or asks again, has less time than who came before.
+		if deadlineOf(b.ctx).Before(deadlineOf(ctx)) {
+			b.ctx = ctx
+		}
 		return b, false
 	}
 	b = &batch{ctx, []*asker{a}, make(chan struct{})}
@@ -94,6 +98,11 @@ func (d *desk) enter(ctx context.Context, a *asker, most int) (b *batch, now boo
 	}
 	d.waiting = append(d.waiting, b)
 	return b, false
+}
+
+func deadlineOf(ctx context.Context) time.Time {
+	end, _ := ctx.Deadline()
+	return end
 }
 
 // next returns the batch to run when one is over, or nil.
@@ -117,7 +126,7 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 		found, _ = r.desks.LoadOrStore(id, &desk{guard: guard})
 	}
 	d := found.(*desk)
-	b, now := d.enter(ctx, a, r.conn.Load().batches)
+	b, now := d.enter(ctx, a, r.batches())
 	if now {
 		r.runBatch(d, b)
 		if next := d.next(); next != nil {
@@ -184,6 +193,16 @@ func (s *script) groups(asks []*asker) (groups [][]*asker) {
 		groups[i] = append(groups[i], a)
 	}
 	return groups
+}
+
+// batches is how many of a tag may be under way now: no connection is there, and no trip
+// known, when a client is made.
+func (r *Redis) batches() int {
+	if r.options.Dialled == nil {
+		return batchesAtOnce(0)
+	}
+	trip, _ := r.options.Dialled()
+	return batchesAtOnce(trip)
 }
 
 // batchesAtOnce is how many batches of a tag may be under way to a store that is a trip

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"throttle-proxy/integration/redistest"
 )
 
 // Those that come while others are under way go together, in the order in which they
@@ -163,5 +166,36 @@ func TestRedis_WhoGaveUpInADeskHarmsNobody(t *testing.T) {
 	d.flying = 0
 	if v := admit(t, r, wants); v.Used[0] != 1 || v.Decisions[0].Remaining != 8 {
 		t.Errorf("got %+v, want nothing taken before", v)
+	}
+}
+
+// A batch has as much time as that of its asks which has most.
+func TestDesk_WhoHasLittleTimeTakesNoneOfOthers(t *testing.T) {
+	var d desk
+	long, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	short, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for name, order := range map[string][]context.Context{"first": {long, short}, "last": {short, long}} {
+		var b *batch
+		d.waiting = nil
+		for _, ctx := range order {
+			b, _ = d.enter(ctx, new(asker), 0)
+		}
+		if len(b.asks) != 2 || b.ctx != long {
+			t.Errorf("who has most time comes %s: got a batch of %d with less", name, len(b.asks))
+		}
+	}
+}
+
+// How far a store is turns out when it is connected to, after the client was made.
+func TestRedis_BatchesAtOnceToAStoreAtSomeDistance(t *testing.T) {
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	link.Delay(5 * time.Millisecond)
+	r := join(t, link.URL(), Options{})
+	<-r.Started()
+	if got, least := r.batches(), batchesAtOnce(10*time.Millisecond); got < least {
+		t.Errorf("got %d batches at once, want %d", got, least)
 	}
 }
