@@ -98,13 +98,17 @@ local function holder(lock)
   return value
 end
 
--- take takes a lock, and with it the key, or returns who has it.
+-- take takes a lock, and with it the key, or returns who has it: also where nothing
+-- can be written.
 local function take(lock, value)
-  while not redis.call('SET', lock, value .. ' ' .. began .. wanted, 'NX', 'PX', ttl) do
+  value = value .. ' ' .. began .. wanted
+  local taken = redis.pcall('SET', lock, value, 'NX', 'PX', ttl)
+  while not taken or taken.err do
     local held = holder(lock)
     if held then
       return held
     end
+    taken = redis.call('SET', lock, value, 'NX', 'PX', ttl)
   end
   --[[if whole]]
   if kept then
@@ -157,10 +161,14 @@ local function decide(lock, value)
     end
   end
   --[[end]]
-  if not budgets then
+  local held
+  if not budgets and not pcall(begin) then
+    held = lock and holder(lock) -- whatever the other keys are
+    if held then
+      return {DUPLICATE, now, held}
+    end
     begin()
   end
-  local held
   --[[if whole]]
   held = lock and holder(lock)
   if held then

@@ -208,3 +208,37 @@ func (g guarded) stored() (all []string) {
 	}
 	return all
 }
+
+// A duplicate is a duplicate first: also where the other keys are not ours, or nothing
+// can be written.
+func TestGuards_DuplicateFirstWhateverFails(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r, other := join(t, server.URL(), Options{}), join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
+	must(t, client.RPush(t.Context(), r.key("{slack}:rate:bad"), "no budget"))
+	must(t, client.RPush(t.Context(), r.key("{slack}:cool:bad"), "no cool-down"))
+	failures := map[string]func() Ask{
+		"a budget that is none":    func() Ask { return request("held", charge("bad", "1/h")) },
+		"a cool-down that is none": func() Ask { return under(request("held"), "bad") },
+		"memory is short": func() Ask {
+			must(t, client.ConfigSet(t.Context(), "maxmemory", "1"))
+			return request("held", charge("one", "1/h"))
+		},
+		"no right to write anything": func() Ask {
+			must(t, client.Do(t.Context(), "acl", "setuser", "default", "-set"))
+			return request("held")
+		},
+	}
+	admit(t, r, request("held"))
+	for name, fail := range failures {
+		a := fail()
+		expect(t, other, Duplicate, a)
+		a.Slots = []Slot{{Name: "s", Most: 1}}
+		expect(t, other, Duplicate, a)
+		if t.Failed() {
+			t.Fatal(name)
+		}
+		must(t, client.ConfigSet(t.Context(), "maxmemory", "0"))
+		must(t, client.Do(t.Context(), "acl", "setuser", "default", "+set"))
+	}
+}
