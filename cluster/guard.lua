@@ -254,6 +254,11 @@ local function decide(lock, value)
   return answer
 end
 
+-- textOf is what an error of one of several asks is told as.
+local function textOf(failure)
+  return type(failure) == 'table' and failure.err or failure
+end
+
 local answers = {}
 while arg < #ARGV do
   local deadline, locked, asks
@@ -292,11 +297,21 @@ while arg < #ARGV do
     else
       decided, answer = pcall(decide, key, text)
     end
-    answers[#answers + 1] = not decided and type(answer) == 'table' and answer.err or answer
+    answers[#answers + 1] = decided and answer or textOf(answer)
   end
   -- Where this fails nothing was written: it is the first write that is refused.
   for i = 1, budgets and #budgets or 0 do
-    write(budgets[i], time)
+    local written, failure = true
+    if only then
+      write(budgets[i], time)
+    else
+      written, failure = pcall(write, budgets[i], time)
+    end
+    for j = #answers - asks + 1, written and 0 or #answers do
+      if answers[j][1] == ADMITTED or answers[j][1] == WAITING then
+        answers[j] = textOf(failure)
+      end
+    end
   end
   at, arg = lock, value
 end

@@ -242,3 +242,46 @@ func TestGuards_DuplicateFirstWhateverFails(t *testing.T) {
 		must(t, client.Do(t.Context(), "acl", "setuser", "default", "+set"))
 	}
 }
+
+// together decides asks by one script, and returns the outcome or the fault of each.
+func together(t *testing.T, r *Redis, guard *script, asks ...Ask) (said []string, errs []error) {
+	t.Helper()
+	var all []*asker
+	for _, a := range asks {
+		all = append(all, asking(a, 0))
+	}
+	r.send(t.Context(), guard, all)
+	for _, a := range all {
+		got, err := a.answer()
+		if err != nil {
+			said = append(said, FaultOf(err))
+		} else {
+			said = append(said, fmt.Sprint(got.Outcome))
+		}
+		errs = append(errs, err)
+	}
+	return said, errs
+}
+
+// What fails of those that would be admitted fails of no other.
+func TestGuards_ShortMemoryIsOfThoseThatWrite(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{})
+	spent, some := charge("spent", "1/h"), charge("some", "9/h")
+	admit(t, r, request("held"))
+	admit(t, r, unlocked(spent))
+	admit(t, r, unlocked(some))
+	must(t, client.ConfigSet(t.Context(), "maxmemory", "1"))
+	asks := []Ask{request("held", some), unlocked(some), unlocked(spent), request("new", some), unlocked(some, spent), unlocked(some)}
+	want := []string{fmt.Sprint(Duplicate), "out-of-memory", fmt.Sprint(Limited), "out-of-memory", fmt.Sprint(Limited), "out-of-memory"}
+	for _, guard := range []*script{plainGuardScript, guardScript} {
+		if got, errs := together(t, r, guard, asks...); !slices.Equal(got, want) {
+			t.Errorf("got %v, %v, want %v", got, errs, want)
+		}
+	}
+	must(t, client.ConfigSet(t.Context(), "maxmemory", "0"))
+	if v := admit(t, r, request("new", some)); v.Decisions[0].Remaining != 7 {
+		t.Errorf("got %d remaining, want 7: nothing was charged", v.Decisions[0].Remaining)
+	}
+}
