@@ -126,11 +126,12 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 		found, _ = r.desks.LoadOrStore(id, &desk{guard: guard})
 	}
 	d := found.(*desk)
-	b, now := d.enter(ctx, a, r.batches())
+	b, now := d.enter(ctx, a, batchesAtOnce(r.distance()))
 	if now {
-		r.runBatch(d, b)
-		if next := d.next(); next != nil {
-			go r.runBatches(d, next)
+		if r.runBatch(d, b) {
+			if next := d.next(); next != nil {
+				go r.runBatches(d, next)
+			}
 		}
 		return a.answer()
 	}
@@ -144,15 +145,19 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 
 // runBatches runs b, and what has gathered until that is over, until nothing has.
 func (r *Redis) runBatches(d *desk, b *batch) {
-	for ; b != nil; b = d.next() {
-		r.runBatch(d, b)
+	for b != nil && r.runBatch(d, b) {
+		b = d.next()
 	}
 }
 
-// runBatch asks the store for a batch: in one round trip.
-func (r *Redis) runBatch(d *desk, b *batch) {
+// runBatch asks the store for a batch: in one round trip. It reports whether the next may
+// be run in its place then: where its answer does not come, as of a connection that is
+// lost, that goes while others still have time.
+func (r *Redis) runBatch(d *desk, b *batch) (free bool) {
 	defer close(b.over)
+	late := time.AfterFunc(max(r.options.Timeout/5, 2*r.distance()), func() { r.runBatches(d, d.next()) })
 	r.send(b.ctx, d.guard, b.asks)
+	return late.Stop()
 }
 
 // send runs a guard for asks of one tag, and sets the reply or the error of each.
@@ -169,6 +174,14 @@ func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
 	replies, err := r.conn.Load().once(ctx, guard, c).Slice()
 	if err == nil && len(replies) != len(asks) {
 		err = errReply(replies)
+	}
+	if len(asks) > 1 && FaultOf(err) == faultMoved { // not run: their slot moves, and not all their keys are in one place
+		var each sync.WaitGroup
+		for _, a := range asks {
+			each.Go(func() { r.send(ctx, guard, []*asker{a}) })
+		}
+		each.Wait()
+		return
 	}
 	for _, group := range groups {
 		for _, a := range group {
@@ -195,14 +208,13 @@ func (s *script) groups(asks []*asker) (groups [][]*asker) {
 	return groups
 }
 
-// batches is how many of a tag may be under way now: no connection is there, and no trip
-// known, when a client is made.
-func (r *Redis) batches() int {
-	if r.options.Dialled == nil {
-		return batchesAtOnce(0)
+// distance is how long a trip to the store takes, as far as that is known: by when its
+// client is made there has been none.
+func (r *Redis) distance() (trip time.Duration) {
+	if r.options.Dialled != nil {
+		trip, _ = r.options.Dialled()
 	}
-	trip, _ := r.options.Dialled()
-	return batchesAtOnce(trip)
+	return trip
 }
 
 // batchesAtOnce is how many batches of a tag may be under way to a store that is a trip

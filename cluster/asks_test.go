@@ -193,9 +193,69 @@ func TestRedis_BatchesAtOnceToAStoreAtSomeDistance(t *testing.T) {
 	server := startRedis(t)
 	link := redistest.NewLink(t, server.Addr)
 	link.Delay(5 * time.Millisecond)
-	r := join(t, link.URL(), Options{})
+	r := join(t, link.URL(), Options{Timeout: time.Minute})
 	<-r.Started()
-	if got, least := r.batches(), batchesAtOnce(10*time.Millisecond); got < least {
-		t.Errorf("got %d batches at once, want %d", got, least)
+	if got, least := r.distance(), 10*time.Millisecond; got < least {
+		t.Errorf("got a trip of %v, want %v", got, least)
+	}
+	var going sync.WaitGroup
+	link.Silence()
+	d := &desk{guard: plainGuardScript}
+	r.desks.Store(deskID{"slack", plainGuardScript}, d)
+	const asks = 8
+	for range asks {
+		going.Go(func() { _, _ = r.Admit(t.Context(), unlocked(charge("ten", "10/h"))) })
+	}
+	eventually(t, "all are under way", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.flying == asks
+	})
+	link.Cut()
+	going.Wait()
+}
+
+// An answer that is lost, or two, is no matter of those that ask meanwhile.
+func TestRedis_LostAnswersHoldUpNobodyElse(t *testing.T) {
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	r := join(t, link.URL(), Options{Timeout: 10 * storeTimeout})
+	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
+	const lost, asks = 2, 40
+	many := charge("many", "1000/h,burst=1000")
+	concurrently(t, 10, func(int) Outcome { return ask(t, r, unlocked(many)).Outcome }) // for connections
+	link.LoseAnswers(lost, "slack")
+	var losing sync.WaitGroup
+	for range lost {
+		losing.Go(func() { undecided(t, r, unlocked(many)) })
+	}
+	found, _ := r.desks.Load(deskID{"slack", plainGuardScript})
+	d := found.(*desk)
+	eventually(t, "they are under way", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.flying == lost
+	})
+	concurrently(t, asks, func(int) Outcome { return ask(t, r, unlocked(many)).Outcome })
+	losing.Wait()
+	if away, is := r.Away(); is {
+		t.Errorf("two lost answers are an outage: %v", away)
+	}
+}
+
+// While a slot moves some asks are for the node that has it and some for the one that
+// gets it: those that go together fail no more than by themselves.
+func TestRedisCluster_AsksThatGoTogetherWhileTheirSlotMoves(t *testing.T) {
+	skipIfShort(t)
+	cluster := redistest.StartCluster(t)
+	holder, r := join(t, cluster.URL(), Options{}), join(t, cluster.URL(), Options{Self: Replica{ID: "replica-1"}})
+	admit(t, holder, request("held"))
+	admit(t, r, request("known"))
+	from := cluster.Owner("{slack}")
+	must(t, cluster.Nodes[from].Client().Set(t.Context(), "{slack}moved", "", time.Hour))
+	cluster.MoveKey("{slack}moved", cluster.Nodes[from], cluster.Nodes[(from+1)%3])
+	said, errs := together(t, r, plainGuardScript, request("held"), request("new"), request("held"), request("newer"))
+	if got, want := fmt.Sprint(said), fmt.Sprint([]Outcome{Duplicate, Admitted, Duplicate, Admitted}); got != want {
+		t.Errorf("got %v, %v, want %v", got, errs, want)
 	}
 }
