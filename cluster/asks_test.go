@@ -211,6 +211,7 @@ func TestRedis_BatchesAtOnceToAStoreAtSomeDistance(t *testing.T) {
 		defer d.mu.Unlock()
 		return d.flying == asks
 	})
+	link.Heal() // for new connections
 	link.Cut()
 	going.Wait()
 }
