@@ -79,40 +79,35 @@ type desk struct {
 	waiting []*batch
 }
 
-// enter returns the batch with which a goes, whether a is its first, and whether it is
-// to be run at once, by the caller.
-func (d *desk) enter(ctx context.Context, a *asker, most int) (b *batch, first, now bool) {
+// enter returns the batch with which a goes, and whether that is to be run at once,
+// by the caller.
+func (d *desk) enter(ctx context.Context, a *asker, most int) (b *batch, now bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if n := len(d.waiting); n > 0 && len(d.waiting[n-1].asks) < groupSize {
 		b = d.waiting[n-1]
-		b.ctx, b.asks = ctx, append(b.asks, a)
-		return b, false, false
+		b.asks = append(b.asks, a)
+		// Who waited for a turn, or asks again, has less time than who came before.
+		if deadlineOf(b.ctx).Before(deadlineOf(ctx)) {
+			b.ctx = ctx
+		}
+		return b, false
 	}
 	b = &batch{ctx, []*asker{a}, make(chan struct{})}
 	if d.flying < most {
 		d.flying++
-		return b, true, true
+		return b, true
 	}
 	d.waiting = append(d.waiting, b)
-	return b, true, false
+	return b, false
 }
 
-// hasten takes b out, to be run by the caller whatever else is under way, and reports
-// whether it is not under way already.
-func (d *desk) hasten(b *batch) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i := slices.Index(d.waiting, b)
-	if i < 0 {
-		return false
-	}
-	d.waiting = slices.Delete(d.waiting, i, i+1)
-	d.flying++
-	return true
+func deadlineOf(ctx context.Context) time.Time {
+	end, _ := ctx.Deadline()
+	return end
 }
 
-// next returns the batch to run when one is over, or nil.
+// next returns the batch to run when one is over; or nil, and then its place is free.
 func (d *desk) next() *batch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -149,40 +144,24 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 		found, _ = r.desks.LoadOrStore(id, &desk{guard: guard})
 	}
 	d := found.(*desk)
-	b, first, now := d.enter(ctx, a, r.conn.Load().batches)
+	b, now := d.enter(ctx, a, batchesAtOnce(r.distance()))
 	if now {
-		return r.leadBatch(d, b, a)
-	}
-	var late <-chan time.Time
-	if first {
-		timer := time.NewTimer(r.options.Timeout / 10)
-		defer timer.Stop()
-		late = timer.C
-	}
-	for {
-		select {
-		case <-b.over:
-			return a.answer()
-		case <-late: // those before it may get no answer
-			if d.hasten(b) {
-				return r.leadBatch(d, b, a)
+		if r.runBatch(d, b) {
+			if next := d.next(); next != nil {
+				go r.runBatches(d, next)
 			}
-		case <-ctx.Done():
-			if d.withdraw(b, a) {
-				return answer{}, errUnasked
-			}
-			return answer{}, ctx.Err() // it may still be sent, and answered
 		}
+		return a.answer()
 	}
-}
-
-// leadBatch runs b, of which a is one, and has what has gathered meanwhile run.
-func (r *Redis) leadBatch(d *desk, b *batch, a *asker) (answer, error) {
-	r.runBatch(d, b)
-	if next := d.next(); next != nil {
-		go r.runBatches(d, next)
+	select {
+	case <-b.over:
+		return a.answer()
+	case <-ctx.Done():
+		if d.withdraw(b, a) {
+			return answer{}, errUnasked
+		}
+		return answer{}, ctx.Err() // it may still be sent, and answered
 	}
-	return a.answer()
 }
 
 // errUnasked is why there is no answer to an ask that was never sent.
@@ -190,15 +169,19 @@ var errUnasked = fmt.Errorf("the store was not asked in time: %w", context.Deadl
 
 // runBatches runs b, and what has gathered until that is over, until nothing has.
 func (r *Redis) runBatches(d *desk, b *batch) {
-	for ; b != nil; b = d.next() {
-		r.runBatch(d, b)
+	for b != nil && r.runBatch(d, b) {
+		b = d.next()
 	}
 }
 
-// runBatch asks the store for a batch: in one round trip.
-func (r *Redis) runBatch(d *desk, b *batch) {
+// runBatch asks the store for a batch: in one round trip. It reports whether the next may
+// be run in its place then: where its answer does not come, as of a connection that is
+// lost, that goes while others still have time.
+func (r *Redis) runBatch(d *desk, b *batch) (free bool) {
 	defer close(b.over)
+	late := time.AfterFunc(max(r.options.Timeout/5, 2*r.distance()), func() { r.runBatches(d, d.next()) })
 	r.send(b.ctx, d.guard, b.asks)
+	return late.Stop()
 }
 
 // send runs a guard for asks of one tag, and sets the reply or the error of each.
@@ -215,6 +198,14 @@ func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
 	replies, err := r.conn.Load().once(ctx, guard, c).Slice()
 	if err == nil && len(replies) != len(asks) {
 		err = errReply(replies)
+	}
+	if len(asks) > 1 && FaultOf(err) == faultMoved { // not run: their slot moves, and not all their keys are in one place
+		var each sync.WaitGroup
+		for _, a := range asks {
+			each.Go(func() { r.send(ctx, guard, []*asker{a}) })
+		}
+		each.Wait()
+		return
 	}
 	for _, group := range groups {
 		for _, a := range group {
@@ -239,6 +230,15 @@ func (s *script) groups(asks []*asker) (groups [][]*asker) {
 		groups[i] = append(groups[i], a)
 	}
 	return groups
+}
+
+// distance is how long a trip to the store takes, as far as that is known: by when its
+// client is made there has been none.
+func (r *Redis) distance() (trip time.Duration) {
+	if r.options.Dialled != nil {
+		trip, _ = r.options.Dialled()
+	}
+	return trip
 }
 
 // batchesAtOnce is how many batches of a tag may be under way to a store that is a trip

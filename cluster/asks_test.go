@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -20,9 +21,9 @@ func TestDesk(t *testing.T) {
 	var d desk
 	var waiting []*batch
 	for i := range most + 2*groupSize + 1 {
-		b, first, now := d.enter(t.Context(), &asker{deadline: time.Duration(i)}, most)
-		if wantFirst := i < most || (i-most)%groupSize == 0; now != (i < most) || first != wantFirst {
-			t.Fatalf("ask %d: goes at once: %v, want %v; is the first: %v, want %v", i, now, i < most, first, wantFirst)
+		b, now := d.enter(t.Context(), &asker{deadline: time.Duration(i)}, most)
+		if now != (i < most) {
+			t.Fatalf("ask %d: goes at once: %v, want %v", i, now, i < most)
 		}
 		if !now && (len(waiting) == 0 || waiting[len(waiting)-1] != b) {
 			waiting = append(waiting, b)
@@ -49,22 +50,20 @@ func TestDesk(t *testing.T) {
 			t.Fatalf("got another batch, %+v", got)
 		}
 	}
-	if _, _, now := d.enter(t.Context(), new(asker), most); !now {
+	if _, now := d.enter(t.Context(), new(asker), most); !now {
 		t.Error("nothing is under way, but an ask waits")
 	}
 }
 
-// One that is given up is not sent, as long as its batch is not under way; and a batch
-// that has waited for too long goes whatever else is.
+// One that is given up is not sent, as long as its batch is not under way.
 func TestDesk_WhoGivesUp(t *testing.T) {
 	var d desk
 	enter := func() (*batch, *asker) {
 		a := new(asker)
-		b, _, _ := d.enter(t.Context(), a, 1)
+		b, _ := d.enter(t.Context(), a, 1)
 		return b, a
 	}
-	flies, flier := enter()
-	if d.withdraw(flies, flier) || d.hasten(flies) {
+	if flies, flier := enter(); d.withdraw(flies, flier) {
 		t.Error("what is under way was taken out")
 	}
 	b, one := enter()
@@ -72,41 +71,13 @@ func TestDesk_WhoGivesUp(t *testing.T) {
 	if !d.withdraw(b, one) || len(b.asks) != 1 || b.asks[0] != two {
 		t.Errorf("got %v, want the other alone", b.asks)
 	}
-	if !d.hasten(b) || d.hasten(b) || d.withdraw(b, two) {
-		t.Error("want it to be run once")
+	if got := d.next(); got != b || d.withdraw(b, two) {
+		t.Errorf("got %v, want the batch, once", got)
 	}
 	b, one = enter()
-	if !d.withdraw(b, one) || d.next() != nil {
+	if !d.withdraw(b, one) || d.next() != nil || d.flying != 0 {
 		t.Error("a batch of nobody is run")
 	}
-	if d.next(); d.flying != 0 {
-		t.Errorf("got %d under way, want none", d.flying)
-	}
-}
-
-// Asks that get no answer keep others, who come after them, for a part of their time
-// alone.
-func TestRedis_AsksDoNotWaitForAnswersThatAreLost(t *testing.T) {
-	server := startRedis(t)
-	link := redistest.NewLink(t, server.Addr)
-	r := join(t, link.URL(), Options{Timeout: 10 * time.Second})
-	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
-	lost := r.conn.Load().batches
-	link.LoseAnswers(lost, plainGuardScript.Hash())
-	var losing sync.WaitGroup
-	for i := range lost {
-		losing.Go(func() { _, _ = r.Admit(t.Context(), request(fmt.Sprint("lost ", i))) })
-	}
-	eventually(t, "all are asking", func() bool { return int(r.conn.Load().asking.Load()) >= lost })
-	began := time.Now()
-	for i := range 2 {
-		admit(t, r, request(fmt.Sprint(i)))
-	}
-	if took := time.Since(began); took > 8*time.Second {
-		t.Errorf("took %s, as long as those that are lost", took)
-	}
-	link.Cut()
-	losing.Wait()
 }
 
 func TestBatchesAtOnce(t *testing.T) {
@@ -196,4 +167,124 @@ func callsOfEval(t *testing.T, client *redis.Client) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// An ask that gives up when its batch is under way, but not sent yet, is found late:
+// also one that wanted slots.
+func TestRedis_WhoGaveUpInADeskHarmsNobody(t *testing.T) {
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{Timeout: 2 * time.Second})
+	admit(t, r, request("first")) // from then on it knows the store's clock
+	d := &desk{guard: guardScript}
+	r.desks.Store(deskID{"slack", guardScript}, d)
+	d.flying = farBatches // others of which no answer comes
+	all := charge("all", "9/h")
+	wants := by(Closed, request("second", all))
+	wants.Slots = []Slot{{Name: "few", Most: 3}}
+	var asking sync.WaitGroup
+	asking.Go(func() { _, _ = r.Admit(t.Context(), wants) })
+	eventually(t, "it waits", func() bool { return waitingAsks(r, deskID{"slack", guardScript}) == 1 })
+	b := d.next()
+	asking.Wait()
+	b.ctx = t.Context() // another's, who has more time
+	r.runBatches(d, b)
+	if got, err := b.asks[0].answer(); err != nil || !got.late {
+		t.Errorf("got %+v, %v, want an ask that is too late", got, err)
+	}
+	d.flying = 0
+	if v := admit(t, r, wants); v.Used[0] != 1 || v.Decisions[0].Remaining != 8 {
+		t.Errorf("got %+v, want nothing taken before", v)
+	}
+}
+
+// A batch has as much time as that of its asks which has most.
+func TestDesk_WhoHasLittleTimeTakesNoneOfOthers(t *testing.T) {
+	var d desk
+	long, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	short, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for name, order := range map[string][]context.Context{"first": {long, short}, "last": {short, long}} {
+		var b *batch
+		d.waiting = nil
+		for _, ctx := range order {
+			b, _ = d.enter(ctx, new(asker), 0)
+		}
+		if len(b.asks) != 2 || b.ctx != long {
+			t.Errorf("who has most time comes %s: got a batch of %d with less", name, len(b.asks))
+		}
+	}
+}
+
+// How far a store is turns out when it is connected to, after the client was made.
+func TestRedis_BatchesAtOnceToAStoreAtSomeDistance(t *testing.T) {
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	link.Delay(5 * time.Millisecond)
+	r := join(t, link.URL(), Options{Timeout: time.Minute})
+	<-r.Started()
+	if got, least := r.distance(), 10*time.Millisecond; got < least {
+		t.Errorf("got a trip of %v, want %v", got, least)
+	}
+	var going sync.WaitGroup
+	link.Silence()
+	d := &desk{guard: plainGuardScript}
+	r.desks.Store(deskID{"slack", plainGuardScript}, d)
+	const asks = 8
+	for range asks {
+		going.Go(func() { _, _ = r.Admit(t.Context(), unlocked(charge("ten", "10/h"))) })
+	}
+	eventually(t, "all are under way", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.flying == asks
+	})
+	link.Heal() // for new connections
+	link.Cut()
+	going.Wait()
+}
+
+// An answer that is lost, or two, is no matter of those that ask meanwhile.
+func TestRedis_LostAnswersHoldUpNobodyElse(t *testing.T) {
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	r := join(t, link.URL(), Options{Timeout: 10 * storeTimeout})
+	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
+	const lost, asks = 2, 40
+	many := charge("many", "1000/h,burst=1000")
+	concurrently(t, 10, func(int) Outcome { return ask(t, r, unlocked(many)).Outcome }) // for connections
+	link.LoseAnswers(lost, "slack")
+	var losing sync.WaitGroup
+	for range lost {
+		losing.Go(func() { undecided(t, r, unlocked(many)) })
+	}
+	found, _ := r.desks.Load(deskID{"slack", plainGuardScript})
+	d := found.(*desk)
+	eventually(t, "they are under way", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.flying == lost
+	})
+	concurrently(t, asks, func(int) Outcome { return ask(t, r, unlocked(many)).Outcome })
+	losing.Wait()
+	if away, is := r.Away(); is {
+		t.Errorf("two lost answers are an outage: %v", away)
+	}
+}
+
+// While a slot moves some asks are for the node that has it and some for the one that
+// gets it: those that go together fail no more than by themselves.
+func TestRedisCluster_AsksThatGoTogetherWhileTheirSlotMoves(t *testing.T) {
+	skipIfShort(t)
+	cluster := redistest.StartCluster(t)
+	holder, r := join(t, cluster.URL(), Options{}), join(t, cluster.URL(), Options{Self: Replica{ID: "replica-1"}})
+	admit(t, holder, request("held"))
+	admit(t, r, request("known"))
+	from := cluster.Owner("{slack}")
+	must(t, cluster.Nodes[from].Client().Set(t.Context(), "{slack}moved", "", time.Hour))
+	cluster.MoveKey("{slack}moved", cluster.Nodes[from], cluster.Nodes[(from+1)%3])
+	said, errs := together(t, r, plainGuardScript, request("held"), request("new"), request("held"), request("newer"))
+	if got, want := fmt.Sprint(said), fmt.Sprint([]Outcome{Duplicate, Admitted, Duplicate, Admitted}); got != want {
+		t.Errorf("got %v, %v, want %v", got, errs, want)
+	}
 }

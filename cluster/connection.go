@@ -43,7 +43,6 @@ type connection struct {
 	// is under way is in the next one. nil to send each by itself.
 	pipeline *redis.AutoPipeliner
 	asking   atomic.Int32 // scripts that are being run once
-	batches  int          // of asks of one tag that may be under way
 }
 
 // patience is how long connections and commands may take for which no request
@@ -62,11 +61,7 @@ func (o *Options) connect() (*connection, error) {
 		end()
 		return nil, err
 	}
-	var trip time.Duration
-	if o.Dialled != nil {
-		trip, _ = o.Dialled()
-	}
-	c := &connection{client: client, end: end, batches: batchesAtOnce(trip)}
+	c := &connection{client: client, end: end}
 	pipelining, ok := client.(interface {
 		AsyncAutoPipeline() (*redis.AutoPipeliner, error)
 	})

@@ -98,13 +98,17 @@ local function holder(lock)
   return value
 end
 
--- take takes a lock, and with it the key, or returns who has it.
+-- take takes a lock, and with it the key, or returns who has it: also where nothing
+-- can be written.
 local function take(lock, value)
-  while not redis.call('SET', lock, value .. ' ' .. began .. wanted, 'NX', 'PX', ttl) do
+  value = value .. ' ' .. began .. wanted
+  local taken = redis.pcall('SET', lock, value, 'NX', 'PX', ttl)
+  while not taken or taken.err do
     local held = holder(lock)
     if held then
       return held
     end
+    taken = redis.call('SET', lock, value, 'NX', 'PX', ttl)
   end
   --[[if whole]]
   if kept then
@@ -157,10 +161,14 @@ local function decide(lock, value)
     end
   end
   --[[end]]
-  if not budgets then
+  local held
+  if not budgets and not pcall(begin) then
+    held = lock and holder(lock) -- whatever the other keys are
+    if held then
+      return {DUPLICATE, now, held}
+    end
     begin()
   end
-  local held
   --[[if whole]]
   held = lock and holder(lock)
   if held then
@@ -246,6 +254,11 @@ local function decide(lock, value)
   return answer
 end
 
+-- textOf is what an error of one of several asks is told as.
+local function textOf(failure)
+  return type(failure) == 'table' and failure.err or failure
+end
+
 local answers = {}
 while arg < #ARGV do
   local deadline, locked, asks
@@ -284,11 +297,21 @@ while arg < #ARGV do
     else
       decided, answer = pcall(decide, key, text)
     end
-    answers[#answers + 1] = not decided and type(answer) == 'table' and answer.err or answer
+    answers[#answers + 1] = decided and answer or textOf(answer)
   end
   -- Where this fails nothing was written: it is the first write that is refused.
   for i = 1, budgets and #budgets or 0 do
-    write(budgets[i], time)
+    local written, failure = true
+    if only then
+      write(budgets[i], time)
+    else
+      written, failure = pcall(write, budgets[i], time)
+    end
+    for j = #answers - asks + 1, written and 0 or #answers do
+      if answers[j][1] == ADMITTED or answers[j][1] == WAITING then
+        answers[j] = textOf(failure)
+      end
+    end
   end
   at, arg = lock, value
 end

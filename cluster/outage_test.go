@@ -270,37 +270,51 @@ func TestRedis_SingleBlipsTellNothing(t *testing.T) {
 	}
 }
 
-// Many asks, of as many routes, can be on one connection, or on a few, that is cut.
+// Many asks can be on one connection, or on a few, that is cut: of as many routes, or
+// of one, where those that have not gone yet go by another.
 func TestRedis_OneCutIsNoOutage(t *testing.T) {
+	for _, tags := range []int{20 * failuresRunning, 1} {
+		t.Run(fmt.Sprint(tags, " tags"), func(t *testing.T) { testOneCut(t, 20*failuresRunning, tags) })
+	}
+}
+
+func testOneCut(t *testing.T, asks, tags int) {
 	server := startRedis(t)
 	link := redistest.NewLink(t, server.Addr)
 	told := newChanges()
-	r := join(t, link.URL(), Options{Timeout: 5 * time.Second, Observe: told.observe})
-	const asks = 20 * failuresRunning
-	many := charge("many", "1000/h")
+	r := join(t, link.URL(), Options{Timeout: 10 * time.Second, Observe: told.observe})
+	many := func(i int) Ask {
+		a := unlocked(charge("many", "1000/h"))
+		a.Tag = fmt.Sprint(i % tags)
+		return a
+	}
 	var failed atomic.Int64
 	for range 3 {
 		link.Silence()
 		var asking sync.WaitGroup
 		for i := range asks {
 			asking.Go(func() {
-				a := unlocked(many)
-				a.Tag = fmt.Sprint(i)
-				if _, err := r.Admit(t.Context(), a); err != nil {
+				if _, err := r.Admit(t.Context(), many(i)); err != nil {
 					failed.Add(1)
 				}
 			})
 		}
-		eventually(t, "all are asking", func() bool { return r.conn.Load().asking.Load() >= asks }) // and a probe may be
-		link.Heal()                                                                                 // for new connections
+		eventually(t, "all are asking", func() bool { // and a probe may be
+			sent := int(r.conn.Load().asking.Load())
+			if tags == 1 {
+				sent += waitingAsks(r, deskID{"0", plainGuardScript})
+			}
+			return sent >= asks-batchesAtOnce(0)
+		})
+		link.Heal() // for new connections
 		link.Cut()
 		asking.Wait()
 		eventually(t, "decided", func() bool {
-			_, err := r.Admit(t.Context(), unlocked(many))
+			_, err := r.Admit(t.Context(), many(0))
 			return err == nil
 		})
 	}
-	if failed.Load() < failuresRunning {
+	if failed.Load() < int64(min(tags, failuresRunning)) {
 		t.Fatalf("%d asks have failed", failed.Load())
 	}
 	told.none(t)

@@ -208,3 +208,80 @@ func (g guarded) stored() (all []string) {
 	}
 	return all
 }
+
+// A duplicate is a duplicate first: also where the other keys are not ours, or nothing
+// can be written.
+func TestGuards_DuplicateFirstWhateverFails(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r, other := join(t, server.URL(), Options{}), join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
+	must(t, client.RPush(t.Context(), r.key("{slack}:rate:bad"), "no budget"))
+	must(t, client.RPush(t.Context(), r.key("{slack}:cool:bad"), "no cool-down"))
+	failures := map[string]func() Ask{
+		"a budget that is none":    func() Ask { return request("held", charge("bad", "1/h")) },
+		"a cool-down that is none": func() Ask { return under(request("held"), "bad") },
+		"memory is short": func() Ask {
+			must(t, client.ConfigSet(t.Context(), "maxmemory", "1"))
+			return request("held", charge("one", "1/h"))
+		},
+		"no right to write anything": func() Ask {
+			must(t, client.Do(t.Context(), "acl", "setuser", "default", "-set"))
+			return request("held")
+		},
+	}
+	admit(t, r, request("held"))
+	for name, fail := range failures {
+		a := fail()
+		expect(t, other, Duplicate, a)
+		a.Slots = []Slot{{Name: "s", Most: 1}}
+		expect(t, other, Duplicate, a)
+		if t.Failed() {
+			t.Fatal(name)
+		}
+		must(t, client.ConfigSet(t.Context(), "maxmemory", "0"))
+		must(t, client.Do(t.Context(), "acl", "setuser", "default", "+set"))
+	}
+}
+
+// together decides asks by one script, and returns the outcome or the fault of each.
+func together(t *testing.T, r *Redis, guard *script, asks ...Ask) (said []string, errs []error) {
+	t.Helper()
+	var all []*asker
+	for _, a := range asks {
+		all = append(all, asking(a, 0))
+	}
+	r.send(t.Context(), guard, all)
+	for _, a := range all {
+		got, err := a.answer()
+		if err != nil {
+			said = append(said, FaultOf(err))
+		} else {
+			said = append(said, fmt.Sprint(got.Outcome))
+		}
+		errs = append(errs, err)
+	}
+	return said, errs
+}
+
+// What fails of those that would be admitted fails of no other.
+func TestGuards_ShortMemoryIsOfThoseThatWrite(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{})
+	spent, some := charge("spent", "1/h"), charge("some", "9/h")
+	admit(t, r, request("held"))
+	admit(t, r, unlocked(spent))
+	admit(t, r, unlocked(some))
+	must(t, client.ConfigSet(t.Context(), "maxmemory", "1"))
+	asks := []Ask{request("held", some), unlocked(some), unlocked(spent), request("new", some), unlocked(some, spent), unlocked(some)}
+	want := []string{fmt.Sprint(Duplicate), "out-of-memory", fmt.Sprint(Limited), "out-of-memory", fmt.Sprint(Limited), "out-of-memory"}
+	for _, guard := range []*script{plainGuardScript, guardScript} {
+		if got, errs := together(t, r, guard, asks...); !slices.Equal(got, want) {
+			t.Errorf("got %v, %v, want %v", got, errs, want)
+		}
+	}
+	must(t, client.ConfigSet(t.Context(), "maxmemory", "0"))
+	if v := admit(t, r, request("new", some)); v.Decisions[0].Remaining != 7 {
+		t.Errorf("got %d remaining, want 7: nothing was charged", v.Decisions[0].Remaining)
+	}
+}
