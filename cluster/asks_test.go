@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -248,23 +249,23 @@ func TestRedis_BatchesAtOnceToAStoreAtSomeDistance(t *testing.T) {
 func TestRedis_LostAnswersHoldUpNobodyElse(t *testing.T) {
 	server := startRedis(t)
 	link := redistest.NewLink(t, server.Addr)
-	r := join(t, link.URL(), Options{Timeout: 10 * storeTimeout})
+	r := join(t, link.URL(), Options{Timeout: 5 * time.Second})
 	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
 	const lost, asks = 2, 40
 	many := charge("many", "1000/h,burst=1000")
 	concurrently(t, 10, func(int) Outcome { return ask(t, r, unlocked(many)).Outcome }) // for connections
+	underWay := func() int { return int(r.conn.Load().asking.Load()) }
+	eventually(t, "nothing is under way", func() bool { return underWay() == 0 })
 	link.LoseAnswers(lost, "slack")
 	var losing sync.WaitGroup
-	for range lost {
-		losing.Go(func() { undecided(t, r, unlocked(many)) })
+	for i := range lost {
+		losing.Go(func() {
+			if v, err := r.Admit(t.Context(), unlocked(many)); !errors.Is(err, ErrUndecided) {
+				t.Errorf("got %+v, %v, want no answer", v, err)
+			}
+		})
+		eventually(t, "it is under way", func() bool { return underWay() > i })
 	}
-	found, _ := r.desks.Load(deskID{"slack", plainGuardScript})
-	d := found.(*desk)
-	eventually(t, "they are under way", func() bool {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return d.flying == lost
-	})
 	concurrently(t, asks, func(int) Outcome { return ask(t, r, unlocked(many)).Outcome })
 	losing.Wait()
 	if away, is := r.Away(); is {
