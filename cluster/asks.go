@@ -62,9 +62,10 @@ type deskID struct {
 // writes for all of them it reads and writes once: that is most of what an ask costs
 // it.
 type batch struct {
-	ctx  context.Context // of the ask that has most time left
-	asks []*asker
-	over chan struct{} // closed when all of them have a reply, or an error
+	ctx   context.Context // of the ask that has most time left
+	asks  []*asker
+	began time.Duration // when it went, on the clock of all others
+	over  chan struct{} // closed when all of them have a reply, or an error
 }
 
 // desk gathers asks. A few batches may be under way at once; whoever comes meanwhile
@@ -74,50 +75,83 @@ type batch struct {
 type desk struct {
 	guard *script // that decides them
 
-	mu      sync.Mutex
-	flying  int // batches
-	waiting []*batch
+	mu       sync.Mutex
+	underWay []*batch
+	waiting  []*batch
 }
 
-// enter returns the batch with which a goes, and whether that is to be run at once,
-// by the caller.
-func (d *desk) enter(ctx context.Context, a *asker, most int) (b *batch, now bool) {
+// pace is how many batches of a desk may be under way at a time. Of those that are late
+// no answer may come, and they keep nobody.
+type pace struct {
+	most int
+	late time.Duration
+}
+
+// enter returns the batch with which a goes, whether it is the first of that, and
+// whether that is to be run at once, by the caller.
+func (d *desk) enter(ctx context.Context, a *asker, p pace, now time.Duration) (b *batch, first, goes bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if n := len(d.waiting); n > 0 && len(d.waiting[n-1].asks) < groupSize {
+	n := len(d.waiting)
+	if n > 0 && len(d.waiting[n-1].asks) < groupSize {
 		b = d.waiting[n-1]
 		b.asks = append(b.asks, a)
 		// Who waited for a turn, or asks again, has less time than who came before.
 		if deadlineOf(b.ctx).Before(deadlineOf(ctx)) {
 			b.ctx = ctx
 		}
-		return b, false
+		return b, false, false
 	}
-	b = &batch{ctx, []*asker{a}, make(chan struct{})}
-	if d.flying < most {
-		d.flying++
-		return b, true
-	}
+	b = &batch{ctx: ctx, asks: []*asker{a}, over: make(chan struct{})}
 	d.waiting = append(d.waiting, b)
-	return b, false
+	return b, true, n == 0 && d.goLocked(p, now) == b
+}
+
+// goLocked returns the batch that goes next, if one may.
+func (d *desk) goLocked(p pace, now time.Duration) *batch {
+	onTime := 0
+	for _, b := range d.underWay {
+		if now-b.began < p.late {
+			onTime++
+		}
+	}
+	if onTime >= p.most || len(d.waiting) == 0 {
+		return nil
+	}
+	b := d.waiting[0]
+	d.waiting = slices.Delete(d.waiting, 0, 1)
+	b.began = now
+	d.underWay = append(d.underWay, b)
+	return b
+}
+
+// next returns the batch to run when one is over, or nil.
+func (d *desk) next(over *batch, p pace, now time.Duration) *batch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.Index(d.underWay, over)
+	d.underWay = slices.Delete(d.underWay, i, i+1)
+	return d.goLocked(p, now)
+}
+
+// hasten reports whether the caller is to run b, which has waited for as long as makes
+// others late: whatever else is under way.
+func (d *desk) hasten(b *batch, now time.Duration) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.Index(d.waiting, b)
+	if i < 0 {
+		return false
+	}
+	d.waiting = slices.Delete(d.waiting, i, i+1)
+	b.began = now
+	d.underWay = append(d.underWay, b)
+	return true
 }
 
 func deadlineOf(ctx context.Context) time.Time {
 	end, _ := ctx.Deadline()
 	return end
-}
-
-// next returns the batch to run when one is over; or nil, and then its place is free.
-func (d *desk) next() *batch {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.waiting) == 0 {
-		d.flying--
-		return nil
-	}
-	b := d.waiting[0]
-	d.waiting = slices.Delete(d.waiting, 0, 1)
-	return b
 }
 
 // withdraw takes a out of b, and reports whether it could: it cannot where b is under
@@ -144,44 +178,57 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 		found, _ = r.desks.LoadOrStore(id, &desk{guard: guard})
 	}
 	d := found.(*desk)
-	b, now := d.enter(ctx, a, batchesAtOnce(r.distance()))
-	if now {
-		if r.runBatch(d, b) {
-			if next := d.next(); next != nil {
-				go r.runBatches(d, next)
-			}
-		}
-		return a.answer()
+	b, first, goes := d.enter(ctx, a, r.pace(), r.known.now())
+	if goes {
+		return r.leadBatch(d, b, a)
 	}
-	select {
-	case <-b.over:
-		return a.answer()
-	case <-ctx.Done():
-		if d.withdraw(b, a) {
-			return answer{}, errUnasked
+	var late <-chan time.Time
+	if first {
+		timer := time.NewTimer(r.pace().late)
+		defer timer.Stop()
+		late = timer.C
+	}
+	for {
+		select {
+		case <-b.over:
+			return a.answer()
+		case <-late:
+			if d.hasten(b, r.known.now()) {
+				return r.leadBatch(d, b, a)
+			}
+		case <-ctx.Done():
+			if d.withdraw(b, a) {
+				return answer{}, errUnasked
+			}
+			return answer{}, ctx.Err() // it may still be sent, and answered
 		}
-		return answer{}, ctx.Err() // it may still be sent, and answered
 	}
 }
 
 // errUnasked is why there is no answer to an ask that was never sent.
 var errUnasked = fmt.Errorf("the store was not asked in time: %w", context.DeadlineExceeded)
 
+// leadBatch runs b, of which a is one, and has what may go then run.
+func (r *Redis) leadBatch(d *desk, b *batch, a *asker) (answer, error) {
+	if next := r.runBatch(d, b); next != nil {
+		go r.runBatches(d, next)
+	}
+	return a.answer()
+}
+
 // runBatches runs b, and what has gathered until that is over, until nothing has.
 func (r *Redis) runBatches(d *desk, b *batch) {
-	for b != nil && r.runBatch(d, b) {
-		b = d.next()
+	for b != nil {
+		b = r.runBatch(d, b)
 	}
 }
 
-// runBatch asks the store for a batch: in one round trip. It reports whether the next may
-// be run in its place then: where its answer does not come, as of a connection that is
-// lost, that goes while others still have time.
-func (r *Redis) runBatch(d *desk, b *batch) (free bool) {
-	defer close(b.over)
-	late := time.AfterFunc(max(r.options.Timeout/5, 2*r.distance()), func() { r.runBatches(d, d.next()) })
+// runBatch asks the store for a batch, in one round trip, and returns the one that goes
+// then, or nil.
+func (r *Redis) runBatch(d *desk, b *batch) (next *batch) {
 	r.send(b.ctx, d.guard, b.asks)
-	return late.Stop()
+	close(b.over)
+	return d.next(b, r.pace(), r.known.now())
 }
 
 // send runs a guard for asks of one tag, and sets the reply or the error of each.
@@ -232,13 +279,14 @@ func (s *script) groups(asks []*asker) (groups [][]*asker) {
 	return groups
 }
 
-// distance is how long a trip to the store takes, as far as that is known: by when its
-// client is made there has been none.
-func (r *Redis) distance() (trip time.Duration) {
+// pace is that of all desks, as far as is known how long a trip to the store takes: by
+// when its client is made there has been none.
+func (r *Redis) pace() pace {
+	var trip time.Duration
 	if r.options.Dialled != nil {
 		trip, _ = r.options.Dialled()
 	}
-	return trip
+	return pace{batchesAtOnce(trip), max(r.options.Timeout/5, 2*trip)}
 }
 
 // batchesAtOnce is how many batches of a tag may be under way to a store that is a trip

@@ -18,24 +18,28 @@ import (
 // Those that come while others are under way go together, in the order in which they
 // came, and no more at once than Redis can decide while others wait.
 func TestDesk(t *testing.T) {
-	const most = 2
+	p := pace{most: 2, late: time.Second}
 	var d desk
-	var waiting []*batch
-	for i := range most + 2*groupSize + 1 {
-		b, now := d.enter(t.Context(), &asker{deadline: time.Duration(i)}, most)
-		if now != (i < most) {
-			t.Fatalf("ask %d: goes at once: %v, want %v", i, now, i < most)
+	var going, waiting []*batch
+	for i := range p.most + 2*groupSize + 1 {
+		b, first, goes := d.enter(t.Context(), &asker{deadline: time.Duration(i)}, p, 0)
+		if wantFirst := i < p.most || (i-p.most)%groupSize == 0; goes != (i < p.most) || first != wantFirst {
+			t.Fatalf("ask %d: goes at once: %v, want %v; is the first: %v, want %v", i, goes, i < p.most, first, wantFirst)
 		}
-		if !now && (len(waiting) == 0 || waiting[len(waiting)-1] != b) {
+		switch {
+		case goes:
+			going = append(going, b)
+		case first:
 			waiting = append(waiting, b)
 		}
 	}
 	if got, want := len(waiting), 3; got != want {
 		t.Fatalf("got %d batches, want %d", got, want)
 	}
-	next := time.Duration(most)
+	next := time.Duration(p.most)
+	over := going[0]
 	for i, want := range waiting {
-		got := d.next()
+		got := d.next(over, p, 0)
 		if got != want {
 			t.Fatalf("batch %d is not the next", i)
 		}
@@ -45,26 +49,60 @@ func TestDesk(t *testing.T) {
 			}
 			next++
 		}
+		over = got
 	}
-	for range most {
-		if got := d.next(); got != nil {
+	for _, b := range []*batch{over, going[1]} {
+		if got := d.next(b, p, 0); got != nil {
 			t.Fatalf("got another batch, %+v", got)
 		}
 	}
-	if _, now := d.enter(t.Context(), new(asker), most); !now {
+	if _, _, goes := d.enter(t.Context(), new(asker), p, 0); !goes {
 		t.Error("nothing is under way, but an ask waits")
+	}
+}
+
+// Batches that are late keep nobody, and are replaced by no more than there may be.
+func TestDesk_WhoIsLate(t *testing.T) {
+	p := pace{most: 1, late: time.Second}
+	var d desk
+	enter := func(now time.Duration) (*batch, bool) {
+		b, _, goes := d.enter(t.Context(), new(asker), p, now)
+		return b, goes
+	}
+	late, _ := enter(0)
+	waits, goes := enter(p.late - 1)
+	if goes {
+		t.Error("one that is on time keeps nobody")
+	}
+	if !d.hasten(waits, p.late) || d.hasten(waits, p.late) {
+		t.Error("want what has waited to be run, once")
+	}
+	third, goes := enter(p.late)
+	if goes {
+		t.Error("what goes in the place of one that is late keeps nobody")
+	}
+	if got := d.next(late, p, p.late); got != nil {
+		t.Errorf("got %v in the place of one that was late, which another has", got)
+	}
+	if got := d.next(waits, p, p.late); got != third {
+		t.Errorf("got %v, want the one that waits", got)
+	}
+	if _, goes := enter(2 * p.late); !goes {
+		t.Error("one that is late keeps an ask")
 	}
 }
 
 // One that is given up is not sent, as long as its batch is not under way.
 func TestDesk_WhoGivesUp(t *testing.T) {
+	p := pace{most: 1, late: time.Second}
 	var d desk
 	enter := func() (*batch, *asker) {
 		a := new(asker)
-		b, _ := d.enter(t.Context(), a, 1)
+		b, _, _ := d.enter(t.Context(), a, p, 0)
 		return b, a
 	}
-	if flies, flier := enter(); d.withdraw(flies, flier) {
+	goes, goer := enter()
+	if d.withdraw(goes, goer) {
 		t.Error("what is under way was taken out")
 	}
 	b, one := enter()
@@ -72,11 +110,11 @@ func TestDesk_WhoGivesUp(t *testing.T) {
 	if !d.withdraw(b, one) || len(b.asks) != 1 || b.asks[0] != two {
 		t.Errorf("got %v, want the other alone", b.asks)
 	}
-	if got := d.next(); got != b || d.withdraw(b, two) {
+	if got := d.next(goes, p, 0); got != b || d.withdraw(b, two) {
 		t.Errorf("got %v, want the batch, once", got)
 	}
-	b, one = enter()
-	if !d.withdraw(b, one) || d.next() != nil || d.flying != 0 {
+	given, one := enter()
+	if !d.withdraw(given, one) || d.next(b, p, 0) != nil || len(d.underWay) != 0 {
 		t.Error("a batch of nobody is run")
 	}
 }
@@ -178,21 +216,25 @@ func TestRedis_WhoGaveUpInADeskHarmsNobody(t *testing.T) {
 	admit(t, r, request("first")) // from then on it knows the store's clock
 	d := &desk{guard: guardScript}
 	r.desks.Store(deskID{"slack", guardScript}, d)
-	d.flying = farBatches // others of which no answer comes
+	for range farBatches { // others, which are not late yet
+		d.underWay = append(d.underWay, &batch{began: r.known.now() + time.Hour})
+	}
 	all := charge("all", "9/h")
 	wants := by(Closed, request("second", all))
 	wants.Slots = []Slot{{Name: "few", Most: 3}}
 	var asking sync.WaitGroup
 	asking.Go(func() { _, _ = r.Admit(t.Context(), wants) })
 	eventually(t, "it waits", func() bool { return waitingAsks(r, deskID{"slack", guardScript}) == 1 })
-	b := d.next()
+	d.mu.Lock()
+	d.underWay = nil
+	b := d.goLocked(pace{1, time.Hour}, r.known.now())
+	d.mu.Unlock()
 	asking.Wait()
 	b.ctx = t.Context() // another's, who has more time
 	r.runBatches(d, b)
 	if got, err := b.asks[0].answer(); err != nil || !got.late {
 		t.Errorf("got %+v, %v, want an ask that is too late", got, err)
 	}
-	d.flying = 0
 	if v := admit(t, r, wants); v.Used[0] != 1 || v.Decisions[0].Remaining != 8 {
 		t.Errorf("got %+v, want nothing taken before", v)
 	}
@@ -209,7 +251,7 @@ func TestDesk_WhoHasLittleTimeTakesNoneOfOthers(t *testing.T) {
 		var b *batch
 		d.waiting = nil
 		for _, ctx := range order {
-			b, _ = d.enter(ctx, new(asker), 0)
+			b, _, _ = d.enter(ctx, new(asker), pace{}, 0)
 		}
 		if len(b.asks) != 2 || b.ctx != long {
 			t.Errorf("who has most time comes %s: got a batch of %d with less", name, len(b.asks))
@@ -224,8 +266,8 @@ func TestRedis_BatchesAtOnceToAStoreAtSomeDistance(t *testing.T) {
 	link.Delay(5 * time.Millisecond)
 	r := join(t, link.URL(), Options{Timeout: time.Minute})
 	<-r.Started()
-	if got, least := r.distance(), 10*time.Millisecond; got < least {
-		t.Errorf("got a trip of %v, want %v", got, least)
+	if got, least := r.pace().most, batchesAtOnce(10*time.Millisecond); got < least {
+		t.Errorf("got %d batches at once, want %d", got, least)
 	}
 	var going sync.WaitGroup
 	link.Silence()
@@ -238,7 +280,7 @@ func TestRedis_BatchesAtOnceToAStoreAtSomeDistance(t *testing.T) {
 	eventually(t, "all are under way", func() bool {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		return d.flying == asks
+		return len(d.underWay) == asks
 	})
 	link.Heal() // for new connections
 	link.Cut()
