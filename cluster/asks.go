@@ -80,8 +80,8 @@ type desk struct {
 	waiting  []*batch
 }
 
-// pace is how many batches of a desk may be under way at a time. Of those that are late
-// no answer may come, and they keep nobody.
+// pace is how many batches of a desk may be under way at a time. To those that are late
+// no answer may ever come: they do not count.
 type pace struct {
 	most int
 	late time.Duration
@@ -119,10 +119,21 @@ func (d *desk) goLocked(p pace, now time.Duration) *batch {
 		return nil
 	}
 	b := d.waiting[0]
-	d.waiting = slices.Delete(d.waiting, 0, 1)
+	d.beginLocked(b, now)
+	return b
+}
+
+// beginLocked moves b from those that wait to those that are under way, and reports
+// whether it waited.
+func (d *desk) beginLocked(b *batch, now time.Duration) bool {
+	i := slices.Index(d.waiting, b)
+	if i < 0 {
+		return false
+	}
+	d.waiting = slices.Delete(d.waiting, i, i+1)
 	b.began = now
 	d.underWay = append(d.underWay, b)
-	return b
+	return true
 }
 
 // next returns the batch to run when one is over, or nil.
@@ -139,14 +150,7 @@ func (d *desk) next(over *batch, p pace, now time.Duration) *batch {
 func (d *desk) hasten(b *batch, now time.Duration) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	i := slices.Index(d.waiting, b)
-	if i < 0 {
-		return false
-	}
-	d.waiting = slices.Delete(d.waiting, i, i+1)
-	b.began = now
-	d.underWay = append(d.underWay, b)
-	return true
+	return d.beginLocked(b, now)
 }
 
 func deadlineOf(ctx context.Context) time.Time {

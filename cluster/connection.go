@@ -49,7 +49,7 @@ type connection struct {
 // waits. What is read of a connection has the timeout of an ask all the same.
 func (o *Options) patience() time.Duration { return max(2*dialTime, 2*o.Timeout) }
 
-// fewAsks is how many asks at once are sent each by itself, also with a pipeline:
+// fewAsks is how many scripts at once are sent each by itself, also with a pipeline:
 // it is handed from one goroutine to the next, which takes longer than they
 // would wait for each other.
 const fewAsks = 4

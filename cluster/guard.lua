@@ -299,7 +299,7 @@ while arg < #ARGV do
     end
     answers[#answers + 1] = decided and answer or textOf(answer)
   end
-  -- Where this fails nothing was written: it is the first write that is refused.
+  -- Where this fails, as where memory is short, whom it would have charged is told so.
   for i = 1, budgets and #budgets or 0 do
     local written, failure = true
     if only then

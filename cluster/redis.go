@@ -109,7 +109,7 @@ type Redis struct {
 	options   Options
 	known     *known
 	args      sync.Map // limitWait → []string, its arguments of a script
-	desks     sync.Map // deskID → *desk
+	desks     sync.Map // deskID → *desk, of each tag that was ever asked for
 	conn      atomic.Pointer[connection]
 	parts     parts
 	deadlines deadlines // of asks

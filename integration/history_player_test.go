@@ -282,6 +282,7 @@ func (h *historyRun) read() {
 		}
 	}
 	for i, p := range h.processes {
+		away := outagesOf(p.stderr.String())
 		for line := range strings.Lines(p.stderr.String()) {
 			match := loggedRequest.FindStringSubmatch(line)
 			if match == nil || byNonce[match[1]] == nil {
@@ -289,10 +290,32 @@ func (h *historyRun) read() {
 			}
 			r := byNonce[match[1]]
 			r.process, r.alone = i, match[2] != ""
+			r.away = slices.ContainsFunc(away, func(o stretch) bool { return o.from.Before(r.answered) && r.sent.Before(o.to) })
 			r.logged++
 			r.line = strings.TrimSpace(line)
 		}
 	}
+}
+
+// stretch is one of time.
+type stretch struct{ from, to time.Time }
+
+var loggedOutage = regexp.MustCompile(`(?m)^time=(\S+) .*msg="store (away|back)"`)
+
+// outagesOf returns when a replica took the store to be away, by its log.
+func outagesOf(log string) (all []stretch) {
+	for _, match := range loggedOutage.FindAllStringSubmatch(log, -1) {
+		at, err := time.Parse(time.RFC3339, match[1])
+		switch {
+		case err != nil:
+			panic(err) // the log's own format
+		case match[2] == "away":
+			all = append(all, stretch{at, time.Now()})
+		case len(all) > 0:
+			all[len(all)-1].to = at.Add(time.Millisecond) // to which the log's times are cut
+		}
+	}
+	return all
 }
 
 // Law 7.

@@ -181,13 +181,14 @@ func (h *history) repeatedTooSoon() (violations []string) {
 // A duplicate is a duplicate first: what equals a request that is in flight or
 // held is told so, whatever is spent or cooling down. Told to come back, it
 // would be sent a second time. A replica that knows of a refusal looks for the
-// lock where it knows of others, and can.
+// lock where it knows of others, and can: it cannot while it takes the store to be
+// away, which it may for a while after a fault that it found late.
 func (h *history) misledDuplicates() (violations []string) {
 	equal := h.exchanges()
 	for i := range h.requests {
 		r := &h.requests[i]
-		if r.answer.status != http.StatusTooManyRequests || r.answer.Reason == "" {
-			continue // not ours
+		if r.answer.status != http.StatusTooManyRequests || r.answer.Reason == "" || r.away {
+			continue // not ours, or by a replica that cannot look
 		}
 		if slices.ContainsFunc(h.faults, func(f fault) bool {
 			return (f.kind.store || f.kind.estranges()) && f.overlaps(r.sent, r.answered)

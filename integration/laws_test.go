@@ -34,6 +34,7 @@ type request struct {
 	calls          []*call // that arrived for it
 	process        int     // that logged it; -1 if none did, as one that was killed
 	alone          bool    // decided without the store
+	away           bool    // its replica took the store to be away, at some time of it
 	logged         int     // how often
 	line           string  // of the log, the last
 }
@@ -223,6 +224,7 @@ func TestLaws(t *testing.T) {
 		"one that is told so afterwards":                {requests: []request{admitted(0, 0, 30), refused(40, 429, "limited")}},
 		"one that is told what it is":                   {requests: []request{admitted(0, 0, 30), with(refused(10, 409, "duplicate"), by(1))}},
 		"one that is told so by a replica alone":        {requests: []request{admitted(0, 0, 30), with(with(refused(10, 429, "limited"), by(1)), alone)}},
+		"one by a replica that the store is away for":   {requests: []request{admitted(0, 0, 30), with(with(refused(10, 429, "limited"), by(1)), func(r *request) { r.away = true })}},
 		"one that is told so when the lock is lost":     {requests: []request{admitted(0, 0, 30), with(refused(20, 429, "limited"), by(1))}, faults: []fault{{kind: stepsForward, replica: -1, step: 2 * time.Second, begin: at(2), healed: at(9), end: at(9)}}},
 		"one that is told so while the store is away":   {requests: []request{admitted(0, 0, 30), with(refused(10, 429, "limited"), by(1))}, faults: []fault{{kind: stops, replica: -1, begin: at(2), healed: at(9), end: at(9)}}},
 		"one that is told so while a replica is new":    {requests: []request{admitted(0, 0, 30), with(refused(10, 429, "limited"), by(1))}, faults: []fault{{kind: kills, replica: 2, begin: at(2), healed: at(9), end: at(9)}}},

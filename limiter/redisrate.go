@@ -18,7 +18,7 @@ var budgetSource string
 
 // Prelude returns the Lua functions by which a script spends from budgets in
 // Redis, of those that budget.lua's header names: how, it says as well. spend comes
-// with settle; reserve needs both. A script is this text and its own behind it.
+// with open, settle and write; reserve needs them. A script is this text and its own behind it.
 //
 // Inside they run redis_rate's own GCRA script. redis_rate keeps it to itself,
 // and asks one limit in one trip; it is taken from there so that it can be run
