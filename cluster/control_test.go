@@ -209,6 +209,15 @@ func TestControl_EachOrderIsTold(t *testing.T) {
 	third := Order{Deed: FreeLock, Tag: "slack", RequestID: "A", Text: "unlock slack A", By: "uid 3"}
 	old := open(t, server.URL(), Options{})
 	order(t, old, first)
+	before, _, _, err := old.keep(t.Context(), controls{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before.Version++ // given long before the start of any other, by every clock
+	before.Last[0].At -= time.Hour.Microseconds()
+	if _, kept, _, err := old.keep(t.Context(), before); err != nil || !kept {
+		t.Fatal(kept, err)
+	}
 	if err := old.Close(); err != nil {
 		t.Error(err)
 	}

@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -236,16 +235,26 @@ func (s *Server) Restart() {
 func (s *Server) Configure(args ...string) { s.args = append(s.args, args...) }
 
 // FreePort returns a loopback port that nothing listens on, below the range
-// that the system takes ports for outgoing connections from.
+// that the system takes ports for outgoing connections from. Until tb ends nobody
+// else is given it, in any process: the port of the same number for UDP, where no
+// server listens, is taken meanwhile.
 func FreePort(tb testing.TB) string {
 	tb.Helper()
 	for range 1000 {
-		port := 10000 + rand.IntN(20000)
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			_ = listener.Close()
-			return strconv.Itoa(port)
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
+		ours, err := net.ListenPacket("udp", address)
+		if err != nil {
+			continue
 		}
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			_ = ours.Close()
+			continue
+		}
+		_ = listener.Close()
+		tb.Cleanup(func() { _ = ours.Close() })
+		_, port, _ := net.SplitHostPort(address)
+		return port
 	}
 	tb.Fatal("no free port")
 	return ""
