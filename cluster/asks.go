@@ -184,8 +184,17 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 	d := found.(*desk)
 	b, first, goes := d.enter(ctx, a, r.pace(), r.known.now())
 	if goes {
-		return r.leadBatch(d, b, a)
+		if next := r.runBatch(d, b); next != nil {
+			go r.runBatches(d, next)
+		}
+		return a.answer()
 	}
+	return r.await(ctx, d, b, a, first)
+}
+
+// await waits for the answer to a, which goes with b, until ctx ends. The first of b sees
+// to it that it goes, whatever else is under way.
+func (r *Redis) await(ctx context.Context, d *desk, b *batch, a *asker, first bool) (answer, error) {
 	var late <-chan time.Time
 	if first {
 		timer := time.NewTimer(r.pace().late)
@@ -197,28 +206,34 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 		case <-b.over:
 			return a.answer()
 		case <-late:
-			if d.hasten(b, r.known.now()) {
-				return r.leadBatch(d, b, a)
-			}
+			r.hasten(d, b)
 		case <-ctx.Done():
-			if d.withdraw(b, a) {
-				return answer{}, errUnasked
+			if !d.withdraw(b, a) {
+				select {
+				case <-b.over: // in the same moment
+					return a.answer()
+				default:
+					return answer{}, ctx.Err() // it may still be sent, and answered
+				}
 			}
-			return answer{}, ctx.Err() // it may still be sent, and answered
+			if first {
+				r.hasten(d, b) // nobody else does
+			}
+			return answer{}, errUnasked
 		}
+	}
+}
+
+// hasten runs b unless that is under way, or of nobody. It has time that whoever calls
+// may not have.
+func (r *Redis) hasten(d *desk, b *batch) {
+	if d.hasten(b, r.known.now()) {
+		go r.runBatches(d, b)
 	}
 }
 
 // errUnasked is why there is no answer to an ask that was never sent.
 var errUnasked = fmt.Errorf("the store was not asked in time: %w", context.DeadlineExceeded)
-
-// leadBatch runs b, of which a is one, and has what may go then run.
-func (r *Redis) leadBatch(d *desk, b *batch, a *asker) (answer, error) {
-	if next := r.runBatch(d, b); next != nil {
-		go r.runBatches(d, next)
-	}
-	return a.answer()
-}
 
 // runBatches runs b, and what has gathered until that is over, until nothing has.
 func (r *Redis) runBatches(d *desk, b *batch) {

@@ -1,0 +1,91 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"throttle-proxy/integration/redistest"
+)
+
+// keptBack is a desk of plain asks of r at which whoever comes waits for a batch that
+// is never over, and never late.
+func keptBack(r *Redis) *desk {
+	d := &desk{guard: plainGuardScript, underWay: []*batch{{began: r.known.now() + time.Hour}}}
+	for len(d.underWay) < r.pace().most {
+		d.underWay = append(d.underWay, d.underWay[0])
+	}
+	r.desks.Store(deskID{"slack", plainGuardScript}, d)
+	return d
+}
+
+// askBy asks by itself until an instant.
+func askBy(t *testing.T, r *Redis, d *desk, timeout time.Duration) (answer, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	return r.askTogether(ctx, d.guard, newAsker(unlocked(charge("many", "1000/h")), nil, 0))
+}
+
+// Who sees to it that a batch goes may have less time than others of it, as one that
+// asks again: it takes no more than that, and leaves them to nobody.
+func TestDesk_WhoComesFirstWithLittleTime(t *testing.T) {
+	const timeout = 5 * time.Second // so that a batch goes after a second in any case
+	for name, test := range map[string]struct {
+		first  time.Duration
+		silent bool // no batch is answered
+	}{
+		"less than until its batch goes":        {timeout / 10, false},
+		"less than until its batch is answered": {timeout / 4, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startRedis(t)
+			link := redistest.NewLink(t, server.Addr)
+			r := join(t, link.URL(), Options{Timeout: timeout})
+			eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
+			d := keptBack(r)
+			if test.silent {
+				link.Silence()
+			}
+			var second sync.WaitGroup
+			second.Go(func() {
+				eventually(t, "the first waits", func() bool { return waitingAsks(r, deskID{"slack", plainGuardScript}) > 0 })
+				if _, err := askBy(t, r, d, timeout); (err != nil) != test.silent {
+					t.Errorf("got %v of the one that has time", err)
+				}
+			})
+			defer second.Wait()
+			_, err := askBy(t, r, d, test.first)
+			d.mu.Lock()
+			goes := len(d.underWay) > r.pace().most
+			d.mu.Unlock()
+			if !errors.Is(err, context.DeadlineExceeded) || test.silent && !goes {
+				t.Errorf("got %v, and a batch under way: %v; want it to give up before that is over", err, goes)
+			}
+			if test.silent { // nor need the second wait any more
+				link.Heal()
+				link.Cut()
+			}
+		})
+	}
+}
+
+// An answer that has come is not lost because nobody had time to read it.
+func TestRedis_AnswerThatComesInTheLastMoment(t *testing.T) {
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{})
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		b := &batch{over: make(chan struct{})}
+		close(b.over)
+		a := newAsker(unlocked(), nil, 0)
+		a.reply = []any{int64(1), int64(1)}
+		if v, err := r.await(over, keptBack(r), b, a, false); err != nil || v.Outcome != Admitted {
+			t.Fatalf("got %+v, %v, want what the store has said", v, err)
+		}
+	}
+}
