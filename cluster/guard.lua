@@ -226,11 +226,6 @@ local function decide(lock, value)
     return {DUPLICATE, now, held}
   end
 
-  if answer[1] == ADMITTED or answer[1] == LIMITED then
-    for _, budget in ipairs(budgets) do
-      settle(budget, takes)
-    end
-  end
   --[[if whole]]
   for i, key in ipairs(answer[1] == ADMITTED and slots or {}) do
     redis.call('ZADD', key, now + ttl * 1000, token)
@@ -239,6 +234,13 @@ local function decide(lock, value)
     end
     answer[2 + i] = answer[2 + i] + 1
   end
+  --[[end]]
+  if answer[1] == ADMITTED or answer[1] == LIMITED then
+    for _, budget in ipairs(budgets) do
+      settle(budget, takes)
+    end
+  end
+  --[[if whole]]
   for i = limits + 1, (answer[1] == ADMITTED or answer[1] == WAITING) and limits + extra or 0 do
     -- A key that is no budget refuses nobody.
     local limit = arg + 3 * i
@@ -307,9 +309,11 @@ while arg < #ARGV do
     else
       written, failure = pcall(write, budgets[i], time)
     end
+    local unfounded = false -- also who was refused for what the others would have been charged
     for j = #answers - asks + 1, written and 0 or #answers do
-      if answers[j][1] == ADMITTED or answers[j][1] == WAITING then
-        answers[j] = textOf(failure)
+      local outcome = answers[j][1]
+      if outcome == ADMITTED or outcome == WAITING or unfounded and outcome == LIMITED then
+        unfounded, answers[j] = true, textOf(failure)
       end
     end
   end
