@@ -38,18 +38,26 @@ func (a *asker) alike(b *asker) bool {
 		slices.Equal(a.Pauses, b.Pauses) && slices.Equal(a.Charges, b.Charges)
 }
 
-// answer is what the store said of a.
-func (a *asker) answer() (answer, error) {
+// failure is why the store has said nothing of a; nil if it has.
+func (a *asker) failure() error {
 	if a.err != nil {
-		return answer{}, a.err
+		return a.err
 	}
 	switch reply := a.reply.(type) {
 	case []any:
-		return readAnswer(a.Ask, reply)
+		return nil
 	case string:
-		return answer{}, keyError(reply)
+		return keyError(reply)
 	}
-	return answer{}, errReply([]any{a.reply})
+	return errReply([]any{a.reply})
+}
+
+// answer is what the store said of a.
+func (a *asker) answer() (answer, error) {
+	if err := a.failure(); err != nil {
+		return answer{}, err
+	}
+	return readAnswer(a.Ask, a.reply.([]any))
 }
 
 // deskID is what the asks of a desk have in common: one script can decide them.
@@ -250,7 +258,8 @@ func (r *Redis) runBatch(d *desk, b *batch) (next *batch) {
 	return d.next(b, r.pace(), r.known.now())
 }
 
-// send runs a guard for asks of one tag, and sets the reply or the error of each.
+// send runs a guard for asks of one tag, and sets the reply or the error of each. What
+// becomes of the first of them tells how the trip went.
 func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
 	groups := guard.groups(asks)
 	c := newCommand(r.options.Prefix)
@@ -280,6 +289,7 @@ func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
 			}
 		}
 	}
+	r.note(r.partOf(asks[0].Tag), asks[0].failure())
 }
 
 // groups returns asks in groups of those that are alike, where s is the plain guard:

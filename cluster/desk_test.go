@@ -3,9 +3,12 @@ package cluster
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"throttle-proxy/integration/redistest"
 )
@@ -87,5 +90,67 @@ func TestRedis_AnswerThatComesInTheLastMoment(t *testing.T) {
 		if v, err := r.await(over, keptBack(r), b, a, false); err != nil || v.Outcome != Admitted {
 			t.Fatalf("got %+v, %v, want what the store has said", v, err)
 		}
+	}
+}
+
+// Of asks that go together one answer is lost, if any is: that is no outage, however many
+// they are.
+func TestRedis_LostAnswerToManyAsksIsNoOutage(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	link := redistest.NewLink(t, server.Addr)
+	told := newChanges()
+	r := join(t, link.URL(), Options{Timeout: 5 * time.Second, Observe: told.observe})
+	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
+	many := charge("many", "1000/h")
+	admit(t, r, unlocked(many)) // from then on it knows the store's clock
+	keptBack(r)
+	const asks = 4 * failuresRunning
+	link.LoseAnswers(1, "slack")
+	var asking sync.WaitGroup
+	for range asks {
+		asking.Go(func() {
+			if v, err := r.Admit(t.Context(), unlocked(many)); !errors.Is(err, ErrUndecided) {
+				t.Errorf("got %+v, %v, want no answer", v, err)
+			}
+		})
+	}
+	eventually(t, "all wait", func() bool { return waitingAsks(r, deskID{"slack", plainGuardScript}) == asks })
+	asking.Wait()
+	eventually(t, "an answer", func() bool { return r.partOf("slack").state() == asked })
+	if v := admit(t, r, unlocked(many)); v.Degraded {
+		t.Errorf("got %+v, want what the store says", v)
+	}
+	told.none(t)
+	if got := r.Status().Faults["timeout"]; got != asks {
+		t.Errorf("got %d asks that timed out, want %d", got, asks)
+	}
+}
+
+// Trips of many asks each make an outage as those of one do.
+func TestRedis_LostTripsOfManyAsksAreAnOutage(t *testing.T) {
+	p := newPart()
+	p.probing = true // by nobody
+	r := &Redis{parts: parts{whole: p}, known: newKnown("replica-0"), changes: newObserver()}
+	refused := errors.New("refused")
+	client := redis.NewClient(&redis.Options{MaxRetries: -1, DialerRetries: 1, Dialer: func(context.Context, string, string) (net.Conn, error) {
+		return nil, refused
+	}})
+	defer client.Close()
+	r.conn.Store(&connection{client: client})
+	for trip := range failuresRunning {
+		if p.away() {
+			t.Fatalf("away after %d trips", trip)
+		}
+		asks := []*asker{asking(unlocked(), 0), asking(unlocked(), 0), asking(unlocked(), 0)}
+		r.send(t.Context(), plainGuardScript, asks)
+		for _, a := range asks {
+			if _, err := a.answer(); !errors.Is(err, refused) {
+				t.Errorf("got %v, want why", err)
+			}
+		}
+	}
+	if !p.away() {
+		t.Errorf("%d trips are lost, and it is not away", failuresRunning)
 	}
 }

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	failuresRunning = 5 // after so many asks without an answer the store is away,
-	failuresOfAsks  = 10
-	recentAsks      = 20 // or after failuresOfAsks of so many
+	failuresRunning = 5 // after so many trips without an answer the store is away,
+	failuresOfTrips = 10
+	recentTrips     = 20 // or after failuresOfTrips of so many
 )
 
 // state is where a part of the store is in its life.
@@ -93,7 +93,7 @@ func newPart() *part {
 	const never = 100 * 365 * 24 * time.Hour
 	return &part{
 		running: circuitbreaker.NewBuilder[any]().WithFailureThreshold(failuresRunning).WithDelay(never).Build(),
-		ratio:   circuitbreaker.NewBuilder[any]().WithFailureThresholdRatio(failuresOfAsks, recentAsks).WithDelay(never).Build(),
+		ratio:   circuitbreaker.NewBuilder[any]().WithFailureThresholdRatio(failuresOfTrips, recentTrips).WithDelay(never).Build(),
 		debts:   limiter.NewDebts(Capacity),
 	}
 }
@@ -148,10 +148,25 @@ func (r *Redis) move(p *part, e event, err error) (from, to state) {
 	return from, to
 }
 
-// record takes note of whether an ask of p was answered. err is nil, or why it
-// was not. Once p is away only probes count: what ends then is from before, as it is
-// where p has nothing of ours any more.
+// record is note, of a trip of this replica's own, or of one ask: its fault is counted
+// too. Those of asks that went together each counts by itself.
 func (r *Redis) record(p *part, err error) {
+	r.countFault(err)
+	r.note(p, err)
+}
+
+// countFault counts why an ask was not answered; nil if it was.
+func (r *Redis) countFault(err error) {
+	if err != nil {
+		r.counts.fault(FaultOf(r.because(err)))
+	}
+}
+
+// note takes note of whether a trip to p was answered: once, however many asks were
+// together in it, since all of them fare alike. err is nil, or why it was not. Once p is
+// away only probes count: what ends then is from before, as it is where p has nothing of
+// ours any more.
+func (r *Redis) note(p *part, err error) {
 	if err == nil {
 		state := p.state()
 		if state >= away {
@@ -166,7 +181,6 @@ func (r *Redis) record(p *part, err error) {
 	}
 	err = r.because(err)
 	fault := FaultOf(err)
-	r.counts.fault(fault)
 	if ofOneKey(fault) || p.away() || r.parts.bare(p) {
 		return
 	}

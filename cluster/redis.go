@@ -274,8 +274,8 @@ func (r *Redis) decideInTurn(ctx context.Context, end time.Duration, ask Ask, t 
 		g.taken.toStore(r.options.LockTTL)
 	}
 	a, asked, err := r.ask(ctx, end, part, ask, g)
-	r.record(part, err)
 	if err != nil {
+		r.countFault(err)
 		if g.Locked() && (err == errLate || err == errUnasked) {
 			g.lock.stored.Store(false)
 		}

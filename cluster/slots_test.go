@@ -126,7 +126,7 @@ func TestRedisCluster_SlotThatMovesIsNoOutage(t *testing.T) {
 	}
 	from, to := nodes.Nodes[owner], nodes.Nodes[(owner+1)%3]
 	nodes.MoveKey("throttle:2:{slack}:rate:ten", from, to)
-	for range 3 * failuresOfAsks {
+	for range 3 * failuresOfTrips {
 		if v := degraded(t, r, Admitted, by(Open, moving)); v.Fault != "moved" {
 			t.Errorf("got %+v, want the slot's move as the fault", v)
 		} else {
