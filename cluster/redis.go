@@ -281,16 +281,15 @@ func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
 		return refusal
 	}
 	ctx, _ := r.deadlines.context(r.known.now())
-	key := r.key(string(appendLockKey(nil, ask.Tag, ask.Fingerprint.hash())))
-	value, err := r.conn.Load().process(ctx, redis.NewCmd(ctx, "get", key)).Text()
-	switch err {
-	case nil:
-		return heldBy(value, part.clock.at(r.known.now()))
-	case redis.Nil:
-		r.known.foundUnlocked(ask, refused)
-	default:
+	a := &asker{Ask: Ask{Tag: ask.Tag}, lock: &lock{id: lockID{ask.Tag, *ask.Fingerprint}, hash: ask.Fingerprint.hash()}}
+	if err := r.together(ctx, heldScript, a); err != nil {
 		r.record(part, err) // but no answer: a store that can only be read is of no use
+		return refusal
 	}
+	if value, held := a.reply.(string); held {
+		return heldBy(value, part.clock.at(r.known.now()))
+	}
+	r.known.foundUnlocked(ask, refused)
 	return refusal
 }
 
