@@ -38,7 +38,7 @@ func (a *asker) alike(b *asker) bool {
 		slices.Equal(a.Pauses, b.Pauses) && slices.Equal(a.Charges, b.Charges)
 }
 
-// failure is why the store has said nothing of a; nil if it has.
+// failure is why a guard has not decided a; nil if it has.
 func (a *asker) failure() error {
 	if a.err != nil {
 		return a.err
@@ -52,7 +52,7 @@ func (a *asker) failure() error {
 	return errReply([]any{a.reply})
 }
 
-// answer is what the store said of a.
+// answer is what a guard said of a.
 func (a *asker) answer() (answer, error) {
 	if err := a.failure(); err != nil {
 		return answer{}, err
@@ -182,8 +182,9 @@ func (d *desk) withdraw(b *batch, a *asker) bool {
 	return true
 }
 
-// askTogether asks for a, with others that guard can decide, until the deadline of ctx.
-func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answer, error) {
+// together has guard run for a, with others of its tag, until the deadline of ctx. The
+// error is why a has no reply.
+func (r *Redis) together(ctx context.Context, guard *script, a *asker) error {
 	id := deskID{a.Tag, guard}
 	found, ok := r.desks.Load(id)
 	if !ok {
@@ -195,14 +196,14 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 		if next := r.runBatch(d, b); next != nil {
 			go r.runBatches(d, next)
 		}
-		return a.answer()
+		return a.err
 	}
 	return r.await(ctx, d, b, a, first)
 }
 
-// await waits for the answer to a, which goes with b, until ctx ends. The first of b sees
-// to it that it goes, whatever else is under way.
-func (r *Redis) await(ctx context.Context, d *desk, b *batch, a *asker, first bool) (answer, error) {
+// await waits until b, of which a is one, is over, or ctx. The first of b sees to it that
+// it goes, whatever else is under way.
+func (r *Redis) await(ctx context.Context, d *desk, b *batch, a *asker, first bool) error {
 	var late <-chan time.Time
 	if first {
 		timer := time.NewTimer(r.pace().late)
@@ -212,22 +213,22 @@ func (r *Redis) await(ctx context.Context, d *desk, b *batch, a *asker, first bo
 	for {
 		select {
 		case <-b.over:
-			return a.answer()
+			return a.err
 		case <-late:
 			r.hasten(d, b)
 		case <-ctx.Done():
 			if !d.withdraw(b, a) {
 				select {
 				case <-b.over: // in the same moment
-					return a.answer()
+					return a.err
 				default:
-					return answer{}, ctx.Err() // it may still be sent, and answered
+					return ctx.Err() // it may still be sent, and answered
 				}
 			}
 			if first {
 				r.hasten(d, b) // nobody else does
 			}
-			return answer{}, errUnasked
+			return errUnasked
 		}
 	}
 }
@@ -289,15 +290,17 @@ func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
 			}
 		}
 	}
-	r.note(r.partOf(asks[0].Tag), asks[0].failure())
+	if first := asks[0]; guard != heldScript || first.err != nil { // a store that can only be read is of no use
+		r.note(r.partOf(first.Tag), first.failure())
+	}
 }
 
-// groups returns asks in groups of those that are alike, where s is the plain guard:
-// the other takes each by itself.
+// groups returns asks in groups of those that are alike; but the guard that decides any
+// ask takes each by itself.
 func (s *script) groups(asks []*asker) (groups [][]*asker) {
 	for _, a := range asks {
 		i := -1
-		if s == plainGuardScript {
+		if s != guardScript {
 			i = slices.IndexFunc(groups, func(group []*asker) bool { return group[0].alike(a) })
 		}
 		if i < 0 {

@@ -25,11 +25,11 @@ func keptBack(r *Redis) *desk {
 }
 
 // askBy asks by itself until an instant.
-func askBy(t *testing.T, r *Redis, d *desk, timeout time.Duration) (answer, error) {
+func askBy(t *testing.T, r *Redis, d *desk, timeout time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	return r.askTogether(ctx, d.guard, newAsker(unlocked(charge("many", "1000/h")), nil, 0))
+	return r.together(ctx, d.guard, newAsker(unlocked(charge("many", "1000/h")), nil, 0))
 }
 
 // Who sees to it that a batch goes may have less time than others of it, as one that
@@ -56,12 +56,12 @@ func TestDesk_WhoComesFirstWithLittleTime(t *testing.T) {
 			var second sync.WaitGroup
 			second.Go(func() {
 				eventually(t, "the first waits", func() bool { return waitingAsks(r, deskID{"slack", plainGuardScript}) > 0 })
-				if _, err := askBy(t, r, d, timeout); (err != nil) != test.silent {
+				if err := askBy(t, r, d, timeout); (err != nil) != test.silent {
 					t.Errorf("got %v of the one that has time", err)
 				}
 			})
 			defer second.Wait()
-			_, err := askBy(t, r, d, test.first)
+			err := askBy(t, r, d, test.first)
 			d.mu.Lock()
 			goes := len(d.underWay) > r.pace().most
 			d.mu.Unlock()
@@ -85,10 +85,8 @@ func TestRedis_AnswerThatComesInTheLastMoment(t *testing.T) {
 	for range 100 {
 		b := &batch{over: make(chan struct{})}
 		close(b.over)
-		a := newAsker(unlocked(), nil, 0)
-		a.reply = []any{int64(1), int64(1)}
-		if v, err := r.await(over, keptBack(r), b, a, false); err != nil || v.Outcome != Admitted {
-			t.Fatalf("got %+v, %v, want what the store has said", v, err)
+		if err := r.await(over, keptBack(r), b, newAsker(unlocked(), nil, 0), false); err != nil {
+			t.Fatalf("got %v, want what the store has said", err)
 		}
 	}
 }
