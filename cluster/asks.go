@@ -194,7 +194,7 @@ func (r *Redis) together(ctx context.Context, guard *script, a *asker) error {
 	b, first, goes := d.enter(ctx, a, r.pace(), r.known.now())
 	if goes {
 		if next := r.runBatch(d, b); next != nil {
-			go r.runBatches(d, next)
+			r.stopped.Go(func() { r.runBatches(d, next) })
 		}
 		return a.err
 	}
@@ -237,7 +237,7 @@ func (r *Redis) await(ctx context.Context, d *desk, b *batch, a *asker, first bo
 // may not have.
 func (r *Redis) hasten(d *desk, b *batch) {
 	if d.hasten(b, r.known.now()) {
-		go r.runBatches(d, b)
+		r.stopped.Go(func() { r.runBatches(d, b) })
 	}
 }
 
