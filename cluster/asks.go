@@ -260,8 +260,15 @@ func (r *Redis) runBatch(d *desk, b *batch) (next *batch) {
 }
 
 // send runs a guard for asks of one tag, and sets the reply or the error of each. What
-// becomes of the first of them tells how the trip went.
+// becomes of the first of them tells how the trip went, where there is one: not without
+// time for it.
 func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
+	if ctx.Err() != nil {
+		for _, a := range asks {
+			a.err = errUnasked
+		}
+		return
+	}
 	groups := guard.groups(asks)
 	c := newCommand(r.options.Prefix)
 	defer c.done()

@@ -152,3 +152,22 @@ func TestRedis_LostTripsOfManyAsksAreAnOutage(t *testing.T) {
 		t.Errorf("%d trips are lost, and it is not away", failuresRunning)
 	}
 }
+
+// Who has waited for another's turn, whose answer was lost, may have no time left: it is
+// not sent, and tells nothing of the store.
+func TestRedis_AsksWithoutTimeAreNotSent(t *testing.T) {
+	server := startRedis(t)
+	told := newChanges()
+	r := join(t, server.URL(), Options{Observe: told.observe})
+	over, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	for range 2 * failuresRunning {
+		if err := r.together(over, plainGuardScript, asking(unlocked(), 0)); err != errUnasked {
+			t.Errorf("got %v, want it not sent", err)
+		}
+	}
+	if state := r.partOf("slack").state(); state != asked {
+		t.Errorf("got state %d, want nothing told of it", state)
+	}
+	told.none(t)
+}
