@@ -38,6 +38,19 @@ func TestManyFieldsCostNobodyElse(t *testing.T) {
 	}
 }
 
+// TestHugeFieldCostsNobodyElse: the room in which a fingerprint's parts are collected
+// is kept as long as it is usual.
+func TestHugeFieldCostsNobodyElse(t *testing.T) {
+	for size, want := range map[int]bool{1000: true, 200_000: false} {
+		h := newHasher()
+		h.part(strings.Repeat("a", size))
+		h.sum()
+		if got := cap(h.parts) >= size; got != want {
+			t.Errorf("a field of %d bytes: got that its room is kept: %v, want %v", size, got, want)
+		}
+	}
+}
+
 // crowd are requests of which each says in all of its parts whose it is: so must all
 // that anybody is told of it.
 type crowd struct {
