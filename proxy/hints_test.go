@@ -93,3 +93,58 @@ func TestClientThatLeavesWhileItIsInformed(t *testing.T) {
 		next(t, r.events)
 	}
 }
+
+// TestClientThatDoesNotReadHoldsUpNobodyElse: of HTTP/2 one connection to an upstream
+// has many requests.
+func TestClientThatDoesNotReadHoldsUpNobodyElse(t *testing.T) {
+	up := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RawQuery == "hints" {
+			w.WriteHeader(http.StatusEarlyHints)
+		}
+	}))
+	up.Config.Protocols = bothInClear()
+	up.Start()
+	t.Cleanup(up.Close)
+	r := newRig(t, nil, upstreamURL(t, "h2c"+strings.TrimPrefix(up.URL, "http")))
+	blocked, goOn, over := make(chan bool), make(chan bool), make(chan bool)
+	go func() {
+		defer close(over)
+		client := informing{httptest.NewRecorder(), func() { close(blocked); <-goOn }}
+		r.serveTo(client, request(http.MethodGet, "/hook?hints", ""))
+	}()
+	next(t, blocked)
+	go r.do(request(http.MethodGet, "/hook", ""))
+	wantFine := func() {
+		t.Helper()
+		if e := next(t, r.events); e.Status != http.StatusOK {
+			t.Errorf("got %d, %s, want 200", e.Status, e.Fault)
+		}
+	}
+	wantFine() // the other one
+	close(goOn)
+	wantFine()
+	next(t, over)
+}
+
+// TestInformationIsBounded, since some of it waits for the client: what is more than
+// that is no answer, on any way.
+func TestInformationIsBounded(t *testing.T) {
+	for name, way := range map[string]struct {
+		mode Dedupe
+		body string
+	}{"directly": {DedupeOn, ""}, "as it streams": {DedupeOff, "body"}} {
+		for size, want := range map[int]string{200_000: "200", 600_000: string(ReasonUpstreamRefused)} {
+			hint := "HTTP/1.1 103 Early Hints\r\nLink: <" + strings.Repeat("a", size) + ">\r\n\r\n"
+			r := newRig(t, nil, dedupe(way.mode), upstreamURL(t, says(t, hint+hint+"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")))
+			server := serve(t, r)
+			client := dial(t, server, "POST /hook HTTP/1.1\r\nHost: x\r\nContent-Length: "+strconv.Itoa(len(way.body))+"\r\n\r\n"+way.body)
+			res := client.response(t, http.MethodPost)
+			for res.StatusCode == http.StatusEarlyHints {
+				res = client.response(t, http.MethodPost)
+			}
+			if got := result(t, res); got != want {
+				t.Errorf("twice %d bytes, %s: got %s, want %s", size, name, got, want)
+			}
+		}
+	}
+}
