@@ -73,7 +73,7 @@ func (c *crowd) gateway(upstreamURL string, routes map[string]func(*Route)) *gat
 	c.Cleanup(g.front.Close)
 	only := new(http.Protocols)
 	only.SetUnencryptedHTTP2(true)
-	for _, transport := range []*http.Transport{{}, {Protocols: only}} {
+	for _, transport := range []*http.Transport{{ExpectContinueTimeout: patience}, {ExpectContinueTimeout: patience, Protocols: only}} {
 		c.Cleanup(transport.CloseIdleConnections)
 		g.clients = append(g.clients, &http.Client{Transport: transport})
 	}
@@ -243,8 +243,8 @@ func (c *crowd) ask(client *http.Client, gateway, method, route, whose, do, id s
 		breaks = true
 		defer time.AfterFunc(rand.N(8*time.Millisecond), leave).Stop()
 	}
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
-		if got := header.Get("Link"); got != "</"+route+"/"+whose+">" {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(status int, header textproto.MIMEHeader) error {
+		if got := header.Get("Link"); status == http.StatusEarlyHints && got != "</"+route+"/"+whose+">" {
 			c.Errorf("%s: got the hint %q", whose, got)
 		}
 		return nil
@@ -271,6 +271,9 @@ func (c *crowd) ask(client *http.Client, gateway, method, route, whose, do, id s
 	}
 	for i := range extra {
 		req.Header.Set("X-Extra-"+strconv.Itoa(i), whose)
+	}
+	if extra == 2 && size > 0 {
+		req.Header.Set("Expect", "100-continue")
 	}
 	switch route {
 	case "keyed":
