@@ -38,7 +38,7 @@ func (a *asker) alike(b *asker) bool {
 		slices.Equal(a.Pauses, b.Pauses) && slices.Equal(a.Charges, b.Charges)
 }
 
-// answer is what the store said of a.
+// answer is what a guard said of a.
 func (a *asker) answer() (answer, error) {
 	if a.err != nil {
 		return answer{}, a.err
@@ -174,8 +174,9 @@ func (d *desk) withdraw(b *batch, a *asker) bool {
 	return true
 }
 
-// askTogether asks for a, with others that guard can decide, until the deadline of ctx.
-func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answer, error) {
+// together has guard run for a, with others of its tag, until the deadline of ctx. The
+// error is why a has no reply.
+func (r *Redis) together(ctx context.Context, guard *script, a *asker) error {
 	id := deskID{a.Tag, guard}
 	found, ok := r.desks.Load(id)
 	if !ok {
@@ -184,7 +185,8 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 	d := found.(*desk)
 	b, first, goes := d.enter(ctx, a, r.pace(), r.known.now())
 	if goes {
-		return r.leadBatch(d, b, a)
+		r.leadBatch(d, b)
+		return a.err
 	}
 	var late <-chan time.Time
 	if first {
@@ -195,16 +197,17 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 	for {
 		select {
 		case <-b.over:
-			return a.answer()
+			return a.err
 		case <-late:
 			if d.hasten(b, r.known.now()) {
-				return r.leadBatch(d, b, a)
+				r.leadBatch(d, b)
+				return a.err
 			}
 		case <-ctx.Done():
 			if d.withdraw(b, a) {
-				return answer{}, errUnasked
+				return errUnasked
 			}
-			return answer{}, ctx.Err() // it may still be sent, and answered
+			return ctx.Err() // it may still be sent, and answered
 		}
 	}
 }
@@ -212,12 +215,11 @@ func (r *Redis) askTogether(ctx context.Context, guard *script, a *asker) (answe
 // errUnasked is why there is no answer to an ask that was never sent.
 var errUnasked = fmt.Errorf("the store was not asked in time: %w", context.DeadlineExceeded)
 
-// leadBatch runs b, of which a is one, and has what may go then run.
-func (r *Redis) leadBatch(d *desk, b *batch, a *asker) (answer, error) {
+// leadBatch runs b, and has what may go then run.
+func (r *Redis) leadBatch(d *desk, b *batch) {
 	if next := r.runBatch(d, b); next != nil {
 		go r.runBatches(d, next)
 	}
-	return a.answer()
 }
 
 // runBatches runs b, and what has gathered until that is over, until nothing has.
@@ -267,12 +269,12 @@ func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
 	}
 }
 
-// groups returns asks in groups of those that are alike, where s is the plain guard:
-// the other takes each by itself.
+// groups returns asks in groups of those that are alike; but the guard that decides any
+// ask takes each by itself.
 func (s *script) groups(asks []*asker) (groups [][]*asker) {
 	for _, a := range asks {
 		i := -1
-		if s == plainGuardScript {
+		if s != guardScript {
 			i = slices.IndexFunc(groups, func(group []*asker) bool { return group[0].alike(a) })
 		}
 		if i < 0 {

@@ -179,6 +179,43 @@ func TestRedis_AsksOfARouteGoTogether(t *testing.T) {
 	}
 }
 
+// Requests that a replica refuses by what it knows are looked for together where the
+// others may have their locks, each as if it were alone.
+func TestRedis_LooksForLocksGoTogether(t *testing.T) {
+	server := startRedis(t)
+	client := server.Client()
+	r := join(t, server.URL(), Options{Timeout: time.Minute})
+	other := join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}})
+	knowEachOther(t, []replica{r, other})
+	believeLong(r)
+	const asks = 100
+	for i := 0; i < asks; i += 2 {
+		admit(t, other, request(fmt.Sprint(i)))
+	}
+	hourly := charge("all", "1/h")
+	admit(t, other, unlocked(hourly))
+	expect(t, r, Limited, unlocked(hourly))
+	before := callsOfEval(t, client)
+	server.Pause()
+	var asking sync.WaitGroup
+	for i := range asks {
+		asking.Go(func() {
+			want := []Outcome{Duplicate, Limited}[i%2]
+			if v, err := r.Admit(t.Context(), request(fmt.Sprint(i), hourly)); v.Outcome != want || err != nil {
+				t.Errorf("got outcome %v, %v, want %v", v.Outcome, err, want)
+			}
+		})
+	}
+	eventually(t, "all are asking", func() bool {
+		return waitingAsks(r, deskID{"slack", heldScript})+int(r.conn.Load().asking.Load()) >= asks
+	})
+	server.Resume()
+	asking.Wait()
+	if got, most := callsOfEval(t, client)-before, 2+asks/groupSize+1+10; got > most {
+		t.Errorf("%d looks took %d scripts, want at most %d", asks, got, most)
+	}
+}
+
 // waitingAsks counts those whose batch is not under way.
 func waitingAsks(r *Redis, at deskID) (n int) {
 	found, ok := r.desks.Load(at)
@@ -329,5 +366,15 @@ func TestRedisCluster_AsksThatGoTogetherWhileTheirSlotMoves(t *testing.T) {
 	said, errs := together(t, r, plainGuardScript, request("held"), request("new"), request("held"), request("newer"))
 	if got, want := fmt.Sprint(said), fmt.Sprint([]Outcome{Duplicate, Admitted, Duplicate, Admitted}); got != want {
 		t.Errorf("got %v, %v, want %v", got, errs, want)
+	}
+	var looks []*asker
+	for _, body := range []string{"held", "nobody's", "held"} {
+		looks = append(looks, asking(request(body), 0))
+	}
+	r.send(t.Context(), heldScript, looks)
+	for i, want := range []bool{true, false, true} {
+		if _, got := looks[i].reply.(string); got != want || looks[i].err != nil {
+			t.Errorf("look %d: got %v, %v, want a lock: %v", i, looks[i].reply, looks[i].err, want)
+		}
 	}
 }

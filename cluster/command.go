@@ -2,11 +2,7 @@ package cluster
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"regexp"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -72,45 +68,6 @@ func (c *command) count(one bool) {
 	} else {
 		c.number(0)
 	}
-}
-
-// script is one of the cluster's.
-type script struct {
-	*redis.Script
-	hash, source string
-}
-
-func newScript(source string) *script {
-	s := redis.NewScript(source)
-	return &script{s, s.Hash(), source}
-}
-
-// refusedAt is where in a script a user has no right to do something.
-var refusedAt = regexp.MustCompile(`The user executing the script .*@user_script:(\d+)`)
-
-// called is a command in a line of a script.
-var called = regexp.MustCompile(`redis\.p?call\('([A-Z]+)'`)
-
-// name returns err, an error of the script's run. Where the user has no right to a
-// command, of which a Redis tells the line, it says which command that is.
-func (s *script) name(err error) error {
-	var reply redis.Error
-	if !errors.As(err, &reply) {
-		return err
-	}
-	at := refusedAt.FindStringSubmatch(reply.Error())
-	if at == nil {
-		return err
-	}
-	line, _ := strconv.Atoi(at[1])
-	lines := strings.Split(s.source, "\n")
-	if line < 1 || line > len(lines) {
-		return err
-	}
-	if command := called.FindStringSubmatch(lines[line-1]); command != nil {
-		return fmt.Errorf("the user has no right to +%s: %w", strings.ToLower(command[1]), err)
-	}
-	return err
 }
 
 // What a script is run by: its hash, or its source.

@@ -52,13 +52,18 @@ var errLate = fmt.Errorf("the store has found the ask too late: %w", context.Dea
 // store's clock; 0 is none.
 func (r *Redis) askOnce(ctx context.Context, deadline time.Duration, ask Ask, g *Grant) (answer, error) {
 	a := newAsker(ask, g, deadline)
+	var err error
 	switch {
 	case ask.isPlain():
-		return r.askTogether(ctx, plainGuardScript, a)
+		err = r.together(ctx, plainGuardScript, a)
 	case ask.Key == nil:
-		return r.askTogether(ctx, guardScript, a)
+		err = r.together(ctx, guardScript, a)
+	default:
+		r.send(ctx, guardScript, []*asker{a}) // the answer may be a long one
 	}
-	r.send(ctx, guardScript, []*asker{a}) // the answer may be a long one
+	if err != nil {
+		return answer{}, err
+	}
 	return a.answer()
 }
 
@@ -106,6 +111,9 @@ func (r *Redis) writeKeys(c *command, group []*asker) {
 // them. ttl is that of their locks and slots.
 func (r *Redis) writeArgs(c *command, group []*asker, ttl time.Duration, guard *script) {
 	ask := group[0]
+	if guard == heldScript {
+		return
+	}
 	c.number(ask.deadline.Microseconds())
 	c.count(ask.lock != nil)
 	c.number(ttl.Milliseconds())

@@ -3,7 +3,6 @@ package cluster
 import (
 	"cmp"
 	"context"
-	_ "embed"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,61 +12,6 @@ import (
 
 	"throttle-proxy/limiter"
 )
-
-var (
-	//go:embed guard.lua
-	guardSource string
-	//go:embed renew.lua
-	renewSource string
-	//go:embed release.lua
-	releaseSource string
-	//go:embed cooldown.lua
-	cooldownSource string
-	//go:embed pause.lua
-	pauseSource string
-	//go:embed charge.lua
-	chargeSource string
-	//go:embed refund.lua
-	refundSource string
-	//go:embed look.lua
-	lookSource string
-	//go:embed renewslots.lua
-	renewSlotsSource string
-	//go:embed freeslots.lua
-	freeSlotsSource string
-	//go:embed heartbeat.lua
-	heartbeatSource string
-	//go:embed weigh.lua
-	weighSource string
-	//go:embed control.lua
-	controlSource string
-
-	// guardScript decides any ask, plainGuardScript those of [Ask.isPlain], which most
-	// are, and many at once: for less, since a Redis makes all functions of a script
-	// anew whenever it runs it, and reads all arguments.
-	guardScript      = newScript(budgetFunctions("spend", "reserve") + cooldownSource + limiter.Excerpt(guardSource, "whole"))
-	plainGuardScript = newScript(budgetFunctions("spend") + cooldownSource + limiter.Excerpt(guardSource))
-
-	renewScript     = newScript(renewSource)
-	releaseScript   = newScript(releaseSource)
-	pauseScript     = newScript(cooldownSource + pauseSource)
-	chargeScript    = newScript(budgetFunctions("charge") + chargeSource)
-	refundScript    = newScript(budgetFunctions("refund") + refundSource)
-	heartbeatScript = newScript(heartbeatSource)
-	controlScript   = newScript(controlSource)
-	weighScript     = newScript(budgetFunctions("spend") + cooldownSource + weighSource)
-
-	lookScript       = newScript(cooldownSource + lookSource)
-	renewSlotsScript = newScript(renewSlotsSource)
-	freeSlotsScript  = newScript(freeSlotsSource)
-)
-
-// budgetFunctions returns those of [limiter.Prelude] with these names. That there
-// are any [NewRedis] has seen to.
-func budgetFunctions(names ...string) string {
-	source, _ := limiter.Prelude(names...)
-	return source
-}
 
 // Options configure a [Redis]. All of them are required, but for Watch, Dialled
 // and Observe.
@@ -337,16 +281,15 @@ func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
 		return refusal
 	}
 	ctx, _ := r.deadlines.context(r.known.now())
-	key := r.key(string(appendLockKey(nil, ask.Tag, ask.Fingerprint.hash())))
-	value, err := r.conn.Load().process(ctx, redis.NewCmd(ctx, "get", key)).Text()
-	switch err {
-	case nil:
-		return heldBy(value, part.clock.at(r.known.now()))
-	case redis.Nil:
-		r.known.foundUnlocked(ask, refused)
-	default:
+	a := &asker{Ask: Ask{Tag: ask.Tag}, lock: &lock{id: lockID{ask.Tag, *ask.Fingerprint}, hash: ask.Fingerprint.hash()}}
+	if err := r.together(ctx, heldScript, a); err != nil {
 		r.record(part, err) // but no answer: a store that can only be read is of no use
+		return refusal
 	}
+	if value, held := a.reply.(string); held {
+		return heldBy(value, part.clock.at(r.known.now()))
+	}
+	r.known.foundUnlocked(ask, refused)
 	return refusal
 }
 

@@ -30,6 +30,7 @@ const (
 	nginx  = "nginx"
 	alone  = "throttle-proxy"
 	shared = "throttle-proxy, Redis"
+	second = "throttle-proxy, Redis, another replica lives"
 	other  = "throttle-proxy, Redis, another replica's" // the equal request is in flight elsewhere
 
 	joinAlone  = "throttle-proxy, join"
@@ -43,7 +44,7 @@ const (
 // form is one way to run the product.
 type form struct {
 	redis     bool
-	elsewhere bool // there are two replicas, and the load goes to one that has not the lock
+	elsewhere bool // there are two replicas, and the load goes to one, which does not have the lock where all requests are equal
 	older     bool // another build
 	flags     []string
 }
@@ -52,6 +53,7 @@ type form struct {
 var forms = map[string]form{
 	alone:       {},
 	shared:      {redis: true},
+	second:      {redis: true, elsewhere: true},
 	other:       {redis: true, elsewhere: true},
 	joinAlone:   {flags: join},
 	joinShared:  {redis: true, flags: join},
@@ -88,6 +90,7 @@ type workload struct {
 	budget      int // requests a second; 0 for more than any of them can serve
 
 	over       string        // how nginx, as the upstream, is spoken to
+	rest       time.Duration // before the load begins
 	goUpstream bool          // an upstream that reads bodies, in place of nginx
 	delay      time.Duration // that it takes
 
@@ -97,11 +100,15 @@ type workload struct {
 	older                     string   // the other build's path; empty for none
 }
 
+// knowsAlone is the time after which a replica that has seen no other takes no lock to
+// be another's, and looks for none.
+const knowsAlone = time.Minute + 2*time.Second
+
 var workloads = []workload{
 	{name: "admitted", title: "admitted: POST of 200 B, 64 connections",
 		systems: append(slices.Clone(everything), joinAlone, joinShared), load: load{connections: 64, body: 200}},
 	{name: "limited", title: "429: the same, all but 100/s refused",
-		systems: []string{bare, nginx, alone, shared}, load: load{connections: 64, body: 200}, budget: 100},
+		systems: []string{bare, nginx, alone, shared, second}, load: load{connections: 64, body: 200}, budget: 100, rest: knowsAlone},
 	{name: "duplicate", title: "409 or, with join, 200: the same, all equal; the upstream takes 50 ms",
 		systems: sharing, load: load{connections: 64, body: 200, equal: true}, goUpstream: true, delay: 50 * time.Millisecond},
 	{name: "flights", title: "64 equal at once, and again when they are answered; the upstream takes 50 ms",
@@ -285,6 +292,11 @@ func measure(ctx context.Context, w workload, runs, seconds int) (result, error)
 			return r, fmt.Errorf("%s: %w", name, err)
 		}
 		systems = append(systems, s)
+	}
+	select {
+	case <-time.After(w.rest):
+	case <-ctx.Done():
+		return r, ctx.Err()
 	}
 	for round := range runs + 1 { // the first is for warming up
 		for _, s := range systems {

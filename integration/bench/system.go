@@ -153,7 +153,10 @@ func (b *bed) system(name string, w workload, upstream string) (*system, error) 
 		}
 	}
 	if form.elsewhere {
-		s.holder, s.addrs, s.pids = s.addrs[0], s.addrs[1:], s.pids[1:]
+		if w.load.equal {
+			s.holder = s.addrs[0]
+		}
+		s.addrs, s.pids = s.addrs[1:], s.pids[1:]
 	}
 	return s, nil
 }
