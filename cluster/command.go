@@ -28,7 +28,13 @@ func newCommand(prefix string) *command {
 	return c
 }
 
-func (c *command) done() { commands.Put(c) }
+func (c *command) done() {
+	const usual = 64 << 10 // bytes at most that are kept: answers are longer
+	if cap(c.text) > usual {
+		c.text = nil
+	}
+	commands.Put(c)
+}
 
 // beginKey writes what every key begins with. The rest, and endKey, follow.
 func (c *command) beginKey() {

@@ -30,6 +30,9 @@ func (c *client) inform(status int, header http.Header) {
 	h := c.Header()
 	maps.Copy(h, header)
 	removeHopByHop(h)
+	// This is not sent, but has net/http's HTTP/2 take a copy: of a client that leaves
+	// it may read the header when WriteHeader has returned.
+	h["Content-Length"] = nil
 	c.ResponseWriter.WriteHeader(status)
 	clear(h)
 }

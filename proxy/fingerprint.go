@@ -99,6 +99,13 @@ func (h *hasher) sum(rest ...[]byte) (sum [sha256.Size]byte) {
 	}
 	h.parts = h.sha.Sum(h.parts[:0])
 	copy(sum[:], h.parts)
+	if cap(h.parts) > usualParts {
+		h.parts = nil
+	}
 	hashers.Put(h)
 	return sum
 }
+
+// usualParts is the most that is kept for the next parts, in bytes: who has sent a
+// huge field is not to have all others keep the room of it.
+const usualParts = 8 << 10

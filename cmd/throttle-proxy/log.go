@@ -90,7 +90,10 @@ func requestLog(logger *slog.Logger) func(*proxy.Event) {
 			line.from, line.client = e.Client, client(e)
 		}
 		line.attrs = appendAttrs(line.attrs[:0], e, line.client)
-		defer lines.Put(line)
+		defer func() {
+			line.forget()
+			lines.Put(line)
+		}()
 		if text, ok := handler.(*textHandler); ok {
 			line.text = appendLine(line.text[:0], e.Started.Add(e.Duration), level, "request", line.attrs)
 			_, _ = text.out.Write(line.text)
@@ -109,6 +112,16 @@ type requestLine struct {
 	text   []byte
 	from   netip.Addr
 	client string
+}
+
+// forget lets go of what only the line before had: a panic's stack, a client's words,
+// and the room of a long one.
+func (l *requestLine) forget() {
+	const usual = 4 << 10 // bytes
+	clear(l.attrs)
+	if cap(l.text) > usual {
+		l.text = nil
+	}
 }
 
 func levelOf(e *proxy.Event) slog.Level {

@@ -107,3 +107,19 @@ func TestLogLinesHaveTheirOwnClient(t *testing.T) {
 		}
 	}
 }
+
+// What one line needed beyond what is usual is not kept for those to come.
+func TestLongLogLineCostsNoOther(t *testing.T) {
+	for size, want := range map[int]bool{100: true, 100_000: false} {
+		e := &proxy.Event{Method: strings.Repeat("A", size)}
+		line := &requestLine{attrs: appendAttrs(nil, e, "unix")}
+		line.text = appendLine(nil, time.Time{}, slog.LevelInfo, "request", line.attrs)
+		line.forget()
+		if got := cap(line.text) >= size; got != want {
+			t.Errorf("a line of %d bytes: got that its room is kept: %v, want %v", size, got, want)
+		}
+		if line.attrs[1].Value.Any() != nil {
+			t.Errorf("a line of %d bytes: its words are kept", size)
+		}
+	}
+}

@@ -199,21 +199,29 @@ func (c *Client) CloseIdleConnections() {
 	by.upgrades.closeIdle()
 }
 
-// maxInformational is how many informational answers one request may get.
-const maxInformational = 64
+const (
+	maxInformational = 64      // informational answers to one request
+	maxInformation   = 1 << 20 // bytes of all that they say
+)
 
-// informer passes informational answers on, as far as they are few.
+// informer passes informational answers on, as far as they are few and short.
 type informer struct {
 	tell interface {
 		Inform(status int, header http.Header)
 	}
-	told int
+	told, bytes int
 }
 
 // inform reports whether the upstream may go on. The interim answer to Expect is
 // not the client's, who gets one when its body is asked for.
 func (i *informer) inform(status int, header http.Header) bool {
-	if i.told++; i.told > maxInformational || status < 100 {
+	i.told++
+	for name, values := range header {
+		for _, value := range values {
+			i.bytes += len(name) + len(value)
+		}
+	}
+	if i.told > maxInformational || i.bytes > maxInformation || status < 100 {
 		return false
 	}
 	if status != http.StatusContinue && i.tell != nil {

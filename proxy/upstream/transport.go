@@ -92,7 +92,7 @@ func (t *transport) retire() {
 
 // send is [Client.Send]. What is refused unseen is sent once more.
 func (t *transport) send(life *Life, req *Request) (*Answer, error) {
-	a := &attempt{options: t.options, watch: watch{life: life}, informer: informer{tell: req.Informed}}
+	a := &attempt{options: t.options, watch: watch{life: life}, informer: informer{tell: req.Informed}, hints: hints{to: req.Informed}}
 	defer a.over()
 	ctx := httptrace.WithClientTrace(life.Context(), a.trace(t.h2c))
 	for sends := 1; ; sends++ {
@@ -133,6 +133,7 @@ type attempt struct {
 
 	mu sync.Mutex // guards informer against the Transport, which may be late
 	informer
+	hints hints // that pass by themselves
 	ended bool
 }
 
@@ -143,8 +144,9 @@ func (a *attempt) over() {
 		a.conn.ends.CompareAndSwap(a, nil)
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.ended = true
+	a.mu.Unlock()
+	a.hints.end()
 }
 
 // trace keeps account of what may have been sent. Another connection is asked
@@ -183,6 +185,9 @@ func (a *attempt) trace(h2c bool) *httptrace.ClientTrace {
 		Got1xxResponse: func(status int, header textproto.MIMEHeader) error {
 			a.mu.Lock()
 			defer a.mu.Unlock()
+			if conn == nil && a.tell != nil { // others share the connection
+				a.tell = &a.hints
+			}
 			if !a.ended && !a.inform(status, http.Header(header)) {
 				return errAnswer
 			}
