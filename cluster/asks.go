@@ -16,7 +16,7 @@ type asker struct {
 	token    string        // of the slots that it wants
 	deadline time.Duration // until when somebody waits for it, by the store's clock; 0 where that is not known
 
-	reply any   // of the guard, once its batch is over, unless
+	reply any   // of the script, once its batch is over, unless
 	err   error // says why there is none
 }
 
@@ -62,8 +62,8 @@ func (a *asker) answer() (answer, error) {
 
 // deskID is what the asks of a desk have in common: one script can decide them.
 type deskID struct {
-	tag   string
-	guard *script
+	tag    string
+	script *script
 }
 
 // batch is asks of one desk that the store decides in one script. What it reads and
@@ -81,7 +81,7 @@ type batch struct {
 // one another, for part of a round trip; for those that get no answer not for long. It
 // is safe for concurrent use.
 type desk struct {
-	guard *script // that decides them
+	script *script // a guard, which decides them, or heldScript
 
 	mu       sync.Mutex
 	underWay []*batch
@@ -91,8 +91,8 @@ type desk struct {
 // pace is how many batches of a desk may be under way at a time. To those that are late
 // no answer may ever come: they do not count.
 type pace struct {
-	most int
-	late time.Duration
+	most      int
+	lateAfter time.Duration
 }
 
 // enter returns the batch with which a goes, whether it is the first of that, and
@@ -119,7 +119,7 @@ func (d *desk) enter(ctx context.Context, a *asker, p pace, now time.Duration) (
 func (d *desk) goLocked(p pace, now time.Duration) *batch {
 	onTime := 0
 	for _, b := range d.underWay {
-		if now-b.began < p.late {
+		if now-b.began < p.lateAfter {
 			onTime++
 		}
 	}
@@ -182,13 +182,13 @@ func (d *desk) withdraw(b *batch, a *asker) bool {
 	return true
 }
 
-// together has guard run for a, with others of its tag, until the deadline of ctx. The
+// together has s run for a, with others of its tag, until the deadline of ctx. The
 // error is why a has no reply.
-func (r *Redis) together(ctx context.Context, guard *script, a *asker) error {
-	id := deskID{a.Tag, guard}
+func (r *Redis) together(ctx context.Context, s *script, a *asker) error {
+	id := deskID{a.Tag, s}
 	found, ok := r.desks.Load(id)
 	if !ok {
-		found, _ = r.desks.LoadOrStore(id, &desk{guard: guard})
+		found, _ = r.desks.LoadOrStore(id, &desk{script: s})
 	}
 	d := found.(*desk)
 	b, first, goes := d.enter(ctx, a, r.pace(), r.known.now())
@@ -206,7 +206,7 @@ func (r *Redis) together(ctx context.Context, guard *script, a *asker) error {
 func (r *Redis) await(ctx context.Context, d *desk, b *batch, a *asker, first bool) error {
 	var late <-chan time.Time
 	if first {
-		timer := time.NewTimer(r.pace().late)
+		timer := time.NewTimer(r.pace().lateAfter)
 		defer timer.Stop()
 		late = timer.C
 	}
@@ -254,38 +254,38 @@ func (r *Redis) runBatches(d *desk, b *batch) {
 // runBatch asks the store for a batch, in one round trip, and returns the one that goes
 // then, or nil.
 func (r *Redis) runBatch(d *desk, b *batch) (next *batch) {
-	r.send(b.ctx, d.guard, b.asks)
+	r.send(b.ctx, d.script, b.asks)
 	close(b.over)
 	return d.next(b, r.pace(), r.known.now())
 }
 
-// send runs a guard for asks of one tag, and sets the reply or the error of each. What
+// send runs s for asks of one tag, and sets the reply or the error of each. What
 // becomes of the first of them tells how the trip went, where there is one: not without
 // time for it.
-func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
+func (r *Redis) send(ctx context.Context, s *script, asks []*asker) {
 	if ctx.Err() != nil {
 		for _, a := range asks {
 			a.err = errUnasked
 		}
 		return
 	}
-	groups := guard.groups(asks)
+	groups := s.groups(asks)
 	c := newCommand(r.options.Prefix)
 	defer c.done()
 	for _, group := range groups {
 		r.writeKeys(c, group)
 	}
 	for _, group := range groups {
-		r.writeArgs(c, group, r.options.LockTTL, guard)
+		r.writeArgs(c, group, r.options.LockTTL, s)
 	}
-	replies, err := r.conn.Load().once(ctx, guard, c).Slice()
+	replies, err := r.conn.Load().once(ctx, s, c).Slice()
 	if err == nil && len(replies) != len(asks) {
 		err = errReply(replies)
 	}
 	if len(asks) > 1 && FaultOf(err) == faultMoved { // not run: their slot moves, and not all their keys are in one place
 		var each sync.WaitGroup
 		for _, a := range asks {
-			each.Go(func() { r.send(ctx, guard, []*asker{a}) })
+			each.Go(func() { r.send(ctx, s, []*asker{a}) })
 		}
 		each.Wait()
 		return
@@ -297,7 +297,7 @@ func (r *Redis) send(ctx context.Context, guard *script, asks []*asker) {
 			}
 		}
 	}
-	if first := asks[0]; guard != heldScript || first.err != nil { // a store that can only be read is of no use
+	if first := asks[0]; s != heldScript || first.err != nil { // a store that can only be read is of no use
 		r.note(r.partOf(first.Tag), first.failure())
 	}
 }

@@ -18,7 +18,7 @@ import (
 // Those that come while others are under way go together, in the order in which they
 // came, and no more at once than Redis can decide while others wait.
 func TestDesk(t *testing.T) {
-	p := pace{most: 2, late: time.Second}
+	p := pace{most: 2, lateAfter: time.Second}
 	var d desk
 	var going, waiting []*batch
 	for i := range p.most + 2*groupSize + 1 {
@@ -63,38 +63,38 @@ func TestDesk(t *testing.T) {
 
 // Batches that are late keep nobody, and are replaced by no more than there may be.
 func TestDesk_WhoIsLate(t *testing.T) {
-	p := pace{most: 1, late: time.Second}
+	p := pace{most: 1, lateAfter: time.Second}
 	var d desk
 	enter := func(now time.Duration) (*batch, bool) {
 		b, _, goes := d.enter(t.Context(), new(asker), p, now)
 		return b, goes
 	}
 	late, _ := enter(0)
-	waits, goes := enter(p.late - 1)
+	waits, goes := enter(p.lateAfter - 1)
 	if goes {
 		t.Error("one that is on time keeps nobody")
 	}
-	if !d.hasten(waits, p.late) || d.hasten(waits, p.late) {
+	if !d.hasten(waits, p.lateAfter) || d.hasten(waits, p.lateAfter) {
 		t.Error("want what has waited to be run, once")
 	}
-	third, goes := enter(p.late)
+	third, goes := enter(p.lateAfter)
 	if goes {
 		t.Error("what goes in the place of one that is late keeps nobody")
 	}
-	if got := d.next(late, p, p.late); got != nil {
+	if got := d.next(late, p, p.lateAfter); got != nil {
 		t.Errorf("got %v in the place of one that was late, which another has", got)
 	}
-	if got := d.next(waits, p, p.late); got != third {
+	if got := d.next(waits, p, p.lateAfter); got != third {
 		t.Errorf("got %v, want the one that waits", got)
 	}
-	if _, goes := enter(2 * p.late); !goes {
+	if _, goes := enter(2 * p.lateAfter); !goes {
 		t.Error("one that is late keeps an ask")
 	}
 }
 
 // One that is given up is not sent, as long as its batch is not under way.
 func TestDesk_WhoGivesUp(t *testing.T) {
-	p := pace{most: 1, late: time.Second}
+	p := pace{most: 1, lateAfter: time.Second}
 	var d desk
 	enter := func() (*batch, *asker) {
 		a := new(asker)
@@ -161,7 +161,7 @@ func TestRedis_AsksOfARouteGoTogether(t *testing.T) {
 		})
 	}
 	eventually(t, "all are asking", func() bool {
-		return waitingAsks(r, deskID{"slack", plainGuardScript})+int(r.conn.Load().asking.Load()) >= asks
+		return waitingAsks(r, deskID{"slack", plainGuardScript})+int(r.conn.Load().running.Load()) >= asks
 	})
 	server.Resume()
 	asking.Wait()
@@ -207,7 +207,7 @@ func TestRedis_LooksForLocksGoTogether(t *testing.T) {
 		})
 	}
 	eventually(t, "all are asking", func() bool {
-		return waitingAsks(r, deskID{"slack", heldScript})+int(r.conn.Load().asking.Load()) >= asks
+		return waitingAsks(r, deskID{"slack", heldScript})+int(r.conn.Load().running.Load()) >= asks
 	})
 	server.Resume()
 	asking.Wait()
@@ -251,7 +251,7 @@ func TestRedis_WhoGaveUpInADeskHarmsNobody(t *testing.T) {
 	server := startRedis(t)
 	r := join(t, server.URL(), Options{Timeout: 2 * time.Second})
 	admit(t, r, request("first")) // from then on it knows the store's clock
-	d := &desk{guard: guardScript}
+	d := &desk{script: guardScript}
 	r.desks.Store(deskID{"slack", guardScript}, d)
 	for range farBatches { // others, which are not late yet
 		d.underWay = append(d.underWay, &batch{began: r.known.now() + time.Hour})
@@ -308,7 +308,7 @@ func TestRedis_BatchesAtOnceToAStoreAtSomeDistance(t *testing.T) {
 	}
 	var going sync.WaitGroup
 	link.Silence()
-	d := &desk{guard: plainGuardScript}
+	d := &desk{script: plainGuardScript}
 	r.desks.Store(deskID{"slack", plainGuardScript}, d)
 	const asks = 8
 	for range asks {
@@ -333,7 +333,7 @@ func TestRedis_LostAnswersHoldUpNobodyElse(t *testing.T) {
 	const lost, asks = 2, 40
 	many := charge("many", "1000/h,burst=1000")
 	concurrently(t, 10, func(int) Outcome { return ask(t, r, unlocked(many)).Outcome }) // for connections
-	underWay := func() int { return int(r.conn.Load().asking.Load()) }
+	underWay := func() int { return int(r.conn.Load().running.Load()) }
 	eventually(t, "nothing is under way", func() bool { return underWay() == 0 })
 	link.LoseAnswers(lost, "slack")
 	var losing sync.WaitGroup

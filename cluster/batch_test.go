@@ -156,7 +156,7 @@ func TestRedis_BatchThatIsNotSentTellsWhy(t *testing.T) {
 	must(t, client.Do(t.Context(), "client", "kill", "type", "normal", "skipme", "yes"))
 	renewal := callsOf(r, []*task{{script: renewScript, what: r.renewal(grant.lock), tag: "slack"}})
 	for range 10 {
-		r.batch([]*call{&renewal[0]}, groupSize)
+		r.runPipeline([]*call{&renewal[0]}, groupSize)
 		if fault := FaultOf(renewal[0].err); fault != "auth" && fault != faultClosed {
 			t.Errorf("got %q (%v), want auth", fault, renewal[0].err)
 		}

@@ -50,15 +50,15 @@ func (r *Redis) pipeline(calls []call) {
 		if len(batch) == 0 {
 			continue
 		}
-		r.batch(batch, groupSize)
+		r.runPipeline(batch, groupSize)
 		if missing := failedBy(batch, func(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }); len(missing) > 0 {
 			r.load()
-			r.batch(missing, groupSize)
+			r.runPipeline(missing, groupSize)
 		}
 		// Keys of a slot that is moving can be in two places: only one at a time is
 		// found.
 		if divided := failedBy(batch, func(err error) bool { return FaultOf(err) == faultMoved }); len(divided) > 0 {
-			r.batch(divided, 1)
+			r.runPipeline(divided, 1)
 		}
 		r.noteSilence(batch, silent)
 	}
@@ -84,9 +84,9 @@ func failedBy(calls []*call, such func(error) bool) []*call {
 	return slices.DeleteFunc(slices.Clone(calls), func(c *call) bool { return !such(c.err) })
 }
 
-// batch runs calls in one pipeline, up to size of one script and tag together, and
+// runPipeline runs calls in one pipeline, up to size of one script and tag together, and
 // up to groupBytes of answers.
-func (r *Redis) batch(calls []*call, size int) {
+func (r *Redis) runPipeline(calls []*call, size int) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.Timeout)
 	defer cancel()
 	now := r.known.now()

@@ -42,7 +42,7 @@ type connection struct {
 	// answers in one read. Nobody waits for others: whoever comes while a batch
 	// is under way is in the next one. nil to send each by itself.
 	pipeline *redis.AutoPipeliner
-	asking   atomic.Int32 // scripts that are being run once
+	running  atomic.Int32 // scripts that are being run once
 }
 
 // patience is how long connections and commands may take for which no request
@@ -119,8 +119,8 @@ func (c *connection) once(ctx context.Context, s *script, what *command) *redis.
 }
 
 func (c *connection) process(ctx context.Context, cmd *redis.Cmd) *redis.Cmd {
-	defer c.asking.Add(-1)
-	if c.asking.Add(1) <= fewAsks || c.pipeline == nil {
+	defer c.running.Add(-1)
+	if c.running.Add(1) <= fewAsks || c.pipeline == nil {
 		_ = c.client.Process(ctx, noRetry{cmd}) // cmd has the error
 		return cmd
 	}

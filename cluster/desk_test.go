@@ -16,7 +16,7 @@ import (
 // keptBack is a desk of plain asks of r at which whoever comes waits for a batch that
 // is never over, and never late.
 func keptBack(r *Redis) *desk {
-	d := &desk{guard: plainGuardScript, underWay: []*batch{{began: r.known.now() + time.Hour}}}
+	d := &desk{script: plainGuardScript, underWay: []*batch{{began: r.known.now() + time.Hour}}}
 	for len(d.underWay) < r.pace().most {
 		d.underWay = append(d.underWay, d.underWay[0])
 	}
@@ -29,7 +29,7 @@ func askBy(t *testing.T, r *Redis, d *desk, timeout time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	return r.together(ctx, d.guard, newAsker(unlocked(charge("many", "1000/h")), nil, 0))
+	return r.together(ctx, d.script, newAsker(unlocked(charge("many", "1000/h")), nil, 0))
 }
 
 // Who sees to it that a batch goes may have less time than others of it, as one that

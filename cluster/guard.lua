@@ -63,7 +63,7 @@ local now = tonumber(began)
 
 -- The group that is being decided: what is in front of its first key and limit, what
 -- it says, and what its asks have in common, once that was read.
-local at, arg = 0, 0
+local keyAt, argAt = 0, 0
 local ttl, pauses, longestPause, limits, budgets, cooling
 local arrived, wanted = 0, ''
 --[[if whole]]
@@ -120,7 +120,7 @@ end
 -- begin reads what the asks of a group have in common.
 local function begin()
   for i = 1, pauses do
-    local left, status = cooldown(KEYS[at + i], longestPause, now / 1000)
+    local left, status = cooldown(KEYS[keyAt + i], longestPause, now / 1000)
     if left > 0 then
       cooling = cooling or {}
       cooling[2 * i - 1], cooling[2 * i] = left, status
@@ -131,12 +131,12 @@ local function begin()
       cooling[i] = cooling[i] or 0
     end
   end
-  local opened, first = {}, at + pauses
+  local opened, first = {}, keyAt + pauses
   --[[if whole]]
   first = first + #slots
   --[[end]]
   for i = 1, cooling and 0 or limits do
-    local limit = arg + 3 * i
+    local limit = argAt + 3 * i
     opened[i] = open(KEYS[first + i], ARGV[limit - 2], ARGV[limit - 1], ARGV[limit], time)
   end
   budgets = opened
@@ -243,8 +243,8 @@ local function decide(lock, value)
   --[[if whole]]
   for i = limits + 1, (answer[1] == ADMITTED or answer[1] == WAITING) and limits + extra or 0 do
     -- A key that is no budget refuses nobody.
-    local limit = arg + 3 * i
-    local known, budget = pcall(open, KEYS[at + pauses + #slots + i], ARGV[limit - 2], ARGV[limit - 1], ARGV[limit], time)
+    local limit = argAt + 3 * i
+    local known, budget = pcall(open, KEYS[keyAt + pauses + #slots + i], ARGV[limit - 2], ARGV[limit - 1], ARGV[limit], time)
     local reply = known and spend(budget)
     if known then
       settle(budget, reply[1] == 1)
@@ -262,39 +262,39 @@ local function textOf(failure)
 end
 
 local answers = {}
-while arg < #ARGV do
+while argAt < #ARGV do
   local deadline, locked, asks
-  deadline, locked, ttl, pauses, longestPause, limits, asks = unpack(ARGV, arg + 1, arg + 7)
-  arg, budgets, cooling = arg + 7, nil, nil
+  deadline, locked, ttl, pauses, longestPause, limits, asks = unpack(ARGV, argAt + 1, argAt + 7)
+  argAt, budgets, cooling = argAt + 7, nil, nil
   --[[if whole]]
   local keys, kinds
-  longest, extra, share, keys, hash, keep, kinds, token = unpack(ARGV, arg + 1, arg + 8)
-  longest, most, slots = tonumber(longest), arg + 8, {}
+  longest, extra, share, keys, hash, keep, kinds, token = unpack(ARGV, argAt + 1, argAt + 8)
+  longest, most, slots = tonumber(longest), argAt + 8, {}
   for i = 1, kinds do
-    slots[i] = KEYS[at + pauses + i]
+    slots[i] = KEYS[keyAt + pauses + i]
   end
-  kept = keys == '1' and KEYS[at + pauses + kinds + limits + extra + 1]
+  kept = keys == '1' and KEYS[keyAt + pauses + kinds + limits + extra + 1]
   arrived = tonumber(share) or 0
   wanted = arrived > 0 and ' wanted' or '' -- its answer, by others who came before it begins too
-  arg = arg + 8 + kinds
+  argAt = argAt + 8 + kinds
   --[[end]]
 
   local late = deadline ~= '0' and now > tonumber(deadline)
-  local lock, value = at + pauses + limits, arg + 3 * limits -- the last before the asks'
+  local lockAt, valueAt = keyAt + pauses + limits, argAt + 3 * limits -- the last before the asks'
   --[[if whole]]
-  lock, value = lock + kinds + extra + keys, value + 3 * extra
+  lockAt, valueAt = lockAt + kinds + extra + keys, valueAt + 3 * extra
   --[[end]]
-  local only = asks == '1' and #answers == 0 and value + locked == #ARGV
+  local alone = asks == '1' and #answers == 0 and valueAt + locked == #ARGV
   for i = 1, asks do
     local key, text
     if locked == '1' then
-      lock, value = lock + 1, value + 1
-      key, text = KEYS[lock], ARGV[value]
+      lockAt, valueAt = lockAt + 1, valueAt + 1
+      key, text = KEYS[lockAt], ARGV[valueAt]
     end
     local decided, answer = true
     if late then
       answer = {LATE, now}
-    elseif only then
+    elseif alone then
       answer = decide(key, text)
     else
       decided, answer = pcall(decide, key, text)
@@ -304,7 +304,7 @@ while arg < #ARGV do
   -- Where this fails, as where memory is short, whom it would have charged is told so.
   for i = 1, budgets and #budgets or 0 do
     local written, failure = true
-    if only then
+    if alone then
       write(budgets[i], time)
     else
       written, failure = pcall(write, budgets[i], time)
@@ -317,6 +317,6 @@ while arg < #ARGV do
       end
     end
   end
-  at, arg = lock, value
+  keyAt, argAt = lockAt, valueAt
 end
 return answers

@@ -226,14 +226,14 @@ func (r *Redis) obey(f news) {
 		}
 	}
 	r.freedNow = len(locks)
-	r.asks.end()
+	r.epochs.end()
 	r.settled, r.settleBy = time.After(0), r.known.now()+3*r.options.Timeout // longer than any ask takes
 }
 
 // settle says that this replica follows what it obeys, once no ask is under way that
 // was decided by what was before.
 func (r *Redis) settle() {
-	if !r.asks.over() && r.known.now() < r.settleBy {
+	if !r.epochs.over() && r.known.now() < r.settleBy {
 		r.settled = time.After(orderPoll)
 		return
 	}

@@ -300,7 +300,7 @@ func testOneCut(t *testing.T, asks, tags int) {
 			})
 		}
 		eventually(t, "all are asking", func() bool { // and a probe may be
-			sent := int(r.conn.Load().asking.Load())
+			sent := int(r.conn.Load().running.Load())
 			if tags == 1 {
 				sent += waitingAsks(r, deskID{"0", plainGuardScript})
 			}

@@ -66,7 +66,7 @@ type Redis struct {
 	changed   sync.Map      // changes of limits that were told
 	ordered   chan struct{} // has one element when there is an order to be followed
 
-	asks epochs // between what operators change
+	epochs epochs // between what operators change
 
 	// The run loop's, of what operators have changed.
 	follows  string           // what the store is told that this replica follows
@@ -156,7 +156,7 @@ func (r *Redis) Admit(ctx context.Context, ask Ask) (Verdict, error) {
 }
 
 func (r *Redis) decide(ask Ask) (Verdict, error) {
-	defer r.asks.leave(r.asks.enter())
+	defer r.epochs.leave(r.epochs.enter())
 	ask, _ = r.known.controlled(ask)
 	v, err := r.decideOnce(ask)
 	if err == nil && r.unlocked(ask, v) {
