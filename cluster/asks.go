@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // asker is an ask on its way to the store. It is still read when whoever asks has
@@ -16,7 +18,7 @@ type asker struct {
 	token    string        // of the slots that it wants
 	deadline time.Duration // until when somebody waits for it, by the store's clock; 0 where that is not known
 
-	reply any   // of the script, once its batch is over, unless
+	reply any   // once its batch is over, of the guard, or the value of its lock, which may be nil; unless
 	err   error // says why there is none
 }
 
@@ -60,129 +62,7 @@ func (a *asker) answer() (answer, error) {
 	return readAnswer(a.Ask, a.reply.([]any))
 }
 
-// deskID is what the asks of a desk have in common: one script can decide them.
-type deskID struct {
-	tag    string
-	script *script
-}
-
-// batch is asks of one desk that the store decides in one script. What it reads and
-// writes for all of them it reads and writes once: that is most of what an ask costs
-// it.
-type batch struct {
-	ctx   context.Context // of the ask that has most time left
-	asks  []*asker
-	began time.Duration // when it went, on the clock of all others
-	over  chan struct{} // closed when all of them have a reply, or an error
-}
-
-// desk gathers asks. A few batches may be under way at once; whoever comes meanwhile
-// goes with the next. So nobody waits where few ask, and where many do they wait for
-// one another, for part of a round trip; for those that get no answer not for long. It
-// is safe for concurrent use.
-type desk struct {
-	script *script // a guard, which decides them, or heldScript
-
-	mu       sync.Mutex
-	underWay []*batch
-	waiting  []*batch
-}
-
-// pace is how many batches of a desk may be under way at a time. To those that are late
-// no answer may ever come: they do not count.
-type pace struct {
-	most      int
-	lateAfter time.Duration
-}
-
-// enter returns the batch with which a goes, whether it is the first of that, and
-// whether that is to be run at once, by the caller.
-func (d *desk) enter(ctx context.Context, a *asker, p pace, now time.Duration) (b *batch, first, goes bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	n := len(d.waiting)
-	if n > 0 && len(d.waiting[n-1].asks) < groupSize {
-		b = d.waiting[n-1]
-		b.asks = append(b.asks, a)
-		// Who waited for a turn, or asks again, has less time than who came before.
-		if deadlineOf(b.ctx).Before(deadlineOf(ctx)) {
-			b.ctx = ctx
-		}
-		return b, false, false
-	}
-	b = &batch{ctx: ctx, asks: []*asker{a}, over: make(chan struct{})}
-	d.waiting = append(d.waiting, b)
-	return b, true, n == 0 && d.goLocked(p, now) == b
-}
-
-// goLocked returns the batch that goes next, if one may.
-func (d *desk) goLocked(p pace, now time.Duration) *batch {
-	onTime := 0
-	for _, b := range d.underWay {
-		if now-b.began < p.lateAfter {
-			onTime++
-		}
-	}
-	if onTime >= p.most || len(d.waiting) == 0 {
-		return nil
-	}
-	b := d.waiting[0]
-	d.beginLocked(b, now)
-	return b
-}
-
-// beginLocked moves b from those that wait to those that are under way, and reports
-// whether it waited.
-func (d *desk) beginLocked(b *batch, now time.Duration) bool {
-	i := slices.Index(d.waiting, b)
-	if i < 0 {
-		return false
-	}
-	d.waiting = slices.Delete(d.waiting, i, i+1)
-	b.began = now
-	d.underWay = append(d.underWay, b)
-	return true
-}
-
-// next returns the batch to run when one is over, or nil.
-func (d *desk) next(over *batch, p pace, now time.Duration) *batch {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i := slices.Index(d.underWay, over)
-	d.underWay = slices.Delete(d.underWay, i, i+1)
-	return d.goLocked(p, now)
-}
-
-// hasten reports whether the caller is to run b, which has waited for as long as makes
-// others late: whatever else is under way.
-func (d *desk) hasten(b *batch, now time.Duration) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.beginLocked(b, now)
-}
-
-func deadlineOf(ctx context.Context) time.Time {
-	end, _ := ctx.Deadline()
-	return end
-}
-
-// withdraw takes a out of b, and reports whether it could: it cannot where b is under
-// way already.
-func (d *desk) withdraw(b *batch, a *asker) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i := slices.Index(d.waiting, b)
-	if i < 0 {
-		return false
-	}
-	b.asks = slices.DeleteFunc(b.asks, func(other *asker) bool { return other == a })
-	if len(b.asks) == 0 {
-		d.waiting = slices.Delete(d.waiting, i, i+1)
-	}
-	return true
-}
-
-// together has s run for a, with others of its tag, until the deadline of ctx. The
+// together has a sent to a desk, with others of its tag, until the deadline of ctx. The
 // error is why a has no reply.
 func (r *Redis) together(ctx context.Context, s *script, a *asker) error {
 	id := deskID{a.Tag, s}
@@ -254,7 +134,11 @@ func (r *Redis) runBatches(d *desk, b *batch) {
 // runBatch asks the store for a batch, in one round trip, and returns the one that goes
 // then, or nil.
 func (r *Redis) runBatch(d *desk, b *batch) (next *batch) {
-	r.send(b.ctx, d.script, b.asks)
+	if d.script == nil {
+		r.lookFor(b.ctx, b.asks)
+	} else {
+		r.send(b.ctx, d.script, b.asks)
+	}
 	close(b.over)
 	return d.next(b, r.pace(), r.known.now())
 }
@@ -263,10 +147,7 @@ func (r *Redis) runBatch(d *desk, b *batch) (next *batch) {
 // becomes of the first of them tells how the trip went, where there is one: not without
 // time for it.
 func (r *Redis) send(ctx context.Context, s *script, asks []*asker) {
-	if ctx.Err() != nil {
-		for _, a := range asks {
-			a.err = errUnasked
-		}
+	if isTooLate(ctx, asks) {
 		return
 	}
 	groups := s.groups(asks)
@@ -297,8 +178,40 @@ func (r *Redis) send(ctx context.Context, s *script, asks []*asker) {
 			}
 		}
 	}
-	if first := asks[0]; s != heldScript || first.err != nil { // a store that can only be read is of no use
-		r.note(r.partOf(first.Tag), first.failure())
+	r.note(r.partOf(asks[0].Tag), asks[0].failure())
+}
+
+// isTooLate reports whether there is no time left for asks, and tells them so.
+func isTooLate(ctx context.Context, asks []*asker) bool {
+	if ctx.Err() == nil {
+		return false
+	}
+	for _, a := range asks {
+		a.err = errUnasked
+	}
+	return true
+}
+
+// lookFor looks for the locks of asks of one tag, and sets the value or the error of each.
+// That the store can be read says nothing of whether it is of use; that it cannot does.
+func (r *Redis) lookFor(ctx context.Context, asks []*asker) {
+	if isTooLate(ctx, asks) {
+		return
+	}
+	pipe := r.conn.Load().client.Pipeline()
+	looks := make([]*redis.Cmd, len(asks))
+	for i, a := range asks {
+		looks[i] = redis.NewCmd(ctx, "get", r.key(string(a.lock.appendKey(nil))))
+		_ = pipe.Process(ctx, noRetry{looks[i]})
+	}
+	_, _ = pipe.Exec(ctx) // each has its error
+	for i, a := range asks {
+		if a.reply, a.err = looks[i].Result(); a.err == redis.Nil {
+			a.err = nil
+		}
+	}
+	if err := asks[0].err; err != nil {
+		r.note(r.partOf(asks[0].Tag), err)
 	}
 }
 
@@ -316,21 +229,4 @@ func (s *script) groups(asks []*asker) (groups [][]*asker) {
 		groups[i] = append(groups[i], a)
 	}
 	return groups
-}
-
-// pace is that of all desks, as far as is known how long a trip to the store takes: by
-// when its client is made there has been none.
-func (r *Redis) pace() pace {
-	var trip time.Duration
-	if r.options.Dialled != nil {
-		trip, _ = r.options.Dialled()
-	}
-	return pace{batchesAtOnce(trip), max(r.options.Timeout/5, 2*trip)}
-}
-
-// batchesAtOnce is how many batches of a tag may be under way to a store that is a trip
-// away: the more of them the less asks wait for one another, and the fewer go together.
-func batchesAtOnce(trip time.Duration) int {
-	const apart = 250 * time.Microsecond // they follow each other by, on average
-	return min(2+int(trip/apart), farBatches)
 }

@@ -127,29 +127,34 @@ func TestRedis_LostAnswerToManyAsksIsNoOutage(t *testing.T) {
 
 // Trips of many asks each make an outage as those of one do.
 func TestRedis_LostTripsOfManyAsksAreAnOutage(t *testing.T) {
-	p := newPart()
-	p.probing = true // by nobody
-	r := &Redis{parts: parts{whole: p}, known: newKnown("replica-0"), changes: newObserver()}
 	refused := errors.New("refused")
 	client := redis.NewClient(&redis.Options{MaxRetries: -1, DialerRetries: 1, Dialer: func(context.Context, string, string) (net.Conn, error) {
 		return nil, refused
 	}})
 	defer client.Close()
-	r.conn.Store(&connection{client: client})
-	for trip := range failuresRunning {
-		if p.away() {
-			t.Fatalf("away after %d trips", trip)
-		}
-		asks := []*asker{asking(unlocked(), 0), asking(unlocked(), 0), asking(unlocked(), 0)}
-		r.send(t.Context(), plainGuardScript, asks)
-		for _, a := range asks {
-			if _, err := a.answer(); !errors.Is(err, refused) {
-				t.Errorf("got %v, want why", err)
+	for name, trip := range map[string]func(*Redis, []*asker){
+		"to decide":          func(r *Redis, asks []*asker) { r.send(t.Context(), plainGuardScript, asks) },
+		"to look for a lock": func(r *Redis, asks []*asker) { r.lookFor(t.Context(), asks) },
+	} {
+		p := newPart()
+		p.probing = true // by nobody
+		r := &Redis{parts: parts{whole: p}, known: newKnown("replica-0"), changes: newObserver()}
+		r.conn.Store(&connection{client: client})
+		for n := range failuresRunning {
+			if p.away() {
+				t.Fatalf("%s: away after %d trips", name, n)
+			}
+			asks := []*asker{asking(request("a"), 0), asking(request("b"), 0), asking(request("c"), 0)}
+			trip(r, asks)
+			for _, a := range asks {
+				if !errors.Is(a.err, refused) {
+					t.Errorf("%s: got %v, want why", name, a.err)
+				}
 			}
 		}
-	}
-	if !p.away() {
-		t.Errorf("%d trips are lost, and it is not away", failuresRunning)
+		if !p.away() {
+			t.Errorf("%s: %d trips are lost, and it is not away", name, failuresRunning)
+		}
 	}
 }
 

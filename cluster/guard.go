@@ -111,9 +111,6 @@ func (r *Redis) writeKeys(c *command, group []*asker) {
 // them. ttl is that of their locks and slots.
 func (r *Redis) writeArgs(c *command, group []*asker, ttl time.Duration, guard *script) {
 	ask := group[0]
-	if guard == heldScript {
-		return
-	}
 	c.number(ask.deadline.Microseconds())
 	c.count(ask.lock != nil)
 	c.number(ttl.Milliseconds())

@@ -282,7 +282,7 @@ func (r *Redis) lookElsewhere(ask Ask, refusal Verdict) Verdict {
 	}
 	ctx, _ := r.deadlines.context(r.known.now())
 	a := &asker{Ask: Ask{Tag: ask.Tag}, lock: &lock{id: lockID{ask.Tag, *ask.Fingerprint}, hash: ask.Fingerprint.hash()}}
-	if err := r.together(ctx, heldScript, a); err != nil {
+	if err := r.together(ctx, nil, a); err != nil {
 		r.countFault(err)
 		return refusal
 	}

@@ -73,7 +73,7 @@ func (r *Redis) reconnectIfFar() {
 func (r *Redis) load() {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.patience())
 	defer cancel()
-	for _, script := range []*script{plainGuardScript, guardScript, heldScript, renewScript, releaseScript, landScript, unshareScript, endKeyScript, pauseScript, chargeScript, refundScript, heartbeatScript, controlScript, renewSlotsScript, freeSlotsScript} {
+	for _, script := range []*script{plainGuardScript, guardScript, renewScript, releaseScript, landScript, unshareScript, endKeyScript, pauseScript, chargeScript, refundScript, heartbeatScript, controlScript, renewSlotsScript, freeSlotsScript} {
 		if script.Load(ctx, r.redis()).Err() != nil {
 			return
 		}

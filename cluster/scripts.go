@@ -16,8 +16,6 @@ import (
 var (
 	//go:embed guard.lua
 	guardSource string
-	//go:embed held.lua
-	heldSource string
 	//go:embed renew.lua
 	renewSource string
 	//go:embed release.lua
@@ -48,9 +46,6 @@ var (
 	// anew whenever it runs it, and reads all arguments.
 	guardScript      = newScript(budgetFunctions("spend", "reserve") + cooldownSource + limiter.Excerpt(guardSource, "whole"))
 	plainGuardScript = newScript(budgetFunctions("spend") + cooldownSource + limiter.Excerpt(guardSource))
-
-	// heldScript tells who has the locks of asks: it decides nothing.
-	heldScript = newScript(heldSource)
 
 	renewScript     = newScript(renewSource)
 	releaseScript   = newScript(releaseSource)

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -198,7 +197,7 @@ func (m *meter) count(cmd redis.Cmder) {
 	defer m.mu.Unlock()
 	switch args := fmt.Sprint(cmd.Args()...); {
 	case strings.Contains(args, "throttle:2:{fleet}:"): // a heartbeat's
-	case cmd.Name() == "get", slices.Contains(cmd.Args(), any(&heldScript.hash)):
+	case cmd.Name() == "get":
 		m.looks++
 	case cmd.Name() == "evalsha", cmd.Name() == "eval":
 		m.scripts++
