@@ -176,3 +176,37 @@ func TestRedis_AsksWithoutTimeAreNotSent(t *testing.T) {
 	}
 	told.none(t)
 }
+
+// What is admitted because an answer did not come in time is charged once the store
+// answers, and not before its trip is known to be lost: it would be charged twice.
+func TestRedis_WhatGotNoAnswerIsChargedOnce(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	r := join(t, server.URL(), Options{Timeout: 5 * time.Second})
+	eventually(t, "the scripts are there", func() bool { return r.Status().Live == 1 })
+	many := charge("many", "1000/h")
+	admit(t, r, unlocked(many))
+	keptBack(r)
+	server.Pause()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond) // less than until its batch goes
+	defer cancel()
+	v, err := r.decideInTurn(ctx, r.known.now()+time.Minute, by(Open, unlocked(many)), turn{})
+	if err != nil || v.Outcome != Admitted || !v.Degraded {
+		t.Errorf("got %+v, %v, want it let pass", v, err)
+	}
+	if r.partOf("slack").state() == asked {
+		t.Error("it has not answered, and is told of the charge at once")
+	}
+	server.Resume()
+	r.desks.Clear()
+	eventually(t, "an answer", func() bool { return r.partOf("slack").state() == asked })
+	spent := 2 // with the next
+	eventually(t, "the charge", func() bool {
+		spent++
+		got := 1000 - admit(t, r, unlocked(many)).Decisions[0].Remaining
+		if got > spent {
+			t.Fatalf("%d requests are charged, want %d", got, spent)
+		}
+		return got == spent
+	})
+}

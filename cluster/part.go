@@ -162,6 +162,16 @@ func (r *Redis) countFault(err error) {
 	}
 }
 
+// doubt takes note of an ask of p that got no answer: its trip counts by itself, and may
+// not be over yet. Until p is found to answer, what is admitted without it is kept to be
+// charged then: a store that stands still would be told twice.
+func (r *Redis) doubt(p *part, err error) {
+	r.countFault(err)
+	if err = r.because(err); !ofOneKey(FaultOf(err)) && !p.away() && !r.parts.bare(p) {
+		r.move(p, failed, err)
+	}
+}
+
 // note takes note of whether a trip to p was answered: once, however many asks were
 // together in it, since all of them fare alike. err is nil, or why it was not. Once p is
 // away only probes count: what ends then is from before, as it is where p has nothing of

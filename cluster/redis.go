@@ -219,7 +219,7 @@ func (r *Redis) decideInTurn(ctx context.Context, end time.Duration, ask Ask, t 
 	}
 	a, asked, err := r.ask(ctx, end, part, ask, g)
 	if err != nil {
-		r.countFault(err)
+		r.doubt(part, err)
 		if g.Locked() && (err == errLate || err == errUnasked) {
 			g.lock.stored.Store(false)
 		}

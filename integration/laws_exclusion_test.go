@@ -239,7 +239,8 @@ func (h *history) disturbed() (violations []string) {
 		until := asked.end.Add(h.pause - clocks)
 		for _, e := range sent {
 			if e.sent.After(asked.answered) && e.start.Before(until) && !e.alone && !h.troubled(asked.sent, e.start) {
-				violations = append(violations, fmt.Sprintf("pause: %s arrived %s after the upstream had asked for a pause", e, e.start.Sub(asked.end)))
+				violations = append(violations, fmt.Sprintf("pause: %s arrived %s after the upstream had asked for a pause in answer to %s (store away for that replica: %v); since then:%s",
+					e, e.start.Sub(asked.end), asked, asked.away, h.faultsWithin(asked.sent.Add(-time.Second), e.start)))
 			}
 		}
 	}
