@@ -229,6 +229,7 @@ func TestLaws(t *testing.T) {
 		"one that is told so while the store is away":   {requests: []request{admitted(0, 0, 30), with(refused(10, 429, "limited"), by(1))}, faults: []fault{{kind: stops, replica: -1, begin: at(2), healed: at(9), end: at(9)}}},
 		"one that is told so while a replica is new":    {requests: []request{admitted(0, 0, 30), with(refused(10, 429, "limited"), by(1))}, faults: []fault{{kind: kills, replica: 2, begin: at(2), healed: at(9), end: at(9)}}},
 		"one that is told so while a replica pauses":    {requests: []request{admitted(0, 0, 30), with(refused(10, 429, "limited"), by(1))}, faults: []fault{{kind: pauses, replica: 2, begin: at(2), healed: at(9), end: at(9)}}, want: "order"},
+		"one within that of a replica that is cut off":  {requests: []request{with(pause, func(r *request) { r.away = true }), with(admitted(1, 100, 110), on("rests"))}},
 		"a request within a pause":                      {requests: []request{pause, with(admitted(1, 100, 110), on("rests"))}, want: "pause"},
 		"a request after a pause":                       {requests: []request{pause, with(admitted(1, 310, 320), on("rests"))}},
 		"a request within a pause that was not told of": {requests: []request{pause, with(admitted(1, 100, 110), on("rests"))}, faults: []fault{{kind: stops, replica: -1, begin: at(2), healed: at(50), end: at(50)}}},
