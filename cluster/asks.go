@@ -62,8 +62,8 @@ func (a *asker) answer() (answer, error) {
 	return readAnswer(a.Ask, a.reply.([]any))
 }
 
-// together has a sent to a desk, with others of its tag, until the deadline of ctx. The
-// error is why a has no reply.
+// together has s decide a, or its lock looked for where s is nil, with others of its tag,
+// until the deadline of ctx. The error is why a has no reply.
 func (r *Redis) together(ctx context.Context, s *script, a *asker) error {
 	id := deskID{a.Tag, s}
 	found, ok := r.desks.Load(id)
@@ -215,12 +215,12 @@ func (r *Redis) lookFor(ctx context.Context, asks []*asker) {
 	}
 }
 
-// groups returns asks in groups of those that are alike; but the guard that decides any
-// ask takes each by itself.
+// groups returns asks in groups of those that are alike, where s is the plain guard:
+// the other takes each by itself.
 func (s *script) groups(asks []*asker) (groups [][]*asker) {
 	for _, a := range asks {
 		i := -1
-		if s != guardScript {
+		if s == plainGuardScript {
 			i = slices.IndexFunc(groups, func(group []*asker) bool { return group[0].alike(a) })
 		}
 		if i < 0 {

@@ -31,8 +31,8 @@ func TestRedis_TripsOfRequestsThatWait(t *testing.T) {
 	} {
 		m.reset()
 		v := ask(t, r, patient(step.ask, time.Minute))
-		if scripts, looks := m.read(); v.Outcome != Admitted || scripts != step.want || looks != 0 {
-			t.Errorf("%s: got outcome %d with %d scripts and %d looks, want %d", step.name, v.Outcome, scripts, looks, step.want)
+		if scripts, gets := m.read(); v.Outcome != Admitted || scripts != step.want || gets != 0 {
+			t.Errorf("%s: got outcome %d with %d scripts and %d gets, want %d", step.name, v.Outcome, scripts, gets, step.want)
 		}
 	}
 }

@@ -13,6 +13,139 @@ import (
 	"throttle-proxy/integration/redistest"
 )
 
+// Those that come while others are under way go together, in the order in which they
+// came, and no more at once than Redis can decide while others wait.
+func TestDesk(t *testing.T) {
+	p := pace{most: 2, lateAfter: time.Second}
+	var d desk
+	var going, waiting []*batch
+	for i := range p.most + 2*groupSize + 1 {
+		b, first, goes := d.enter(t.Context(), &asker{deadline: time.Duration(i)}, p, 0)
+		if wantFirst := i < p.most || (i-p.most)%groupSize == 0; goes != (i < p.most) || first != wantFirst {
+			t.Fatalf("ask %d: goes at once: %v, want %v; is the first: %v, want %v", i, goes, i < p.most, first, wantFirst)
+		}
+		switch {
+		case goes:
+			going = append(going, b)
+		case first:
+			waiting = append(waiting, b)
+		}
+	}
+	if got, want := len(waiting), 3; got != want {
+		t.Fatalf("got %d batches, want %d", got, want)
+	}
+	next := time.Duration(p.most)
+	over := going[0]
+	for i, want := range waiting {
+		got := d.next(over, p, 0)
+		if got != want {
+			t.Fatalf("batch %d is not the next", i)
+		}
+		for _, a := range got.asks {
+			if a.deadline != next {
+				t.Fatalf("got ask %d, want %d", a.deadline, next)
+			}
+			next++
+		}
+		over = got
+	}
+	for _, b := range []*batch{over, going[1]} {
+		if got := d.next(b, p, 0); got != nil {
+			t.Fatalf("got another batch, %+v", got)
+		}
+	}
+	if _, _, goes := d.enter(t.Context(), new(asker), p, 0); !goes {
+		t.Error("nothing is under way, but an ask waits")
+	}
+}
+
+// Batches that are late keep nobody, and are replaced by no more than there may be.
+func TestDesk_WhoIsLate(t *testing.T) {
+	p := pace{most: 1, lateAfter: time.Second}
+	var d desk
+	enter := func(now time.Duration) (*batch, bool) {
+		b, _, goes := d.enter(t.Context(), new(asker), p, now)
+		return b, goes
+	}
+	late, _ := enter(0)
+	waits, goes := enter(p.lateAfter - 1)
+	if goes {
+		t.Error("one that is on time keeps nobody")
+	}
+	if !d.hasten(waits, p.lateAfter) || d.hasten(waits, p.lateAfter) {
+		t.Error("want what has waited to be run, once")
+	}
+	third, goes := enter(p.lateAfter)
+	if goes {
+		t.Error("what goes in the place of one that is late keeps nobody")
+	}
+	if got := d.next(late, p, p.lateAfter); got != nil {
+		t.Errorf("got %v in the place of one that was late, which another has", got)
+	}
+	if got := d.next(waits, p, p.lateAfter); got != third {
+		t.Errorf("got %v, want the one that waits", got)
+	}
+	if _, goes := enter(2 * p.lateAfter); !goes {
+		t.Error("one that is late keeps an ask")
+	}
+}
+
+// One that is given up is not sent, as long as its batch is not under way.
+func TestDesk_WhoGivesUp(t *testing.T) {
+	p := pace{most: 1, lateAfter: time.Second}
+	var d desk
+	enter := func() (*batch, *asker) {
+		a := new(asker)
+		b, _, _ := d.enter(t.Context(), a, p, 0)
+		return b, a
+	}
+	goes, goer := enter()
+	if d.withdraw(goes, goer) {
+		t.Error("what is under way was taken out")
+	}
+	b, one := enter()
+	_, two := enter()
+	if !d.withdraw(b, one) || len(b.asks) != 1 || b.asks[0] != two {
+		t.Errorf("got %v, want the other alone", b.asks)
+	}
+	if got := d.next(goes, p, 0); got != b || d.withdraw(b, two) {
+		t.Errorf("got %v, want the batch, once", got)
+	}
+	given, one := enter()
+	if !d.withdraw(given, one) || d.next(b, p, 0) != nil || len(d.underWay) != 0 {
+		t.Error("a batch of nobody is run")
+	}
+}
+
+func TestBatchesAtOnce(t *testing.T) {
+	for trip, want := range map[time.Duration]int{
+		0: 2, 100 * time.Microsecond: 2, time.Millisecond: 6, 5 * time.Millisecond: 22, 80 * time.Millisecond: farBatches, time.Hour: farBatches,
+	} {
+		if got := batchesAtOnce(trip); got != want {
+			t.Errorf("%v: got %d, want %d", trip, got, want)
+		}
+	}
+}
+
+// A batch has as much time as that of its asks which has most.
+func TestDesk_WhoHasLittleTimeTakesNoneOfOthers(t *testing.T) {
+	var d desk
+	long, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	short, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for name, order := range map[string][]context.Context{"first": {long, short}, "last": {short, long}} {
+		var b *batch
+		d.waiting = nil
+		for _, ctx := range order {
+			b, _, _ = d.enter(ctx, new(asker), pace{}, 0)
+		}
+		if len(b.asks) != 2 || b.ctx != long {
+			t.Errorf("who has most time comes %s: got a batch of %d with less", name, len(b.asks))
+		}
+	}
+}
+
 // keptBack is a desk of plain asks of r at which whoever comes waits for a batch that
 // is never over, and never late.
 func keptBack(r *Redis) *desk {
@@ -61,14 +194,15 @@ func TestDesk_WhoComesFirstWithLittleTime(t *testing.T) {
 				}
 			})
 			defer second.Wait()
-			err := askBy(t, r, d, test.first)
-			d.mu.Lock()
-			goes := len(d.underWay) > r.pace().most
-			d.mu.Unlock()
-			if !errors.Is(err, context.DeadlineExceeded) || test.silent && !goes {
-				t.Errorf("got %v, and a batch under way: %v; want it to give up before that is over", err, goes)
+			if err := askBy(t, r, d, test.first); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want it to give up", err)
 			}
-			if test.silent { // nor need the second wait any more
+			if test.silent { // nor need the second wait any more, once the batch is under way
+				eventually(t, "the batch goes on, or goes", func() bool {
+					d.mu.Lock()
+					defer d.mu.Unlock()
+					return len(d.underWay) > r.pace().most
+				})
 				link.Heal()
 				link.Cut()
 			}
@@ -188,9 +322,11 @@ func TestRedis_WhatGotNoAnswerIsChargedOnce(t *testing.T) {
 	admit(t, r, unlocked(many))
 	keptBack(r)
 	server.Pause()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond) // less than until its batch goes
+	const patience = 100 * time.Millisecond // less than until its batch goes
+	end := r.known.now() + patience
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	v, err := r.decideInTurn(ctx, r.known.now()+time.Minute, by(Open, unlocked(many)), turn{})
+	v, err := r.decideInTurn(ctx, end, by(Open, unlocked(many)), turn{})
 	if err != nil || v.Outcome != Admitted || !v.Degraded {
 		t.Errorf("got %+v, %v, want it let pass", v, err)
 	}

@@ -147,8 +147,8 @@ func TestRedis_AFlightThatNobodyFollowsCostsNoMore(t *testing.T) {
 		}
 		g.Share([]byte("x"))
 		g.Release(0)
-		if scripts, looks := m.read(); scripts != step.scripts || looks != 0 {
-			t.Errorf("%s: got %d scripts and %d looks, want %d and 0", step.name, scripts, looks, step.scripts)
+		if scripts, gets := m.read(); scripts != step.scripts || gets != 0 {
+			t.Errorf("%s: got %d scripts and %d gets, want %d and 0", step.name, scripts, gets, step.scripts)
 		}
 		if keys := must(t, server.Client().Keys(t.Context(), "*:answer:*")); len(keys) != step.keys {
 			t.Errorf("%s: got answers %v, want %d", step.name, keys, step.keys)

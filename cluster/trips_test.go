@@ -22,9 +22,9 @@ func TestRedis_TripsOfEachKindOfRequest(t *testing.T) {
 	one, many, day := charge("one", "1/h"), charge("many", "100/h"), charge("day", "100/d")
 	var grant *Grant
 	type steps []struct {
-		name           string
-		scripts, looks int
-		do             func()
+		name          string
+		scripts, gets int
+		do            func()
 	}
 	run := func(m *meter, steps steps) {
 		t.Helper()
@@ -33,8 +33,8 @@ func TestRedis_TripsOfEachKindOfRequest(t *testing.T) {
 			from := time.Now()
 			step.do()
 			seconds := int(time.Since(from) / beatInterval) // after each of which a lock is looked for again
-			if scripts, looks := m.read(); scripts != step.scripts || looks < step.looks || looks > step.looks*(1+seconds) {
-				t.Errorf("%s: got %d scripts and %d looks, want %d and %d", step.name, scripts, looks, step.scripts, step.looks)
+			if scripts, gets := m.read(); scripts != step.scripts || gets < step.gets || gets > step.gets*(1+seconds) {
+				t.Errorf("%s: got %d scripts and %d gets, want %d and %d", step.name, scripts, gets, step.scripts, step.gets)
 			}
 		}
 	}
@@ -107,10 +107,10 @@ func TestRedis_TripsOfFollowers(t *testing.T) {
 	r := join(t, server.URL(), Options{Connect: ours.connect(t, server.URL()), LockTTL: time.Hour})
 	other := join(t, server.URL(), Options{Self: Replica{ID: "replica-1"}, Connect: theirs.connect(t, server.URL()), LockTTL: time.Hour})
 	knowEachOther(t, []replica{r, other})
-	wantTrips := func(of *meter, wantScripts, wantLooks int, after string) {
+	wantTrips := func(of *meter, wantScripts, wantGets int, after string) {
 		t.Helper()
-		if scripts, looks := of.read(); scripts != wantScripts || looks != wantLooks {
-			t.Errorf("%s: got %d scripts and %d looks, want %d and %d", after, scripts, looks, wantScripts, wantLooks)
+		if scripts, gets := of.read(); scripts != wantScripts || gets != wantGets {
+			t.Errorf("%s: got %d scripts and %d gets, want %d and %d", after, scripts, gets, wantScripts, wantGets)
 		}
 		of.reset()
 	}
@@ -167,8 +167,8 @@ func believeLong(r *Redis) {
 
 // meter is a hook that counts what a client sends.
 type meter struct {
-	mu             sync.Mutex
-	scripts, looks int // for answers, and for who has a lock
+	mu            sync.Mutex
+	scripts, gets int
 }
 
 // connect returns what makes clients that m counts for.
@@ -183,13 +183,13 @@ func (m *meter) connect(t *testing.T, url string) func(context.Context) (redis.U
 func (m *meter) reset() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.scripts, m.looks = 0, 0
+	m.scripts, m.gets = 0, 0
 }
 
-func (m *meter) read() (scripts, looks int) {
+func (m *meter) read() (scripts, gets int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.scripts, m.looks
+	return m.scripts, m.gets
 }
 
 func (m *meter) count(cmd redis.Cmder) {
@@ -197,10 +197,10 @@ func (m *meter) count(cmd redis.Cmder) {
 	defer m.mu.Unlock()
 	switch args := fmt.Sprint(cmd.Args()...); {
 	case strings.Contains(args, "throttle:2:{fleet}:"): // a heartbeat's
-	case cmd.Name() == "get":
-		m.looks++
 	case cmd.Name() == "evalsha", cmd.Name() == "eval":
 		m.scripts++
+	case cmd.Name() == "get":
+		m.gets++
 	}
 }
 

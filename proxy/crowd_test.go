@@ -80,6 +80,15 @@ func (c *crowd) gateway(upstreamURL string, routes map[string]func(*Route)) *gat
 	return g
 }
 
+// overHTTP2 has a route's upstream speak HTTP/2 in clear.
+func (c *crowd) overHTTP2() func(*Route) {
+	up := httptest.NewUnstartedServer(http.HandlerFunc(c.upstream))
+	up.Config.Protocols = bothInClear()
+	up.Start()
+	c.Cleanup(up.Close)
+	return upstreamURL(c.T, "h2c"+strings.TrimPrefix(up.URL, "http"))
+}
+
 // bothInClear are HTTP/1 and HTTP/2, without TLS.
 func bothInClear() *http.Protocols {
 	p := new(http.Protocols)

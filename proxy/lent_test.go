@@ -3,7 +3,6 @@ package proxy
 import (
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,16 +46,12 @@ func TestHugeFieldCostsNobodyElse(t *testing.T) {
 func TestNoRequestHasAnythingOfAnother(t *testing.T) {
 	c := newCrowd(t)
 	plain := serve(t, http.HandlerFunc(c.upstream))
-	http2 := httptest.NewUnstartedServer(http.HandlerFunc(c.upstream))
-	http2.Config.Protocols = bothInClear()
-	http2.Start()
-	t.Cleanup(http2.Close)
 
 	gateway := c.gateway(plain.URL, map[string]func(*Route){
 		"direct":  func(*Route) {},
 		"cancels": func(r *Route) { r.ClientGone = Cancel },
 		"streams": dedupe(DedupeOff),
-		"http2":   upstreamURL(t, "h2c"+strings.TrimPrefix(http2.URL, "http")),
+		"http2":   c.overHTTP2(),
 		"shares":  func(r *Route) { r.OnDuplicate = Join },
 		"keyed":   keeps(time.Minute),
 		"shadow":  func(r *Route) { r.Shadow, r.Limits = true, []Limit{limit(t, "few", "1/d")} },

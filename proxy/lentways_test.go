@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,17 +31,13 @@ func TestNoRequestHasAnythingOfAnother_WhoeverLeaves(t *testing.T) {
 	_, both := serveTLS(true)
 	_, only := serveTLS(false)
 	plain := serve(t, http.HandlerFunc(c.upstream))
-	clear := httptest.NewUnstartedServer(http.HandlerFunc(c.upstream))
-	clear.Config.Protocols = bothInClear()
-	clear.Start()
-	t.Cleanup(clear.Close)
 
 	g := c.gateway(plain.URL, map[string]func(*Route){
 		"plain":     func(*Route) {},
 		"tls":       both,
 		"streams":   func(r *Route) { both(r); r.Dedupe = DedupeOff },
 		"http2":     func(r *Route) { only(r); r.ClientGone = Cancel },
-		"grpc":      upstreamURL(t, "h2c"+strings.TrimPrefix(clear.URL, "http")),
+		"grpc":      c.overHTTP2(),
 		"join":      func(r *Route) { r.OnDuplicate, r.Hold.Success = Join, time.Minute },
 		"fresh":     func(r *Route) { both(r); r.OnDuplicate, r.Dedupe = Fresh, DedupeAll },
 		"keyed":     func(r *Route) { both(r); r.Idempotency.Keep = time.Minute },
