@@ -45,7 +45,7 @@ func TestKeysWhoseRedisChangesUnderLoad(t *testing.T) {
 			})
 			var next, refused atomic.Int64
 			next.Store(before)
-			stop := constantly(4, func() {
+			stop := constantly(t, 4, func() {
 				i := int(next.Add(1)) - 1
 				for try := range 2 {
 					switch a := send(i, i+try); a.String() {
@@ -92,9 +92,9 @@ func TestKeysWhoseRedisChangesUnderLoad(t *testing.T) {
 	}
 }
 
-// constantly calls do in n goroutines, a moment after each other, until it is stopped,
-// which waits for what is under way.
-func constantly(n int, do func()) (stop func()) {
+// constantly calls do in n goroutines, a moment after each other, until it is stopped or
+// the test ends, which wait for what is under way.
+func constantly(t *testing.T, n int, do func()) (stop func()) {
 	stopped := make(chan struct{})
 	var working sync.WaitGroup
 	for range n {
@@ -109,10 +109,12 @@ func constantly(n int, do func()) (stop func()) {
 			}
 		})
 	}
-	return func() {
+	stop = sync.OnceFunc(func() {
 		close(stopped)
 		working.Wait()
-	}
+	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // Each row holds over every protocol of a client, with and without Redis, for bodies

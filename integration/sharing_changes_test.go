@@ -95,12 +95,15 @@ func TestFollowersWhoseRedisFailsOver(t *testing.T) {
 			})
 
 			var next, joined, refused atomic.Int64
-			stop := constantly(3, func() {
+			stop := constantly(t, 3, func() {
 				i := next.Add(1)
 				method := []string{"POST", "GET"}[i%2]
 				target := fmt.Sprint("/?", method, "-order-", i)
 				for _, one := range []<-chan answer{follow(method, target, "load", 1), follow(method, target, "load", 2), follow(method, target, "load", 1)} {
 					a := <-one
+					if t.Context().Err() != nil {
+						return // the test has ended, and says why
+					}
 					switch a.String() {
 					case "200":
 						if !strings.HasPrefix(a.body, target+" of ") {

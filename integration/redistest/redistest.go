@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -38,6 +39,9 @@ type Server struct {
 	exited  chan struct{}
 	clock   string        // the file that says by how much its wall clock is off; empty if none does
 	skew    time.Duration // what it says
+
+	mu     sync.Mutex
+	client *redis.Client // see Client; nil before the first
 }
 
 // Start starts a redis-server without persistence on a loopback port. args are
@@ -190,13 +194,18 @@ func await(tb testing.TB, what string, condition func(context.Context) bool) {
 // URL returns the server's URL without credentials, as --redis takes it.
 func (s *Server) URL() string { return s.scheme + "://" + s.Addr }
 
-// Client returns a client for the test's own use, as the default user.
+// Client returns the client for the test's own use, as the default user: always the same,
+// since a test that looks again and again would else run out of connections.
 func (s *Server) Client() *redis.Client {
-	client := redis.NewClient(&redis.Options{
-		Network: s.network, Addr: s.Addr, Password: s.setting("--requirepass"), TLSConfig: s.tls,
-	})
-	s.tb.Cleanup(func() { _ = client.Close() })
-	return client
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	password := s.setting("--requirepass")
+	if s.client == nil || s.client.Options().Password != password {
+		client := redis.NewClient(&redis.Options{Network: s.network, Addr: s.Addr, Password: password, TLSConfig: s.tls})
+		s.tb.Cleanup(func() { _ = client.Close() })
+		s.client = client
+	}
+	return s.client
 }
 
 // setting returns the value of an argument, or nothing.
